@@ -1,0 +1,79 @@
+"""Two tiny random models, saved as ordinary folders and loaded by `load_model`: what checks and tests run on."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import tempfile
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from utils.models import load_model
+
+WORDS = """When After Then While and went to the gave a an drink said had that is are was were has be been done with in of on at for it
+store shops park school office house garden bag ball apple book letter ring kiss milk bottle computer
+Mary John Tom James Dan Sid Martin Amy Alice Bob Anna Paul Mark Jane Kate Luke Ruth Adam Emma Jack
+The person people who says say tends tend He She They he she they What his her their traits one usually already
+work working sing singing cook cooking walk walked talk car truck kind lazy smart rude honest loud calm"""
+MAX_LENGTH = 128
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Words above are one token (with or without a leading space); anything else falls apart into characters."""
+    words = WORDS.split()
+    pieces = [chr(c) for c in range(32, 127)] + ["\n", "’", "“", "”"] + words + [f" {w}" for w in words]
+    vocab = {piece: i for i, piece in enumerate(dict.fromkeys(["<|endoftext|>", "<unk>", *pieces]))}
+    tokenizer = Tokenizer(
+        models.WordPiece(vocab, unk_token="<unk>", continuing_subword_prefix="", max_input_chars_per_word=1000)
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r" ?[A-Za-z]+| ?[^A-Za-z ]| "), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    end = "<|endoftext|>"
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=end, eos_token=end, pad_token=end, unk_token="<unk>"
+    )
+
+
+def _config(family: str, n_layers: int, vocab_size: int, seed: int):
+    special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    if family == "gpt2":
+        return GPT2LMHeadModel, GPT2Config(
+            n_layer=n_layers, n_head=4, n_embd=32, n_positions=MAX_LENGTH, vocab_size=vocab_size, **special
+        )
+    if family == "llama":
+        return LlamaForCausalLM, LlamaConfig(
+            num_hidden_layers=n_layers, num_attention_heads=4, num_key_value_heads=2, hidden_size=32,
+            intermediate_size=64, max_position_embeddings=MAX_LENGTH, vocab_size=vocab_size, **special,
+        )  # fmt: skip
+    raise ValueError(f"family {family!r} is not one of 'gpt2', 'llama'")
+
+
+def save_tiny_model(folder: Path, family: str, n_layers: int = 3, seed: int = 0) -> Path:
+    """Write a random model with its tokenizer. Every weight is random, biases and norms too, so that nothing cancels."""
+    tokenizer = tiny_tokenizer()
+    model_class, config = _config(family, n_layers, len(tokenizer), seed)
+    model = model_class(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            is_norm_scale = "weight" in name and parameter.ndim == 1
+            parameter.copy_(1 + 0.2 * noise if is_norm_scale else 0.3 * noise)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@functools.cache
+def tiny_model(family: str = "gpt2", n_layers: int = 3, seed: int = 0) -> TransformerBridge:
+    """A loaded tiny model: 'gpt2' (LayerNorm, biases, learned positions) or 'llama' (RMSNorm, rotary, 4 query and 2
+    key/value heads). 3 layers, d_model 32. The same object every time: leave no hooks on it."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        model = load_model(str(save_tiny_model(Path(folder), family, n_layers, seed)), device="cpu")
+    model.cfg.model_name = f"tiny-{family}"
+    return model

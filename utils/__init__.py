@@ -1,0 +1,1 @@
+"""What the notebooks import: one concept a file, named for it. Nothing here imports a notebook or a check."""
