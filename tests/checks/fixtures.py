@@ -15,7 +15,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from utils.models import load_model
 
-WORDS = """When After Then While and went to the gave a an drink said had that is are was were has be been done with in of on at for it
+WORDS = """
+When After Then While and went to the gave a an drink said had that is are was were has be been done with in of on at it
 store shops park school office house garden bag ball apple book letter ring kiss milk bottle computer
 Mary John Tom James Dan Sid Martin Amy Alice Bob Anna Paul Mark Jane Kate Luke Ruth Adam Emma Jack
 The person people who says say tends tend He She They he she they What his her their traits one usually already
@@ -39,7 +40,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def _config(family: str, n_layers: int, vocab_size: int, seed: int):
+def _config(family: str, n_layers: int, vocab_size: int):
     special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     if family == "gpt2":
         return GPT2LMHeadModel, GPT2Config(
@@ -54,9 +55,9 @@ def _config(family: str, n_layers: int, vocab_size: int, seed: int):
 
 
 def save_tiny_model(folder: Path, family: str, n_layers: int = 3, seed: int = 0) -> Path:
-    """Write a random model with its tokenizer. Every weight is random, biases and norms too, so that nothing cancels."""
+    """Write a random model with its tokenizer. All weights are random, biases and norms too, so that nothing cancels."""
     tokenizer = tiny_tokenizer()
-    model_class, config = _config(family, n_layers, len(tokenizer), seed)
+    model_class, config = _config(family, n_layers, len(tokenizer))
     model = model_class(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

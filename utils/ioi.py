@@ -1,0 +1,84 @@
+"""Indirect object identification: the eight published prompts, one-token names, and the patching metrics.
+
+Source of the prompts and of their order: the executed "Exploratory Analysis Demo" of TransformerLens, after Wang et al.
+2022, "Interpretability in the Wild". The corrupted twin of a prompt is its neighbour: only the subject's second mention
+(S2) differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from utils.attribution import logit_diff
+from utils.prompts import PromptError, PromptPairs, make_pairs
+
+TEMPLATES = (
+    "When John and Mary went to the shops,{S} gave the bag to",
+    "When Tom and James went to the park,{S} gave the ball to",
+    "When Dan and Sid went to the shops,{S} gave an apple to",
+    "After Martin and Amy went to the park,{S} gave a drink to",
+)
+NAMES = ((" Mary", " John"), (" Tom", " James"), (" Dan", " Sid"), (" Martin", " Amy"))
+NAME_POOL = tuple(
+    """Mary John Tom James Dan Sid Martin Amy Alice Bob Anna Paul Mark Jane Kate Luke Ruth Adam Emma Jack Sarah David
+    Laura Peter Helen Simon Rachel Daniel Julia Kevin Maria Robert Susan Thomas Linda George Marianne Siobhan""".split()
+)
+ROLES = ("BOS", "", "IO/S1", "", "S1/IO", "", "", "", "", "", "S2", "", "", "", "END")
+
+
+def build_prompts(
+    templates: Sequence[str] = TEMPLATES, names: Sequence[tuple[str, str]] = NAMES
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Two prompts per template, in the published order, and the (correct, incorrect) answers of each.
+
+    Prompt 2i fills {S} with names[i][1], so its answer is names[i][0]; prompt 2i+1 the other way round.
+    Raises PromptError for a template without its slot, or for another number of name pairs than of templates.
+    """
+    if not templates or len(templates) != len(names):
+        raise PromptError(f"{len(templates)} templates and {len(names)} pairs of names; give one pair per template")
+    prompts, answers = [], []
+    for template, pair in zip(templates, names, strict=True):
+        if template.count("{S}") != 1:
+            raise PromptError(f"template {template!r} has no single slot {{S}}; put {{S}} where the subject returns")
+        for correct, incorrect in (pair, pair[::-1]):
+            prompts.append(template.replace("{S}", incorrect))
+            answers.append((correct, incorrect))
+    return prompts, answers
+
+
+def ioi_pairs(
+    model: TransformerBridge, templates: Sequence[str] = TEMPLATES, names: Sequence[tuple[str, str]] = NAMES
+) -> PromptPairs:
+    """The eight prompts (or your own) as aligned `PromptPairs`: each is corrupted into its neighbour by swapping S2."""
+    prompts, answers = build_prompts(templates, names)
+    corrupted = [prompts[i + 1 - 2 * (i % 2)] for i in range(len(prompts))]
+    return make_pairs(model, prompts, corrupted, answers)
+
+
+def single_token_names(model: TransformerBridge, names: Sequence[str] = NAME_POOL) -> list[str]:
+    """The names that are one token with a leading space in this model's tokenizer."""
+    return [n for n in names if model.to_tokens(f" {n}", prepend_bos=False).shape[1] == 1]
+
+
+def ioi_metric(
+    logits: Float[Tensor, "batch seq d_vocab"],
+    answer_tokens: Int[Tensor, "batch 2"],
+    clean: Float[Tensor, ""] | float,
+    corrupted: Float[Tensor, ""] | float,
+) -> Float[Tensor, ""]:
+    """The mean logit difference rescaled: 0 is the corrupted run, 1 the clean run. For denoising."""
+    return (logit_diff(logits, answer_tokens) - corrupted) / (clean - corrupted)
+
+
+def noising_metric(
+    logits: Float[Tensor, "batch seq d_vocab"],
+    answer_tokens: Int[Tensor, "batch 2"],
+    clean: Float[Tensor, ""] | float,
+    corrupted: Float[Tensor, ""] | float,
+) -> Float[Tensor, ""]:
+    """The mean logit difference rescaled: 0 is the clean run, -1 the corrupted run. For noising."""
+    return (logit_diff(logits, answer_tokens) - clean) / (clean - corrupted)
