@@ -109,7 +109,9 @@ def head_results(
     model: TransformerBridge, cache: ActivationCache, last: Int[Tensor, "batch"] | None = None
 ) -> Float[Tensor, "layer head batch d_model"]:
     """What each head writes at the last position: z @ W_O. The attention output bias belongs to no head."""
-    z = torch.stack([at_last(cache["z", layer], last) for layer in range(model.cfg.n_layers)])  # layer batch head d_head
+    z = torch.stack(
+        [at_last(cache["z", layer], last) for layer in range(model.cfg.n_layers)]
+    )  # layer batch head d_head
     return torch.einsum("lbhd,lhdm->lhbm", z, model.W_O)
 
 
@@ -124,9 +126,7 @@ def head_attributions(
     return residual_stack_to_logit_diff(head_results(model, cache, last), cache, directions, per_prompt, last)
 
 
-def top_heads(
-    attributions: Float[Tensor, "layer head"], k: int, sign: int = 1
-) -> list[tuple[int, int]]:
+def top_heads(attributions: Float[Tensor, "layer head"], k: int, sign: int = 1) -> list[tuple[int, int]]:
     """The k heads with the largest (sign=1) or the most negative (sign=-1) values, as (layer, head)."""
     if sign not in (1, -1):
         raise ValueError(f"sign {sign!r} is not 1 (most positive) or -1 (most negative)")

@@ -66,7 +66,9 @@ def make_pairs(
         )
     for i, (a, b) in enumerate(zip(clean, corrupted, strict=True)):
         if a == b:
-            raise PromptError(f"prompt {i} is the same in both batches: {a!r}; corrupt it, or there is nothing to patch")
+            raise PromptError(
+                f"prompt {i} is the same in both batches: {a!r}; corrupt it, or there is nothing to patch"
+            )
     both, mask = tokenize(model, [*clean, *corrupted])
     if aligned:
         _require_equal_lengths(model, [*clean, *corrupted], mask)
@@ -94,8 +96,9 @@ def tokenize(
 
 def _require_equal_lengths(model: TransformerBridge, prompts: Sequence[str], mask: Int[Tensor, "batch seq"]) -> None:
     lengths = mask.sum(-1).tolist()
-    longest, shortest = max(range(len(prompts)), key=lengths.__getitem__), min(
-        range(len(prompts)), key=lengths.__getitem__
+    longest, shortest = (
+        max(range(len(prompts)), key=lengths.__getitem__),
+        min(range(len(prompts)), key=lengths.__getitem__),
     )
     if lengths[longest] != lengths[shortest]:
         raise PromptError(

@@ -104,7 +104,8 @@ def call(learner: Callable, *args: Any, **kwargs: Any) -> Any:
         raise
     except NotImplementedError as error:
         raise CheckFailed(
-            "nothing: this exercise is not written yet", "replace the line that raises NotImplementedError with your code"
+            "nothing: this exercise is not written yet",
+            "replace the line that raises NotImplementedError with your code",
         ) from error
     except Exception as error:
         raise CheckFailed(f"nothing: {_where(learner, error)}", _exception_hint(error)) from error
@@ -124,7 +125,9 @@ def call(learner: Callable, *args: Any, **kwargs: Any) -> Any:
 
 
 def _hooks(model: TransformerBridge) -> set[tuple[str, int]]:
-    return {(name, id(hook)) for name, point in model.hook_dict.items() for hook in [*point.fwd_hooks, *point.bwd_hooks]}
+    return {
+        (name, id(hook)) for name, point in model.hook_dict.items() for hook in [*point.fwd_hooks, *point.bwd_hooks]
+    }
 
 
 def _snapshot(value: Any) -> Any:
@@ -218,7 +221,9 @@ def _require_tensor(got: Any, want: Tensor, what: str, names: list[str], mistake
         raise CheckFailed(f"your result with {what}: it is None, not a tensor", "the function does not return anything")
     if not isinstance(got, Tensor):
         likely = "keep it a tensor: no .item(), no float()" if isinstance(got, (int, float)) else "return one tensor"
-        raise CheckFailed(f"your result with {what}: it is a {type(got).__name__}, not a tensor of shape {shape}", likely)
+        raise CheckFailed(
+            f"your result with {what}: it is a {type(got).__name__}, not a tensor of shape {shape}", likely
+        )
     if got.shape != want.shape:
         likely = _named_mistake(got, mistakes, APPROXIMATE) or _shape_mistake(got, want, names)
         raise CheckFailed(f"your result with {what}: shape {list(got.shape)}, expected {shape}", likely)

@@ -1,0 +1,227 @@
+"""Figures: heatmaps, lines, bars, scatters (plotly) and attention views (circuitsvis). Each function returns one.
+
+Every figure has a title and axis names. Diverging colours are centred at zero: red is positive, blue is negative.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import importlib.resources
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import plotly.express as px
+import plotly.graph_objects as go
+import plotly.io as pio
+from jaxtyping import Float
+from torch import Tensor
+
+from utils.attribution import head_name
+
+pio.templates["course"] = go.layout.Template(
+    layout={
+        "font": {"size": 13},
+        "colorway": px.colors.qualitative.Safe,
+        "margin": {"l": 60, "r": 20, "t": 60, "b": 50},
+        "title": {"x": 0.02, "font": {"size": 16}},
+    }
+)
+pio.templates.default = "plotly_white+course"
+DIVERGING = "RdBu_r"
+
+
+def _array(values: Any, digits: int = 5) -> np.ndarray:
+    """Rounded to what a reader can see, so that saved notebooks are small and do not change in the last bit."""
+    values = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    return values.round(digits) if np.issubdtype(values.dtype, np.floating) else values
+
+
+def imshow(
+    values: Float[Tensor, "rows columns"] | Float[Tensor, "panel rows columns"],
+    title: str,
+    x: str,
+    y: str,
+    x_labels: Sequence[str] | None = None,
+    y_labels: Sequence[str] | None = None,
+    panels: Sequence[str] | None = None,
+    sequential: bool = False,
+    limit: float | None = None,
+    unit: str = "value",
+) -> go.Figure:
+    """A heatmap, or one per panel side by side with one colour scale.
+
+    x, y: names of the axes. x_labels may repeat (tokens): positions are numbered. sequential: from zero up, for shares
+    and probabilities; otherwise the colours are centred at zero. limit: the value of the darkest colour.
+    """
+    values = _array(values)
+    limit = float(np.abs(values).max()) if limit is None else limit
+    scale = {"color_continuous_scale": "Blues", "zmin": 0, "zmax": limit} if sequential else {
+        "color_continuous_scale": DIVERGING, "zmin": -limit, "zmax": limit}  # fmt: skip
+    figure = px.imshow(
+        values, title=title, labels={"x": x, "y": y, "color": unit}, aspect="auto",
+        facet_col=0 if panels else None, facet_col_wrap=3 if panels else None, **scale,
+    )  # fmt: skip
+    if panels:
+        for annotation, name in zip(figure.layout.annotations, panels, strict=True):
+            annotation.text = name
+    if x_labels is not None:
+        figure.update_xaxes(
+            tickmode="array", tickvals=list(range(len(x_labels))), ticktext=list(x_labels), tickangle=-60
+        )
+    if y_labels is not None:
+        figure.update_yaxes(tickmode="array", tickvals=list(range(len(y_labels))), ticktext=list(y_labels))
+    rows = -(-len(panels) // 3) if panels else 1
+    return figure.update_layout(height=120 + rows * max(280, min(520, 16 * values.shape[-2])))
+
+
+def line(
+    values: Sequence[float] | dict[str, Sequence[float]],
+    title: str,
+    x: str,
+    y: str,
+    x_labels: Sequence[Any] | None = None,
+    bands: dict[str, tuple[Sequence[float], Sequence[float]]] | None = None,
+) -> go.Figure:
+    """One line, or several by name. bands: name → (low, high), drawn as a shaded interval around that line."""
+    lines = values if isinstance(values, dict) else {"": values}
+    figure = go.Figure()
+    for i, (name, heights) in enumerate(lines.items()):
+        at = list(x_labels) if x_labels is not None else list(range(len(heights)))
+        colour = px.colors.qualitative.Safe[i % 11]
+        if bands and name in bands:
+            low, high = (list(_array(b)) for b in bands[name])
+            shade = colour.replace("rgb", "rgba").replace(")", ", 0.2)")
+            figure.add_scatter(x=at + at[::-1], y=high + low[::-1], fill="toself", fillcolor=shade, line_width=0,
+                               hoverinfo="skip", showlegend=False)  # fmt: skip
+        figure.add_scatter(x=at, y=_array(heights), name=name, mode="lines+markers", line_color=colour)
+    figure.add_hline(0, line_color="grey", line_width=1)
+    return figure.update_layout(title=title, xaxis_title=x, yaxis_title=y, showlegend=len(lines) > 1, height=400)
+
+
+def bar(
+    values: Sequence[float] | dict[str, Sequence[float]],
+    title: str,
+    x: str,
+    y: str,
+    x_labels: Sequence[Any] | None = None,
+    intervals: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> go.Figure:
+    """Bars, or groups of bars by name. intervals: (low, high) of every bar, for one group only."""
+    groups = values if isinstance(values, dict) else {"": values}
+    figure = go.Figure()
+    for name, heights in groups.items():
+        heights = _array(heights)
+        error = None
+        if intervals is not None:
+            low, high = (_array(b) for b in intervals)
+            error = {"type": "data", "symmetric": False, "array": high - heights, "arrayminus": heights - low}
+        at = list(x_labels) if x_labels is not None else list(range(len(heights)))
+        figure.add_bar(x=at, y=heights, name=name, error_y=error)
+    figure.add_hline(0, line_color="grey", line_width=1)
+    return figure.update_layout(title=title, xaxis_title=x, yaxis_title=y, showlegend=len(groups) > 1, height=400)
+
+
+def scatter(
+    x_values: Any,
+    y_values: Any,
+    title: str,
+    x: str,
+    y: str,
+    labels: Sequence[str] | None = None,
+    colours: Any = None,
+    colour: str = "",
+    diagonal: bool = False,
+) -> go.Figure:
+    """One point per item; labels show on hover, and beside the ten points farthest from the middle.
+
+    colours: a value per point, named by `colour`. diagonal: draw y = x.
+    """
+    x_values, y_values = _array(x_values).ravel(), _array(y_values).ravel()
+    far = np.argsort(-np.hypot(x_values - x_values.mean(), y_values - y_values.mean()), kind="stable")[:10]
+    text = [label if i in far else "" for i, label in enumerate(labels)] if labels is not None else None
+    figure = px.scatter(
+        x=x_values, y=y_values, title=title, labels={"x": x, "y": y, "color": colour},
+        color=None if colours is None else _array(colours).ravel(), text=text, hover_name=labels,
+    )  # fmt: skip
+    figure.update_traces(textposition="top center", textfont_size=11)
+    if diagonal:
+        low, high = min(x_values.min(), y_values.min()), max(x_values.max(), y_values.max())
+        figure.add_shape(type="line", x0=low, y0=low, x1=high, y1=high, line={"dash": "dot", "color": "grey"})
+    return figure.update_layout(height=480)
+
+
+def heads(values: Float[Tensor, "layer head"], title: str, unit: str = "value", **kwargs: Any) -> go.Figure:
+    """The [layer, head] heatmap that most chapters end in."""
+    figure = imshow(values, title, x="head", y="layer", unit=unit, **kwargs)
+    return figure.update_xaxes(dtick=1)
+
+
+class AttentionView:
+    """An attention view as HTML that works without the internet. Shown by Jupyter; `str()` gives the HTML."""
+
+    def __init__(self, body: str) -> None:
+        self.body = body
+
+    def __str__(self) -> str:
+        return self.body
+
+    def _repr_html_(self) -> str:
+        return self.body if _library_is_on_page() else circuitsvis_library() + self.body
+
+
+_shown_library = False
+
+
+def _library_is_on_page() -> bool:
+    """circuitsvis' JavaScript (1.3 MB) goes into a notebook's first view only; on Colab, where every output is a page
+    of its own, into each."""
+    global _shown_library
+    on_page = _shown_library and "google.colab" not in sys.modules
+    _shown_library = True
+    return on_page
+
+
+def circuitsvis_library() -> str:
+    """The script element with circuitsvis' JavaScript, from the installed wheel."""
+    source = importlib.resources.files("circuitsvis").joinpath("dist/cdn/iife.js").read_text(encoding="utf-8")
+    source = source.replace("//# sourceMappingURL=iife.js.map", "").replace("</script", "<\\/script")
+    return f'<script id="circuitsvis-library">{source}\nwindow.CircuitsVis = CircuitsVis;</script>'
+
+
+def attention(
+    patterns: Float[Tensor, "head seq seq"],
+    tokens: Sequence[str],
+    title: str,
+    head_names: Sequence[str] | None = None,
+) -> AttentionView:
+    """Attention patterns of a few heads: small heatmaps, and the chosen one large with its tokens.
+
+    patterns: rows are destinations (queries), columns sources (keys). head_names: L9H9, …
+    """
+    names = list(head_names) if head_names is not None else [f"head {i}" for i in range(len(patterns))]
+    properties = {
+        "attention": _array(patterns, digits=3).tolist(), "tokens": list(tokens), "attentionHeadNames": names
+    }  # fmt: skip
+    data = json.dumps(properties).replace("</", "<\\/")
+    identity = "attention-" + hashlib.sha256((title + data).encode()).hexdigest()[:12]
+    return AttentionView(
+        f'<div style="font-family: sans-serif"><b>{html.escape(title)}</b><div id="{identity}">'
+        "<i>Run the notebook from the top to draw this view.</i></div></div>"
+        f'<script>CircuitsVis.render("{identity}", "AttentionHeads", {data})</script>'
+    )
+
+
+def attention_of_heads(cache: Any, chosen: Sequence[tuple[int, int]], tokens: Sequence[str], title: str,
+                       prompt: int = 0) -> AttentionView:  # fmt: skip
+    """The attention view of (layer, head) pairs on one prompt of a cached batch."""
+    patterns = np.stack([_array(cache["pattern", layer][prompt, head]) for layer, head in chosen])
+    return attention(patterns, tokens, title, [head_name(*pair) for pair in chosen])
+
+
+def numbered(tokens: Sequence[str]) -> list[str]:
+    """Tokens as axis labels that stay apart when a token repeats: '0 The', '1 cat'."""
+    return [f"{i} {token.strip() or '␣'}" for i, token in enumerate(tokens)]
