@@ -1,0 +1,302 @@
+# %% [markdown]
+# # 00 · Hooks and caches
+#
+# Thirty minutes. A language model turns tokens into logits; everything in between is numbers that you can read and
+# change while it runs. This chapter shows both, on a real model.
+#
+# You will be able to
+# - say what the model really receives: tokens, with one in front that you did not type;
+# - read any activation with `run_with_cache`, and know its name and its axes;
+# - change any activation with `run_with_hooks`, and measure what that does.
+
+# %% tags=["setup"]
+import subprocess
+import sys
+from pathlib import Path
+
+COURSE, REPOSITORY = Path("/content/course"), "https://github.com/OWNER/mechinterp-course"
+ON_COLAB = "google.colab" in sys.modules
+if ON_COLAB and not COURSE.exists():
+    subprocess.run(["git", "clone", "--depth=1", REPOSITORY, COURSE], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-r", COURSE / "requirements.txt"], check=True)
+START = COURSE if ON_COLAB else Path.cwd()
+sys.path.insert(0, str(next(p for p in [START, *START.parents] if (p / "utils" / "models.py").exists())))
+
+# %%
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import ActivationCache, utilities
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.model_bridge import TransformerBridge
+
+from tests.checks import check_attention_to_first_token, check_logits_without_head, check_zero_head
+from utils import plots
+from utils.models import load_model
+from utils.reference import compare
+
+# %% [markdown]
+# `load_model()` takes gpt2-small if it is in your cache or a model hub answers, and otherwise a model that came with the
+# course, SmolLM2-135M. It prints which one you have. Everything in the course runs on either.
+
+# %% tags=["nbval-ignore-output"]
+model = load_model()
+
+# %% [markdown]
+# ## 1 · What does the model read?
+#
+# *What do you expect?* How many tokens is `"When John and Mary went to the shops"`: fewer than its words, as many, or more?
+# <details><summary>Our guess</summary>
+# One more than its words. These words are common enough for a token each, and the tokenizer puts a token of its own in
+# front.
+# </details>
+
+# %%
+prompt = "When John and Mary went to the shops, John gave the bag to"
+tokens = model.to_tokens(prompt)
+print(tokens.shape)
+print(model.to_str_tokens(prompt))
+
+# %% [markdown]
+# - A **token** is an integer that stands for a piece of text. Most tokens of words in mid-sentence begin with a space:
+#   `" Mary"` and `"Mary"` are two different tokens. Half of all wrong results in this field begin with a forgotten space.
+# - The first token is **BOS** (beginning of sequence; its spelling differs between models). The course always keeps it:
+#   the models were trained to find something at position 0, and many heads park their attention there.
+# - Positions count from 0, so the last word, `" to"`, stands at `tokens.shape[1] - 1`. We call that position **END**: its
+#   logits are the prediction of the next token.
+
+# %%
+logits = model(tokens)  # [batch, position, d_vocab]
+probabilities, candidates = logits[0, -1].softmax(-1).topk(5)
+for probability, token in zip(probabilities, candidates, strict=True):
+    print(f"{probability:6.3f}  {model.to_string(token)!r}")
+
+# %% [markdown]
+# ## 2 · What happens inside?
+#
+# `run_with_cache` runs the model and keeps every activation on the way. `cache["pattern", 5]` is short for
+# `cache["blocks.5.attn.hook_pattern"]`; `list(cache.keys())` shows all the names. The ones you will use most:
+#
+# | short name | shape | what it is |
+# |---|---|---|
+# | `resid_pre` | `[batch, position, d_model]` | the residual stream as it enters a layer |
+# | `q`, `k`, `v` | `[batch, position, head, d_head]` | queries, keys, values (SmolLM2 shares keys and values between heads) |
+# | `pattern` | `[batch, head, query, key]` | attention: how much position *query* reads from position *key*; rows add up to 1 |
+# | `z` | `[batch, position, head, d_head]` | what each head has read, before it is written back |
+# | `attn_out`, `mlp_out` | `[batch, position, d_model]` | what a layer adds to the residual stream |
+
+# %%
+logits, cache = model.run_with_cache(tokens)
+for name in ("resid_pre", "q", "k", "pattern", "z", "mlp_out"):
+    print(f"{name:10} {tuple(cache[name, 0].shape)}")
+
+# %% [markdown]
+# Here are the attention patterns of one layer, a small square per head. Rows are queries (who reads), columns are keys (who
+# is read). Click a square to enlarge it.
+
+# %%
+layer = model.cfg.n_layers // 2
+str_tokens = model.to_str_tokens(prompt)
+plots.attention_of_heads(
+    cache,
+    [(layer, head) for head in range(model.cfg.n_heads)],
+    str_tokens,
+    title=f"Attention in layer {layer}: rows read from columns",
+)
+
+
+# %% [markdown]
+# **How to read it.** The upper right is empty, because a position cannot read from later ones (the *causal mask*). Look
+# at the first column: in most heads it is the darkest. A head that has nothing to do still has to spend its attention
+# somewhere, because softmax makes every row add up to 1, and BOS is where it goes.
+#
+# **What it does not show.** A dark cell says where a head reads *from*. It does not say *what* it reads, nor whether
+# anything later uses it. The rest of the course is about those two questions.
+#
+# How general is the dark first column? Measure it.
+#
+# ### Exercise 0.1 · Attention to the first token
+#
+# > Difficulty: ●●○○○  Importance: ●●●○○  10 minutes
+#
+# For every layer and head, average the attention paid to position 0, over all prompts in the batch and over all queries but
+# the first (BOS can read only itself, so its row says nothing). Return a tensor `[layer, head]`.
+#
+# <details><summary>Hint</summary>
+#
+# `cache["pattern", layer]` is `[batch, head, query, key]`. Slice queries from 1 on and key 0, average over batch and
+# query, and `torch.stack` the layers. `cache.model.cfg.n_layers` is the number of layers.
+# </details>
+
+
+# %%
+def attention_to_first_token(cache: ActivationCache) -> Float[Tensor, "layer head"]:
+    """Mean attention each head pays to position 0.
+
+    Averaged over the batch and over queries 1, 2, …: query 0 can attend only to itself.
+    """
+    raise NotImplementedError("this exercise is not written yet: put your code here")
+
+
+# %%
+check_attention_to_first_token(attention_to_first_token)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# patterns = torch.stack([cache["pattern", layer] for layer in range(cache.model.cfg.n_layers)])
+# return patterns[..., 1:, 0].mean((1, 3))
+# ```
+# </details>
+
+# %%
+to_first = attention_to_first_token(cache)
+plots.heads(to_first, "Attention to the first token, by head", unit="attention", sequential=True)
+
+# %%
+compare("hooks.attention_to_first_token", to_first.mean(), model)
+compare("hooks.share_of_heads_above_half", (to_first > 0.5).float().mean(), model)
+
+
+# %% [markdown]
+# **How to read it.** One cell per head; a dark one rests on BOS most of the time. Early layers are pale: there, heads look
+# at neighbours and at equal tokens. Pale cells in dark layers are heads that found something in this sentence. Keep two or
+# three of them in mind, by name: `L9H6` means layer 9, head 6.
+#
+# **Try.** Change `prompt` to something with no names in it. Which heads go dark?
+#
+# ## 3 · What if a head were missing?
+#
+# Reading is not enough: to know whether a part matters, change it and see. A **hook** is a function that the model calls
+# in the middle of its run with an activation, and whose return value is used in its place:
+#
+# ```python
+# def hook_function(activation, hook):
+#     return changed_activation
+# ```
+#
+# Setting an activation to zero is the crudest change there is (an *ablation*). It is a good first tool and a poor last
+# one: zero is not what a later layer expects from a head that has "nothing to say". Chapter 04 returns to that.
+#
+# ### Exercise 0.2 · Zero one head
+#
+# > Difficulty: ●○○○○  Importance: ●●●●○  5 minutes
+#
+# Return `z` with one head set to zero. Work on a copy: a hook that writes into its input also changes what others see.
+#
+# <details><summary>Hint</summary>
+#
+# The axes are `[batch, position, head, d_head]`. `z.clone()` copies.
+# </details>
+
+
+# %%
+def zero_head(
+    z: Float[Tensor, "batch position head d_head"], hook: HookPoint, head_index: int
+) -> Float[Tensor, "batch position head d_head"]:
+    """A copy of `z` in which one head is zero at every position. `hook` is not needed; TransformerLens passes it."""
+    raise NotImplementedError("this exercise is not written yet: put your code here")
+
+
+# %%
+check_zero_head(zero_head)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# z = z.clone()
+# z[:, :, head_index] = 0
+# return z
+# ```
+# </details>
+#
+# ### Exercise 0.3 · Logits without a head
+#
+# > Difficulty: ●●○○○  Importance: ●●●●●  10 minutes
+#
+# Run the model with one head's `z` set to zero and return its logits. Use `model.run_with_hooks(tokens, fwd_hooks=[(name,
+# function)])`: it takes its hooks away when it is done. A hook added with `model.add_hook` stays, and silently
+# changes every run after it.
+#
+# <details><summary>Hint</summary>
+#
+# `utilities.get_act_name("z", layer)` gives the full name. `functools.partial(zero_head, head_index=3)` is a hook function
+# with the head filled in.
+# </details>
+
+# %%
+from functools import partial
+
+
+def logits_without_head(
+    model: TransformerBridge, tokens: Int[Tensor, "batch position"], layer: int, head_index: int
+) -> Float[Tensor, "batch position d_vocab"]:
+    """The model's logits when the head `layer`, `head_index` writes nothing. Leaves no hooks on the model."""
+    raise NotImplementedError("this exercise is not written yet: put your code here")
+
+
+# %%
+check_logits_without_head(logits_without_head)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# hook = (utilities.get_act_name("z", layer), partial(zero_head, head_index=head_index))
+# return model.run_with_hooks(tokens, fwd_hooks=[hook])
+# ```
+# </details>
+#
+# Now the experiment. The prompt asks for `" Mary"` and against `" John"`. Remove the heads of one layer, one at a time: which
+# of them was holding up the difference between the two names?
+
+# %%
+mary, john = model.to_single_token(" Mary"), model.to_single_token(" John")
+
+
+def mary_over_john(logits: Float[Tensor, "batch position d_vocab"]) -> float:
+    return (logits[0, -1, mary] - logits[0, -1, john]).item()
+
+
+layer = int(0.78 * model.cfg.n_layers)  # layer 9 of gpt2-small, layer 23 of SmolLM2
+whole = mary_over_john(logits)
+drops = [mary_over_john(logits_without_head(model, tokens, layer, head)) - whole for head in range(model.cfg.n_heads)]
+plots.bar(
+    drops,
+    f"Removing one head of layer {layer}: change of logit(Mary) − logit(John), which was {whole:.2f}",
+    x="head removed",
+    y="change in logits",
+)
+
+# %%
+compare("hooks.mary_over_john", whole, model)
+compare("hooks.most_needed_head", f"L{layer}H{min(range(len(drops)), key=drops.__getitem__)}", model)
+
+# %% [markdown]
+# **How to read it.** A bar below zero is a head whose absence makes the model less sure of Mary. A bar above zero is a head that
+# had been arguing for John. Most bars are near zero: most heads do not care.
+#
+# **What it does not show.** A head can matter and yet show nothing here, if another head does its work when it is gone.
+# That happens, and chapter 04 measures it.
+#
+# **Try.** Change `layer`. In which layers does no single head matter?
+#
+# ## Recap
+#
+# | you met | what it does |
+# |---|---|
+# | `model.to_tokens`, `to_str_tokens`, `to_single_token` | text to tokens and back; BOS is put in front |
+# | `model.run_with_cache(tokens)` | logits and every activation |
+# | `cache["pattern", layer]` | an activation by its short name |
+# | `model.run_with_hooks(tokens, fwd_hooks=[(name, function)])` | logits of a run that your function changes |
+# | `utilities.get_act_name("z", layer)` | an activation's full name |
+#
+# **Glossary.** *Ablation*: replacing an activation by something without information, such as zero. *Activation*: any number
+# the model computes on the way. *BOS*: the token put at position 0. *Cache*: all activations of one run. *Causal mask*: no
+# position reads from later ones. *END*: the last position. *Head*: one of several attention mechanisms in a layer; `L9H6`.
+# *Hook*: a function called in the middle of a run. *Logits*: one score per possible next token, before softmax. *Residual
+# stream*: the running sum of everything the layers have written at one position. *Token*: a piece of text as an integer.
+#
+# **Next:** [01 · The IOI task](01_ioi_task.ipynb) turns "Mary, not John" into a number worth explaining.

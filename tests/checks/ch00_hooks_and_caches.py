@@ -1,0 +1,109 @@
+"""Checks of chapter 00."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from tests.checks.core import both_models, call, compare, exercise
+
+PROMPTS = (
+    "When John and Mary went to the store, John gave a drink to",
+    "Then Tom and Amy went to the park, Amy gave a ring to",
+)
+
+
+@exercise("00", look="section 2: the axes of a pattern are [batch, head, query, key]")
+def check_attention_to_first_token(learner: Callable) -> str:
+    for model in both_models():
+        _, cache = model.run_with_cache(model.to_tokens(PROMPTS))
+        pattern = torch.stack([cache["pattern", layer] for layer in range(model.cfg.n_layers)], dim=1)
+        held = compare(
+            call(learner, cache),
+            pattern[..., 1:, 0].mean((0, -1)),
+            f"the mean of pattern[query ≥ 1, key 0] on {model.cfg.model_name}",
+            axes="layer head",
+            mistakes={
+                "you averaged over query 0 too: BOS can attend only to itself, so its row is always 1; start at query 1":
+                    lambda: pattern[..., 0].mean((0, -1)),
+                "you took query 0 and averaged over keys: the last axis is the key (source), the one before the query":
+                    lambda: pattern[..., 0, :].mean((0, -1)),
+                "you took query 0 and keys ≥ 1, which the causal mask sets to zero: query and key are swapped":
+                    lambda: pattern[..., 0, 1:].mean((0, -1)),
+                "you used the first prompt only: average over the batch too":
+                    lambda: pattern[0, ..., 1:, 0].mean(-1),
+                "the batch is not averaged: the result has one [layer, head] table per prompt":
+                    lambda: pattern[..., 1:, 0].mean(-1),
+            },
+        )  # fmt: skip
+    return f"every head of a GPT-2 and of a Llama agrees ({held})"
+
+
+@exercise("00", look="section 3: z has the axes [batch, position, head, d_head]")
+def check_zero_head(learner: Callable) -> str:
+    for model in both_models():
+        _, cache = model.run_with_cache(model.to_tokens(PROMPTS))
+        z, hook, head = cache["z", 1], model.hook_dict["blocks.1.attn.hook_z"], 2
+        held = compare(
+            call(learner, z, hook, head),
+            _zeroed(z, (slice(None), slice(None), head)),
+            f"z with head {head} set to zero on {model.cfg.model_name}",
+            axes="batch position head d_head",
+            mistakes={
+                "you zeroed a position, not a head: the head is axis 2 of [batch, position, head, d_head]":
+                    lambda: _zeroed(z, (slice(None), head)),
+                "you zeroed one coordinate of every head: the head is axis 2, d_head is axis 3":
+                    lambda: _zeroed(z, (..., head)),
+                "you zeroed a prompt, not a head: the batch is axis 0": lambda: _zeroed(z, (min(head, len(z) - 1),)),
+                "you zeroed every head: use head_index": lambda: torch.zeros_like(z),
+                "you kept one head and zeroed the others: it should be the other way round":
+                    lambda: z - _zeroed(z, (slice(None), slice(None), head)),
+                "nothing is zeroed": lambda: z,
+            },
+        )  # fmt: skip
+    return f"head 2 is zero, everything else untouched ({held})"
+
+
+def _zeroed(z: Tensor, index: tuple) -> Tensor:
+    z = z.clone()
+    z[index] = 0
+    return z
+
+
+@exercise("00", look="section 3: utils.get_act_name('z', layer) names the point; run_with_hooks removes its hooks")
+def check_logits_without_head(learner: Callable) -> str:
+    layer, head = 1, 2
+    for model in both_models():
+        tokens = model.to_tokens(PROMPTS)
+        run = partial(_run_zeroing, model, tokens)
+        at_head = (slice(None), slice(None), head)
+        held = compare(
+            call(learner, model, tokens, layer, head),
+            run(f"blocks.{layer}.attn.hook_z", at_head),
+            f"the logits with L{layer}H{head}'s z set to zero on {model.cfg.model_name}",
+            axes="batch position vocab",
+            mistakes={
+                "these are the logits of the whole model: is your hook in fwd_hooks, and does it return z?":
+                    lambda: model(tokens),
+                "you zeroed attention scores: a score of 0 is not no attention, softmax makes it an equal share; zero z":
+                    lambda: run(f"blocks.{layer}.attn.hook_attn_scores", (slice(None), head)),
+                "you zeroed the query: the head then attends evenly and still writes; zero z":
+                    lambda: run(f"blocks.{layer}.attn.hook_q", at_head),
+                "you zeroed a whole attention layer: zero one head's z":
+                    lambda: run(f"blocks.{layer}.attn.hook_z", (...,)),
+                "another layer: layer counts from 0": lambda: run(f"blocks.{layer - 1}.attn.hook_z", at_head),
+                "another head: head_index counts from 0":
+                    lambda: run(f"blocks.{layer}.attn.hook_z", (slice(None), slice(None), head - 1)),
+                "you zeroed a position, not a head: the head is axis 2 of z":
+                    lambda: run(f"blocks.{layer}.attn.hook_z", (slice(None), head)),
+            },
+        )  # fmt: skip
+    return f"the same logits as an independent hook run, and no hook left behind ({held})"
+
+
+def _run_zeroing(model: TransformerBridge, tokens: Tensor, name: str, index: tuple) -> Tensor:
+    return model.run_with_hooks(tokens, fwd_hooks=[(name, lambda activation, hook: _zeroed(activation, index))])
