@@ -78,7 +78,7 @@ def load_model(name: str | None = None, device: str | None = None) -> Transforme
     device = _check_device(device)
     name, why = (name, "asked for") if name else _default_name()
     folder, source = _folder_of(name)
-    with _no_progress_bars():
+    with no_progress_bars():
         model = TransformerBridge.boot_transformers(str(folder), device="cpu" if device == "mps" else device)
     model.enable_compatibility_mode(disable_warnings=True)
     model.eval()
@@ -91,7 +91,7 @@ def load_model(name: str | None = None, device: str | None = None) -> Transforme
 
 
 @contextlib.contextmanager
-def _no_progress_bars():
+def no_progress_bars():
     """transformers' bars for a load of seconds are noise in a notebook."""
     was_on = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()
@@ -225,7 +225,7 @@ def convert_wheel_model(name: str, spec: WheelModel) -> Path:
         _require_disk(root, spec.disk_bytes, name)
         print(f"{name}: dequantising {spec.gguf} once into {folder} (half a minute)")
         try:
-            with _no_progress_bars():
+            with no_progress_bars():
                 _dequantise(source, partial)
             _write_manifest(partial, spec)
         except OSError as error:

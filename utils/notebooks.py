@@ -341,9 +341,7 @@ def run(chapters: list[str], model: str) -> bool:
             })  # fmt: skip
     pages.write_index(rows, model, BUILD / "index.html")
     console.print(_table(rows, model))
-    console.print(
-        f"pages: {(BUILD / 'index.html').relative_to(Path.cwd(), walk_up=True) if sys.version_info >= (3, 12) else BUILD / 'index.html'}"
-    )
+    console.print(f"pages: {BUILD / 'index.html'}")
     return all(row["error"] is None and row["known"] == row["agree"] for row in rows)
 
 

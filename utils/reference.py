@@ -44,12 +44,13 @@ def _flatten(table: dict[str, Any], prefix: str = ""):
             yield f"{prefix}{key}", value
 
 
-def compare(key: str, value: Any, model: TransformerBridge) -> bool:
-    """Print `value` beside the figure for this model and the published one; True if within tolerance or not recorded.
+def compare(key: str, value: Any, model: TransformerBridge) -> None:
+    """Print `value` beside the figure recorded for this model and the one published for gpt2-small.
 
     value: a number, a tensor or list of numbers, a string or list of strings (compared exactly).
-    Under CI or COURSE_STRICT=1, raises ReferenceMismatch instead of returning False, and also when the embedded model
-    has no figure for `key`: there, everything stated is recorded. COURSE_REFERENCE_LOG names a file to append to.
+    A value out of tolerance is marked ✗; under CI or COURSE_STRICT=1 it raises ReferenceMismatch, and so does a `key` that
+    the embedded model has no figure for: there, everything stated is recorded. COURSE_REFERENCE_LOG names a file to which
+    what was compared is appended.
     """
     value = _plain(value)
     name = model.cfg.model_name
@@ -68,7 +69,6 @@ def compare(key: str, value: Any, model: TransformerBridge) -> bool:
     _log(key, value, name, known is not None, agrees)
     if _strict() and (not agrees or (known is None and name == DEFAULT_EMBEDDED)):
         raise ReferenceMismatch(" · ".join(parts))
-    return agrees
 
 
 def _strict() -> bool:

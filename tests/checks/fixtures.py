@@ -13,7 +13,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from utils.models import load_model
+from utils.models import load_model, no_progress_bars
 
 WORDS = """
 When After Then While and went to the gave a an drink said had that is are was were has be been done with in of on at it
@@ -65,7 +65,8 @@ def save_tiny_model(folder: Path, family: str, n_layers: int = 3, seed: int = 0)
             noise = torch.randn(parameter.shape, generator=generator)
             is_norm_scale = "weight" in name and parameter.ndim == 1
             parameter.copy_(1 + 0.2 * noise if is_norm_scale else 0.3 * noise)
-    model.save_pretrained(folder)
+    with no_progress_bars():
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
