@@ -154,6 +154,38 @@ def scatter(
     return figure.update_layout(height=480)
 
 
+def intervals(
+    values: dict[str, Sequence[float]],
+    title: str,
+    x: str,
+    labels: dict[str, Sequence[str]],
+    bounds: dict[str, tuple[Sequence[float], Sequence[float]]] | None = None,
+    band: tuple[float, float] | None = None,
+    band_name: str = "",
+) -> go.Figure:
+    """Groups of points below one another, each with its interval: estimates beside what they are judged against.
+
+    values, labels: group → a number and a name per point. bounds: group → (low, high). band: a shaded range of x, such as
+    what nothing at all gives.
+    """
+    figure = go.Figure()
+    if band is not None:
+        figure.add_vrect(*band, fillcolor="grey", opacity=0.15, line_width=0, annotation_text=band_name,
+                         annotation_position="top left", annotation_font_size=11)  # fmt: skip
+    for i, (group, points) in enumerate(values.items()):
+        points, error = _array(points), None
+        if bounds and group in bounds:
+            low, high = (_array(b) for b in bounds[group])
+            error = {"type": "data", "symmetric": False, "array": high - points, "arrayminus": points - low}
+        figure.add_scatter(x=points, y=list(labels[group]), name=group, mode="markers", error_x=error,
+                           marker={"size": 8, "color": px.colors.qualitative.Safe[i % 11]})  # fmt: skip
+    figure.add_vline(0, line_color="grey", line_width=1)
+    rows = sum(len(points) for points in values.values())
+    figure.update_yaxes(autorange="reversed", dtick=1, tickfont_size=11)
+    return figure.update_layout(title=title, xaxis_title=x, showlegend=len(values) > 1, height=140 + 17 * rows,
+                                margin_l=150)  # fmt: skip
+
+
 def heads(values: Float[Tensor, "layer head"], title: str, unit: str = "value", **kwargs: Any) -> go.Figure:
     """The [layer, head] heatmap that most chapters end in."""
     figure = imshow(values, title, x="head", y="layer", unit=unit, **kwargs)

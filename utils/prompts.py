@@ -145,7 +145,8 @@ def end_logits(
         rows = {prompt: torch.cat([row.new_tensor([bos]), row[1:]]) for prompt, row in rows.items()}
     ordered = sorted(rows, key=lambda prompt: rows[prompt].tolist())
     results: dict[str, Tensor] = {}
-    for start in tqdm(range(0, len(ordered), batch_size), desc="prompts", leave=False, disable=not progress):
+    starts = range(0, len(ordered), batch_size)
+    for start in tqdm(starts, desc="prompts", leave=False, disable=not progress or len(starts) < 3):
         chunk = ordered[start : start + batch_size]
         logits = _run_with_shared_prefix(model, [rows[prompt] for prompt in chunk])
         logits = logits.log_softmax(-1) if log_softmax else logits
