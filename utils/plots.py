@@ -51,8 +51,9 @@ def imshow(
     sequential: bool = False,
     limit: float | None = None,
     unit: str = "value",
+    columns: int = 3,
 ) -> go.Figure:
-    """A heatmap, or one per panel side by side with one colour scale.
+    """A heatmap, or one per panel, `columns` side by side, with one colour scale.
 
     x, y: names of the axes. x_labels may repeat (tokens): positions are numbered. sequential: from zero up, for shares
     and probabilities; otherwise the colours are centred at zero. limit: the value of the darkest colour.
@@ -61,20 +62,20 @@ def imshow(
     limit = float(np.abs(values).max()) if limit is None else limit
     scale = {"color_continuous_scale": "Blues", "zmin": 0, "zmax": limit} if sequential else {
         "color_continuous_scale": DIVERGING, "zmin": -limit, "zmax": limit}  # fmt: skip
+    rows = -(-len(panels) // columns) if panels else 1
     figure = px.imshow(
-        values, title=title, labels={"x": x, "y": y, "color": unit}, aspect="auto",
-        facet_col=0 if panels else None, facet_col_wrap=3 if panels else None, **scale,
+        values, title=title, labels={"x": x, "y": y, "color": unit}, aspect="auto", facet_row_spacing=0.2 / rows,
+        facet_col=0 if panels else None, facet_col_wrap=columns if panels else None, **scale,
     )  # fmt: skip
     if panels:
-        for annotation, name in zip(figure.layout.annotations, panels, strict=True):
-            annotation.text = name
+        for annotation in figure.layout.annotations:  # plotly lists them from the bottom row up, as "facet_col=3"
+            annotation.text = panels[int(annotation.text.split("=")[1])]
     if x_labels is not None:
         figure.update_xaxes(
             tickmode="array", tickvals=list(range(len(x_labels))), ticktext=list(x_labels), tickangle=-60
         )
     if y_labels is not None:
         figure.update_yaxes(tickmode="array", tickvals=list(range(len(y_labels))), ticktext=list(y_labels))
-    rows = -(-len(panels) // 3) if panels else 1
     return figure.update_layout(height=120 + rows * max(280, min(520, 16 * values.shape[-2])))
 
 
