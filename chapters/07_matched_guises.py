@@ -117,8 +117,8 @@ plots.bar(
 #
 # ## 2 · Where does a prompt end?
 #
-# The guises differ in length, so a batch of them must be **padded**, and then the last column is not the last token. In the published
-# code and its imitations this has gone wrong more than once, and nothing crashes when it does.
+# The guises differ in length, so a batch of them must be **padded**, and then the last column is not the last token. This is easily
+# forgotten, and nothing crashes when it is.
 #
 # ### Exercise 7.1 · The true last token
 #
@@ -645,8 +645,7 @@ compare("guises.all_features_against_swaps_p", together.pvalue, model)
 # *he has worked* / *he had worked* changes the meaning a little, and so does a dialect feature whose SAE side is no
 # exact translation. What a null of this kind tests is *more than one word's worth of difference*.
 #
-# **Try.** Replace `NULL_PROMPTS` by `dialect.frames("own")[:6]`. Do the same features stand out? (Ours, at the time of writing,
-# were not asked to.)
+# **Try.** Replace `NULL_PROMPTS` by `dialect.frames("own")[:6]`. Do the same features stand out?
 #
 # ## 7 · A measurement that cannot fail
 #
@@ -731,7 +730,7 @@ compare("guises.circular.held_out", held_out, model)
 # ## 8 · Jobs, verdicts, sentences
 #
 # Adjectives are one set of attributes. The paper also asks for occupations, for verdicts and for sentences, decisions that models
-# are in fact used to prepare. The measurement is the same, with other words and prompts; each is shown for the published contrast, for its
+# may be asked to prepare. The measurement is the same, with other words and prompts; each is shown for the published contrast, for its
 # half without dialect, and for *done*.
 
 # %%
@@ -794,7 +793,7 @@ compare("guises.gap.other_bos", with_other_bos.mean(), model)
 # - *Uncertainty.* Four to six verbs, six to nine prompts, two pronouns, one spelling of each feature, one model, one BOS.
 #
 # What was **not** shown: that this model is free of dialect prejudice; that the results of the paper, on models up to a
-# thousand times larger and other features, are wrong (they were measured with other sets of pairs, and replicated by others); or
+# thousand times larger and other features, are wrong (they were measured with other sets of pairs); or
 # anything about people who speak AAE.
 #
 # ## Recap
