@@ -109,8 +109,10 @@ def bar(
     y: str,
     x_labels: Sequence[Any] | None = None,
     intervals: tuple[Sequence[float], Sequence[float]] | None = None,
+    stacked: bool = False,
 ) -> go.Figure:
-    """Bars, or groups of bars by name. intervals: (low, high) of every bar, for one group only."""
+    """Bars, or groups of bars by name. intervals: (low, high) of every bar, for one group only. stacked: the groups of one
+    bar on top of each other (negative ones below zero), with a mark at their sum."""
     groups = values if isinstance(values, dict) else {"": values}
     figure = go.Figure()
     for name, heights in groups.items():
@@ -122,6 +124,11 @@ def bar(
         at = list(x_labels) if x_labels is not None else list(range(len(heights)))
         figure.add_bar(x=at, y=heights, name=name, error_y=error)
     figure.add_hline(0, line_color="grey", line_width=1)
+    if stacked:
+        figure.update_layout(barmode="relative")
+        total = np.sum([_array(heights) for heights in groups.values()], axis=0)
+        marks = {"symbol": "diamond", "color": "black", "size": 9}
+        figure.add_scatter(x=figure.data[0].x, y=total, mode="markers", name="sum", marker=marks)
     return figure.update_layout(title=title, xaxis_title=x, yaxis_title=y, showlegend=len(groups) > 1, height=400)
 
 
@@ -135,10 +142,11 @@ def scatter(
     colours: Any = None,
     colour: str = "",
     diagonal: bool = False,
+    slopes: dict[str, float] | None = None,
 ) -> go.Figure:
     """One point per item; labels show on hover, and beside the ten points farthest from the middle.
 
-    colours: a value per point, named by `colour`. diagonal: draw y = x.
+    colours: a value per point, named by `colour`. diagonal: draw y = x. slopes: draw y = slope · x, by name.
     """
     x_values, y_values = _array(x_values).ravel(), _array(y_values).ravel()
     far = np.argsort(-np.hypot(x_values - x_values.mean(), y_values - y_values.mean()), kind="stable")[:10]
@@ -151,6 +159,9 @@ def scatter(
     if diagonal:
         low, high = min(x_values.min(), y_values.min()), max(x_values.max(), y_values.max())
         figure.add_shape(type="line", x0=low, y0=low, x1=high, y1=high, line={"dash": "dot", "color": "grey"})
+    for name, slope in (slopes or {}).items():
+        ends = np.array([x_values.min(), x_values.max()])
+        figure.add_scatter(x=ends, y=_array(ends * slope), mode="lines", name=name, showlegend=True)
     return figure.update_layout(height=480)
 
 
