@@ -77,7 +77,8 @@ def _score_mistakes(whole: Tensor, name: str, offset: int, seq_len: int, start: 
         "the batch is not averaged": lambda: whole[..., start:, start:].diagonal(-offset, -2, -1).mean(-1),
         "you used the first row of the batch only: average over the batch too":
             lambda: whole[:, 0, :, start:, start:].diagonal(-offset, -2, -1).mean(-1),
-        "you summed over the diagonal: take its mean": lambda: whole[..., start:, start:].diagonal(-offset, -2, -1).sum(-1).mean(1),
+        "you summed over the diagonal: take its mean":
+            lambda: whole[..., start:, start:].diagonal(-offset, -2, -1).sum(-1).mean(1),
         "you divided by the whole length: take the mean over the diagonal's own cells":
             lambda: whole[..., start:, start:].diagonal(-offset, -2, -1).sum(-1).mean(1) / (2 * seq_len),
     }  # fmt: skip
@@ -204,6 +205,7 @@ def check_direct_effect_change(learner: Callable) -> str:
 
 @exercise("04", look="section 6: cache['ln_final.hook_scale'] is [batch, position, 1]")
 def check_layernorm_ratio(learner: Callable) -> str:
+    inner = "blocks.2.ln2.hook_scale"
     for model in both_models():
         clean_cache, ablated_cache, _ = _setting(model)
         clean, ablated = (cache["ln_final.hook_scale"] for cache in (clean_cache, ablated_cache))
@@ -221,7 +223,7 @@ def check_layernorm_ratio(learner: Callable) -> str:
                     lambda: clean[:, -1].mean() / ablated[:, -1].mean(),
                 "it is not averaged over prompts": lambda: (clean[:, -1] / ablated[:, -1]),
                 "these are scales of a norm inside the layers: the final norm is ln_final":
-                    lambda: (clean_cache["blocks.2.ln2.hook_scale"][:, -1] / ablated_cache["blocks.2.ln2.hook_scale"][:, -1]).mean(),
+                    lambda: (clean_cache[inner][:, -1] / ablated_cache[inner][:, -1]).mean(),
             },
             atol=1e-6,
         )  # fmt: skip
@@ -257,7 +259,7 @@ def check_mean_ablate(learner: Callable) -> str:
                 "you replaced the head at every position: index position -1 only": lambda: run(at_end, where=EVERY),
                 "only the first head is replaced: make one hook for each, and pass them all":
                     lambda: run(at_end, heads=heads[:1]),
-                "only the last head is replaced: a function made in a loop sees the loop's last values; bind them with partial":
+                "only the last head is replaced: a function made in a loop sees its last values; bind them with partial":
                     lambda: run(at_end, heads=heads[-1:]),
                 "the mean is of the prompts you are running: take it from reference_cache": lambda: run(at_end, cache=own),
                 "these are the logits of the whole model": lambda: model(tokens),
@@ -338,7 +340,7 @@ def check_backup_by_route(learner: Callable) -> str:
                 },
                 "you summed over the six orders: divide by six": lambda: 6 * _average(clean, ablated),
                 "before minus after: the change is ablated minus clean": lambda: _average(ablated, clean),
-                "the values are another head's: heads share values in groups, so head h reads entry h // (n_heads / n_kv_heads)":
+                "the values are another head's: heads share values in groups; head h reads entry h // (n_heads / n_kv_heads)":
                     lambda: _average(other(cache), other(without)),
                 "you averaged the factors over prompts before multiplying: multiply prompt by prompt, then average":
                     lambda: _average(_mean_first(clean), _mean_first(ablated)),
