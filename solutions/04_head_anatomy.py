@@ -16,6 +16,17 @@
 # `smollm2-135m`, by `make sync EXECUTE=1`. On gpt2-small the numbers differ and the code does not.*
 
 # %% tags=["setup"]
+import subprocess
+import sys
+from pathlib import Path
+
+COURSE, REPOSITORY = Path("/content/course"), "https://github.com/OWNER/mechinterp-course"
+ON_COLAB = "google.colab" in sys.modules
+if ON_COLAB and not COURSE.exists():
+    subprocess.run(["git", "clone", "--depth=1", REPOSITORY, COURSE], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-r", COURSE / "requirements.txt"], check=True)
+START = COURSE if ON_COLAB else Path.cwd()
+sys.path.insert(0, str(next(p for p in [START, *START.parents] if (p / "utils" / "models.py").exists())))
 
 # %%
 import itertools
@@ -79,6 +90,7 @@ plots.line(
 compare("anatomy.random_tokens.first_copy", correct[:, : seq_len - 1].mean(), model)
 compare("anatomy.random_tokens.second_copy", correct[:, seq_len:].mean(), model)
 
+
 # %% [markdown]
 # **How to read it.** The left half is guessing. At position 100 the first token comes again, and within a few tokens the curve climbs towards zero:
 # the model copies what came after the same token a hundred positions earlier. That takes heads with habits. We look for three:
@@ -107,7 +119,6 @@ compare("anatomy.random_tokens.second_copy", correct[:, seq_len:].mean(), model)
 # `x.diagonal(-3, dim1=-2, dim2=-1)` takes the cells where row minus column is 3. A names filter keeps the cache small:
 # `model.run_with_cache(tokens, names_filter=lambda name: name.endswith("hook_pattern"))`.
 # </details>
-
 
 # %%
 def head_scores(
@@ -187,6 +198,7 @@ plots.attention_of_heads(
     title="The three heads with the highest induction score, on a sentence given twice",
 )
 
+
 # %% [markdown]
 # **How to read it.** In the lower half (the second copy) look for a line parallel to the main diagonal: each word attends to the word after its
 # own first occurrence. In the upper half there is nothing to find, and the attention rests on BOS at the left edge.
@@ -194,7 +206,6 @@ plots.attention_of_heads(
 # TransformerLens has a head detector built in. It takes text and the name of a habit, or your own 0/1 table of cells, and returns the share
 # of a head's whole attention that falls on those cells. With our diagonal as the table, it must give our score but for the number of
 # rows it divides by. Here is the comparison.
-
 
 # %%
 def detected(text: str, offset: int) -> Float[Tensor, "layer head"]:
@@ -277,6 +288,7 @@ pd.DataFrame(
 # %%
 compare("anatomy.patching.top_heads", heads.names(found), model)
 
+
 # %% [markdown]
 # **How to read it.** Rows in order of layer. Read each row as a sentence: *this head has these habits on random tokens, attends there in the task, and matters this
 # much*. Early rows should owe their place to S2 (duplicate-token and induction columns, `S2→…`), later rows to END: first heads that read S2 from END, then heads that read
@@ -304,7 +316,6 @@ compare("anatomy.patching.top_heads", heads.names(found), model)
 # `with model.hooks(fwd_hooks=[(name, function)]): return model.run_with_cache(tokens)` runs with a hook, caches, and removes the hook.
 # `z` is `[batch, position, head, d_head]`. Clone before you write.
 # </details>
-
 
 # %%
 def zero_at_end(
@@ -367,6 +378,7 @@ compare("backup.direct_effect", direct[top_layer, top_head], model)
 compare("backup.naive_prediction", naive, model)
 compare("backup.measured", measured, model)
 
+
 # %% [markdown]
 # **How to read it.** The third bar would equal the second if no other part of the model reacted. A third bar higher than the second is **self-repair**: something
 # made up for the loss. A lower one says that something else depended on this head. A third bar *near* the second does not say that nothing
@@ -394,7 +406,6 @@ compare("backup.measured", measured, model)
 #
 # Chapter 02's `head_attributions(model, cache, directions)` is imported above. It reads z *and* the scale from the cache it is given.
 # </details>
-
 
 # %%
 def direct_effect_change(
@@ -449,6 +460,7 @@ changed = top_heads(others.abs(), 4)
 compare("backup.changed.heads", heads.names(changed), model)
 compare("backup.changed.by", torch.stack([others[head] for head in changed]), model)
 
+
 # %% [markdown]
 # **How to read it.** A head on the dotted line did not change. Look at where the points off the line come from. *Above the line, right half*: a head that wrote for IO writes more of it: a
 # backup. *Above the line, left half*: a head that wrote *against* IO (a **negative name mover**) now argues less. *Below the line*: a head that has lost something. All
@@ -478,7 +490,6 @@ compare("backup.changed.by", torch.stack([others[head] for head in changed]), mo
 #
 # Divide prompt by prompt, then average.
 # </details>
-
 
 # %%
 def layernorm_ratio(clean_cache: ActivationCache, ablated_cache: ActivationCache) -> Float[Tensor, ""]:
@@ -517,6 +528,7 @@ explained = torch.stack([by_scale_alone[head] / others[head] for head in changed
 compare("backup.layernorm_scale_ratio", ratio, model)
 compare("backup.share_by_scale_alone", explained, model)
 
+
 # %% [markdown]
 # **How to read it.** One number moves all heads by the same few per cent. The printed shares say how much of the four largest changes it would give. A negative
 # share means that it would have moved that head the *other* way. The suspect was there, and is too small.
@@ -543,7 +555,6 @@ compare("backup.share_by_scale_alone", explained, model)
 #
 # `reference_cache["z", layer][:, -1, head].mean(0)` is `[d_head]`. Make one hook per head; several hooks on one layer follow each other.
 # </details>
-
 
 # %%
 def put_at_end(
@@ -667,6 +678,7 @@ pattern, written, scale = effect_factors(model, clean_cache, directions, *change
 again = ((pattern * written).sum(-1) / scale).mean()
 print(f"{head_name(*changed[0])}: {again:.4f} from the factors, {direct[changed[0]]:.4f} from chapter 02's attribution")
 
+
 # %% [markdown]
 # Now the split. Exchange the three factors one at a time, from the clean run's to the ablated run's, and note what each exchange does to the effect. The three steps
 # add up to the whole change. But there are six orders, and because the factors multiply, a factor exchanged first gives another number than the
@@ -685,7 +697,6 @@ print(f"{head_name(*changed[0])}: {again:.4f} from the factors, {direct[changed[
 # `effect_factors` above gives the three factors of a run. `itertools.permutations(range(3))` gives the orders. For each order, begin with the list of clean factors; for
 # each `i` in it, compute the effect, put in the ablated factor `i`, compute again, and credit the difference to `i`.
 # </details>
-
 
 # %%
 def backup_by_route(
@@ -749,6 +760,7 @@ for head, parts in list(zip(shown, routes, strict=True))[:4]:
 compare("backup.route.adds_up", (routes.sum(1) - torch.stack([others[head] for head in shown])).abs().max(), model)
 compare("backup.route.largest", [ablation.ROUTES[parts.abs().argmax()] for parts in routes[:4]], model)
 
+
 # %% [markdown]
 # **How to read it.** One bar per head, in order of the size of its change; the diamond is the change itself, where the parts meet. One colour that fills the bar is an answer:
 # the head *looks elsewhere*, or *finds something else at END*, or is *scaled*. Read the printed list of largest routes. The answer need not be the same for every head.
@@ -758,7 +770,6 @@ compare("backup.route.largest", [ablation.ROUTES[parts.abs().argmax()] for parts
 # The split was computed from two caches. Is it what the model would do? Run the ablated model again, and hold one thing of one head at its clean value with
 # a hook: its attention pattern; its query at END (the pattern is then made from the old query and the new keys); its own key at END; its value at END. What is left of its change? (Heads that share keys
 # or values share the freezing too.)
-
 
 # %%
 def change_left(head: tuple[int, int], activation: str) -> float:
