@@ -35,7 +35,7 @@ def generic_activation_patch(
     corrupted_tokens: Int[Tensor, "batch pos"],
     clean_cache: ActivationCache,
     patching_metric: Metric,
-    sweeps: Sequence[tuple[str, Sequence[str]]],
+    sweep: str,
     *,
     positions: Sequence[int] | None = None,
     attention_mask: Int[Tensor, "batch pos"] | None = None,
@@ -46,12 +46,12 @@ def generic_activation_patch(
     max_memory: float = DEFAULT_MEMORY,
     progress: bool = True,
 ) -> Tensor | PatchingResult:
-    """Run one or several sweeps on the same two runs; `get_act_patch_*` are this function with `sweeps` filled in.
+    """Run the sweep of that name; every `get_act_patch_*` is this function with `sweep` filled in.
 
     corrupted_tokens: [batch, pos]. clean_cache: `model.run_with_cache(clean_tokens)[1]`, with the same mask if there is one.
     patching_metric: logits to a 0-d tensor; it gets [batch, 1, d_vocab], each prompt's true last position, to be read as
         `logits[:, -1]`. With logits="all" it gets [batch, pos, d_vocab], every position where it is in the tokens.
-    sweeps: (activation, axes) pairs, such as [("resid_pre", ("layer", "pos"))]; two or more are stacked on a first axis.
+    sweep: a name from SWEEPS; where it names several activations ("block_every"), they are stacked on a first axis.
     positions: sweep these only, and return one column for each (sweeps by position).
     attention_mask: 1 at real tokens; needed as soon as prompts are padded, on either side. Padding is never patched.
     reduce: "scalar"; or, with a metric that returns [batch], "mean", or "none" for a PatchingResult (as the built-in
@@ -65,6 +65,7 @@ def generic_activation_patch(
     Raises ValueError, TypeError, KeyError or IndexError with the value at fault and the fix.
     """
     _check_model(model, corrupted_tokens)
+    sweeps = SWEEPS[sweep]
     positions_swept = _positions(positions, corrupted_tokens.shape[1])
     options = {"positions": positions_swept, "logits": logits, "reduce": reduce}
     options |= {"max_batch": max_batch, "max_memory": max_memory, "progress": progress}
@@ -76,25 +77,14 @@ def generic_activation_patch(
     try:
         run = CorruptedRun(model, corrupted_tokens, attention_mask)
     except UnsupportedModel as reason:
-        if positions is not None or attention_mask is not None or len(sweeps) > 1:
+        if positions is not None or attention_mask is not None:
             raise
         warnings.warn(f"{reason}: using the slow loops of transformer_lens.patching", stacklevel=2)
-        ((site, axes),) = sweeps
-        return patching.generic_activation_patch(
-            model, corrupted_tokens, clean_cache, patching_metric, BUILTIN_SETTERS[axes], site, axes,
-            reduce=reduce, baseline=baseline)  # fmt: skip
+        loops = getattr(patching, f"get_act_patch_{sweep}")
+        return loops(model, corrupted_tokens, clean_cache, patching_metric, reduce=reduce, baseline=baseline)
     done = [Sweep(run, site, axes, clean_cache, patching_metric, options) for site, axes in sweeps]
-    values = [sweep.values() for sweep in done]
+    values = [each.values() for each in done]
     return _arranged(values, done[0].baseline, sweeps, options, baseline)
-
-
-BUILTIN_SETTERS = {
-    ("layer", "pos"): patching.layer_pos_patch_setter,
-    ("layer", "head"): patching.layer_head_vector_patch_setter,
-    ("layer", "pos", "head"): patching.layer_pos_head_vector_patch_setter,
-    ("layer", "head_index"): patching.layer_head_pattern_patch_setter,
-    ("layer", "head_index", "dest_pos"): patching.layer_head_pos_pattern_patch_setter,
-}
 
 
 def _short(site: str) -> str:
@@ -168,14 +158,14 @@ SWEEPS = {
 }
 
 
-def _named(name: str) -> Callable[..., Tensor | PatchingResult]:
-    sweep = partial(generic_activation_patch, sweeps=SWEEPS[name])
-    sites = ", ".join(_short(site) for site, _ in SWEEPS[name])
-    sweep.__doc__ = (
-        f"Patch clean {sites} into the corrupted run, in every cell of ({', '.join(SWEEPS[name][-1][1])}). "
-        "Arguments and result: see `generic_activation_patch`; signature (model, corrupted_tokens, clean_cache, metric)."
+def _named(sweep: str) -> Callable[..., Tensor | PatchingResult]:
+    function = partial(generic_activation_patch, sweep=sweep)
+    function.__doc__ = (
+        f"Patch clean {', '.join(_short(site) for site, _ in SWEEPS[sweep])} into the corrupted run, in every cell of "
+        f"({', '.join(SWEEPS[sweep][0][1])}). Arguments (model, corrupted_tokens, clean_cache, metric) and result: see "
+        "`generic_activation_patch`."
     )
-    return sweep
+    return function
 
 
 get_act_patch_resid_pre = _named("resid_pre")
