@@ -30,6 +30,7 @@ sys.path.insert(0, str(next(p for p in [START, *START.parents] if (p / "utils" /
 
 # %%
 import itertools
+import warnings
 from functools import partial
 
 import pandas as pd
@@ -54,6 +55,8 @@ from utils.attribution import head_attributions, head_name, logit_diff, logit_di
 from utils.ioi import ioi_metric, ioi_pairs
 from utils.models import load_model
 from utils.reference import compare, figures
+
+pd.set_option("display.max_colwidth", None)
 
 # %% tags=["nbval-ignore-output"]
 model = load_model()
@@ -297,10 +300,34 @@ compare("anatomy.patching.top_heads", heads.names(found), model)
 # **What it does not show.** Plenty of heads with a high induction score are not in this table. Having a habit and being used here are
 # two different things.
 #
-# ## 4 · What if the best name mover is missing?
+# ## 4 · What if the most important head is missing?
 #
-# A **name mover** attends from END to IO and writes that name (Wang et al. 2022). The head with the largest direct effect on the logit
-# difference is our candidate. Take it away at END, and only there.
+# Take the head with the largest direct effect on the logit difference. First, what is it? A **name mover** attends from END to IO and writes that name
+# (Wang et al. 2022). But a head can raise *logit(IO) − logit(S)* in two ways: by raising the first or by lowering the second.
+#
+# *What do you expect?* If the head lowers S, where should it look?
+# <details><summary>Our guess</summary>
+# At S, most likely at S2: a head can write against the token it reads. It would be as useful here as a name mover, and a different thing.
+# </details>
+
+# %%
+top = top_heads(direct, 1)[0]
+top_layer, top_head = top
+places = {"BOS": torch.zeros_like(positions["END"]), **positions}
+looks = {name: heads.attention_between(clean_cache, positions["END"], at)[top] for name, at in places.items()}
+writes = [head_attributions(model, clean_cache, model.W_U.T[answers[:, i]])[top] for i in (0, 1)]
+plots.bar(list(looks.values()), f"Where {head_name(*top)} looks from END", x="position", y="attention", x_labels=list(looks))
+
+# %%
+compare("backup.ablated_head", head_name(*top), model)
+compare("backup.looks_at", max(looks, key=looks.get), model)
+compare("backup.writes_to_io_and_s", torch.stack(writes), model)
+
+# %% [markdown]
+# **How to read it.** The two numbers are what the head adds to the logits of IO and of S (against the mean of all tokens); their difference is its direct effect. Attention on IO and a large first number: a
+# name mover. Attention on S2 and a large negative second number: a head that holds the wrong name down. Keep in mind which one you have.
+#
+# Now take it away at END, and only there.
 #
 # *What do you expect?* Write the number down: the logit difference after the head's `z` at END is set to zero. The naive prediction is easy, since the
 # logit difference is a sum: what it was, minus the head's direct effect.
@@ -360,21 +387,19 @@ check_ablate_at_end(ablate_at_end)
 # </details>
 
 # %%
-top_layer, top_head = top_heads(direct, 1)[0]
 ablated_logits, ablated_cache = ablate_at_end(model, tokens, top_layer, top_head)
-naive = clean_diff - direct[top_layer, top_head]
+naive = clean_diff - direct[top]
 measured = logit_diff(ablated_logits, answers)
 plots.bar(
     [clean_diff, naive, measured],
-    f"Without {head_name(top_layer, top_head)} at END: what the sum predicts, and what happens",
+    f"Without {head_name(*top)} at END: what the sum predicts, and what happens",
     x="",
     y="mean logit difference",
     x_labels=["whole model", "naive prediction", "measured"],
 )
 
 # %%
-compare("backup.ablated_head", head_name(top_layer, top_head), model)
-compare("backup.direct_effect", direct[top_layer, top_head], model)
+compare("backup.direct_effect", direct[top], model)
 compare("backup.naive_prediction", naive, model)
 compare("backup.measured", measured, model)
 
@@ -438,9 +463,9 @@ check_direct_effect_change(direct_effect_change)
 # %%
 change = direct_effect_change(model, clean_cache, ablated_cache, directions)
 others = change.clone()
-others[top_layer, top_head] = 0  # its own loss would drown the rest
+others[top] = 0  # its own loss would drown the rest
 plots.heads(
-    others, f"Change of direct effect without {head_name(top_layer, top_head)} (itself left out)", unit="logits"
+    others, f"Change of direct effect without {head_name(*top)} (itself left out)", unit="logits"
 )
 
 # %%
@@ -603,7 +628,6 @@ check_mean_ablate(mean_ablate)
 # The logit difference, and the change of every other head, under both ablations (the second run again with `utils.ablation`, which also keeps the cache):
 
 # %%
-top = (top_layer, top_head)
 compare("backup.mean_ablated", logit_diff(mean_ablate(model, tokens, [top], clean_cache), answers), model)
 to_mean = ablation.set_heads([top], ablation.mean_z(clean_cache, [top]))
 _, mean_cache = ablation.run_with_cache_and_hooks(model, tokens, to_mean)
@@ -773,7 +797,7 @@ compare("backup.route.largest", [ablation.ROUTES[parts.abs().argmax()] for parts
 
 # %%
 def change_left(head: tuple[int, int], activation: str) -> float:
-    """The head's change of direct effect in a run without the top name mover, with one activation of the head frozen at END."""
+    """The head's change of direct effect in a run without the top head, with one activation of its own frozen at END."""
     name = utilities.get_act_name(activation, head[0])
     n_entries = clean_cache[name].shape[1 if activation == "pattern" else 2]  # keys and values may be shared
     frozen = ablation.freeze(clean_cache, [name], head=head[1] * n_entries // n_heads)
@@ -806,36 +830,29 @@ for what, values in left.items():
 # And where does the attention go?
 
 # %%
-places = ["BOS", "IO", "S1", "S2", "END"]
-where = {**positions, "BOS": torch.zeros_like(positions["END"])}
-moved = torch.stack(
-    [
-        torch.stack(
-            [
-                heads.attention_between(cache, positions["END"], where[place])[head]
-                for place in places
-                for cache in (clean_cache, ablated_cache)
-            ]
-        )
-        for head in changed
+moved = {
+    head_name(*head): [
+        sum(sign * heads.attention_between(cache, positions["END"], at)[head].item() for cache, sign in ((ablated_cache, 1), (clean_cache, -1)))
+        for at in places.values()
     ]
-).unflatten(1, (len(places), 2))  # head place (clean, ablated)
+    for head in changed
+}
 plots.bar(
-    {
-        f"{head_name(*head)} {run}": moved[i, :, j]
-        for i, head in enumerate(changed)
-        for j, run in enumerate(("clean", "ablated"))
-    },
-    "Where the changed heads look from END, before and after",
+    moved,
+    "How the attention from END moved: ablated run minus clean run",
     x="attended position",
-    y="mean attention",
-    x_labels=places,
+    y="change of mean attention",
+    x_labels=list(places),
 )
 
+# %%
+for name, values in moved.items():
+    compare(f"backup.moved.{name}", values, model)
+
 # %% [markdown]
-# **How to read it.** Compare the two bars of a head. A negative name mover that looks less at IO fits what is called *copy suppression*: such a head attends to a name to the degree that the model is already about to say it,
-# and writes against it; when the name mover is silent, there is less to suppress (shown for gpt2-small's L10H7 by McDougall et al. 2023). A head with most of its attention
-# on END echoes, or damps, whatever END already holds. For such a head "backup" is too grand a word.
+# **How to read it.** One colour per head; bars above zero are positions that it looks at more than before. A negative name mover that looks less at IO fits what is called *copy suppression*: such a head
+# attends to a name to the degree that the model is already about to say it, and writes against it; with less said for the name, there is less to suppress (shown for gpt2-small's L10H7 by McDougall et al. 2023). A head
+# whose attention hardly moved and whose *value* route is long reads END itself: it echoes, or damps, whatever END already holds. For such a head "backup" is too grand a word.
 #
 # ### The whole account
 #
@@ -869,6 +886,35 @@ compare("backup.account.adds_up", sum(accounts[removed.index(top)].values()) - (
 # **How to read it.** The first part of each bar is the naive prediction. Parts of the other sign are repair; parts of the same sign are further loss. The diamond is what was measured. A head whose diamond is near zero
 # although its own part is long has been replaced almost wholly: by which route? Is the head that matters most also the best backed up?
 #
+# Whichever head is, the question of this section should be asked about it. Here are the heads that answer for the best backed-up one, split in the same way (`utils.ablation.change_by_route` does your exercise for all
+# heads at once).
+
+# %%
+helpful = [i for i, head in enumerate(removed) if direct[head] > 0]
+best_backed_up = removed[max(helpful, key=lambda i: sum(accounts[i].values()) / direct[removed[i]].item())]
+_, backed_up_cache = ablate_at_end(model, tokens, *best_backed_up)
+by_route = ablation.change_by_route(model, clean_cache, backed_up_cache, directions)
+by_route[(slice(None), *best_backed_up)] = 0
+answering = top_heads(by_route.sum(0).abs(), 6)
+plots.bar(
+    {route: [by_route[i][head] for head in answering] for i, route in enumerate(ablation.ROUTES)},
+    f"Why the direct effects changed when {head_name(*best_backed_up)} was removed at END",
+    x="head",
+    y="change of direct effect (logits)",
+    x_labels=heads.names(answering),
+    stacked=True,
+)
+
+# %%
+compare("backup.best.head", head_name(*best_backed_up), model)
+compare("backup.best.answering", heads.names(answering[:3]), model)
+compare("backup.best.change", torch.stack([by_route.sum(0)[head] for head in answering[:3]]), model)
+compare("backup.best.direct_before", torch.stack([direct[head] for head in answering[:3]]), model)
+
+# %% [markdown]
+# **How to read it.** As the figure before. The last printed row is what these heads wrote in the whole model: a bar above zero for a head whose number there is *negative* is not a helper stepping in, but
+# an opponent standing down.
+#
 # One last test of the account. If nothing later may react (every later attention output, MLP output and the final scale frozen at their clean values), the naive prediction should come
 # true exactly.
 
@@ -876,6 +922,7 @@ compare("backup.account.adds_up", sum(accounts[removed.index(top)].values()) - (
 later = [f"blocks.{layer}.hook_attn_out" for layer in range(top_layer + 1, n_layers)]
 later += [f"blocks.{layer}.hook_mlp_out" for layer in range(top_layer, n_layers)] + ["ln_final.hook_scale"]
 hooks = [*ablation.set_heads([top]), *ablation.freeze(clean_cache, later)]
+warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")  # which is what we mean to do
 nothing_reacts = logit_diff(model.run_with_hooks(tokens, fwd_hooks=hooks), answers)
 compare("backup.nothing_reacts_minus_naive", nothing_reacts - naive, model)
 

@@ -111,10 +111,11 @@ def position_of(
     return torch.stack([place[occurrence] for place in places])
 
 
-def in_top_share(values: Float[Tensor, "layer head"], share: float = 0.1) -> Tensor:
-    """Which heads are among the highest `share` of all heads, and above zero. [layer, head] of bool."""
+def in_top_share(values: Float[Tensor, "layer head"], share: float = 0.1, least: float = 0.1) -> Tensor:
+    """Which heads are among the highest `share` of all heads, above zero, and at least `least` of the highest value, so that
+    a habit that few heads have is not given to a tenth of them. [layer, head] of bool."""
     k = max(1, int(share * values.numel()))
-    return (values >= values.flatten().topk(k).values[-1]) & (values > 0)
+    return (values >= values.flatten().topk(k).values[-1]) & (values > 0) & (values >= least * values.max())
 
 
 def names(heads: Sequence[tuple[int, int]]) -> list[str]:
@@ -131,7 +132,7 @@ CLASSES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "s_inhibition": (("END→S2", "patching"), "attends from END to S2; patching it matters", "whose queries it changes (05)"),
     "name_mover": (("END→IO", "direct"), "attends from END to IO, and writes for IO", "whether it copies (05)"),
     "negative_name_mover": (("END→IO", "against"), "attends from END to IO, and writes against IO", "whether it copies (05)"),
-    "backup_name_mover": (("change",), "writes more for IO once the top name mover is gone", "the rest of the circuit (06)"),
+    "backup_name_mover": (("change",), "writes more for IO once the top head is gone", "the rest of the circuit (06)"),
 }  # fmt: skip
 
 
@@ -202,3 +203,49 @@ def strongest(evidence: Mapping[str, Float[Tensor, "layer head"]], k: int = 3) -
 
 def to_numpy(tables: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     return {name: table.detach().cpu().numpy() for name, table in tables.items()}
+
+
+# --- three more, for the atlas ---------------------------------------------------------------------------------------
+
+
+def to_first(pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, "head"]:
+    """Mean attention to position 0, over queries 1, 2, … (query 0 has no choice)."""
+    return pattern[..., 1:, 0].mean((0, -1))
+
+
+def evenness(pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, "head"]:
+    """Entropy of the attention, as a share of the largest that the query's keys allow: 0 is one key, 1 is all keys evenly.
+    Mean over queries 1, 2, …"""
+    entropy = -torch.special.xlogy(pattern, pattern).sum(-1)[..., 1:]  # batch head query
+    largest = torch.arange(2, pattern.shape[-1] + 1, device=pattern.device).log()
+    return (entropy / largest).mean((0, -1))
+
+
+def copying_scores(
+    model: TransformerBridge, token_ids: Int[Tensor, "n"], bos: int | None = None
+) -> Float[Tensor, "layer head"]:
+    """Whether a head that attends to a token writes that token: 1 always, 0 no more than by chance, -1 always against it.
+
+    Each token is given alone (after `bos`), and each head's value at it is carried through W_O and the unembedding. For
+    every token, the score is the share of the other tokens from which the head writes it less, rescaled to -1 … 1: no other
+    part of the model between, and no token favoured for being written from everywhere.
+    """
+    ids = token_ids.unique().to(model.cfg.device)
+    alone = ids[:, None] if bos is None else torch.stack([torch.full_like(ids, bos), ids], dim=1)
+    n, rows = len(ids), []
+
+    def read(values: Float[Tensor, "n seq kv_head d_head"], hook) -> None:
+        layer = int(hook.name.split(".")[1])
+        values = values[:, -1].repeat_interleave(model.cfg.n_heads // values.shape[2], dim=1)  # n head d_head
+        through = model.W_O[layer] @ model.W_U[:, ids]  # head d_head n
+        logits = torch.einsum("ihd,hdj->hij", values, through)  # head, token read, token written
+        own = logits.diagonal(dim1=1, dim2=2)[:, None]  # head 1 n
+        higher = (own > logits).float().sum(1) + 0.5 * (
+            (own == logits).float().sum(1) - 1
+        )  # ties count half; not itself
+        rows.append((2 * higher / (n - 1) - 1).mean(-1).cpu())
+
+    with torch.no_grad():
+        layers = range(model.cfg.n_layers)
+        model.run_with_hooks(alone, fwd_hooks=[(f"blocks.{layer}.attn.hook_v", read) for layer in layers])
+    return torch.stack(rows)

@@ -18,6 +18,7 @@ import plotly.express as px
 import plotly.graph_objects as go
 import plotly.io as pio
 from jaxtyping import Float
+from plotly.subplots import make_subplots
 from torch import Tensor
 
 from utils.attribution import head_name
@@ -169,6 +170,24 @@ def heads(values: Float[Tensor, "layer head"], title: str, unit: str = "value", 
     """The [layer, head] heatmap that most chapters end in."""
     figure = imshow(values, title, x="head", y="layer", unit=unit, **kwargs)
     return figure.update_xaxes(dtick=1)
+
+
+def mosaic(
+    tables: dict[str, Float[Tensor, "layer head"]], title: str, unit: str = "value", columns: int = 4
+) -> go.Figure:
+    """One small [layer, head] heatmap per model, of whatever size, with one colour scale from zero up."""
+    columns = min(columns, len(tables))
+    figure = make_subplots(
+        rows=-(-len(tables) // columns), cols=columns, subplot_titles=list(tables), vertical_spacing=0.12
+    )
+    for i, values in enumerate(tables.values()):
+        at = {"row": i // columns + 1, "col": i % columns + 1}
+        figure.add_heatmap(z=_array(values), coloraxis="coloraxis", **at)
+        figure.update_xaxes(title_text="head", dtick=1 if values.shape[1] <= 12 else None, **at)
+        figure.update_yaxes(title_text="layer" if at["col"] == 1 else None, autorange="reversed", **at)
+    limit = max(float(_array(values).max()) for values in tables.values())
+    colours = {"colorscale": "Blues", "cmin": 0, "cmax": limit, "colorbar_title_text": unit}
+    return figure.update_layout(title=title, coloraxis=colours, height=120 + 330 * -(-len(tables) // columns))
 
 
 class AttentionView:
