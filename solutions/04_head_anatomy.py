@@ -50,7 +50,8 @@ from tests.checks import (
     check_layernorm_ratio,
     check_mean_ablate,
 )
-from utils import ablation, heads, patching, plots
+from tests.checks.fixtures import tiny_model
+from utils import ablation, atlas, heads, patching, plots, widgets
 from utils.attribution import head_attributions, head_name, logit_diff, logit_diff_directions, top_heads
 from utils.ioi import ioi_metric, ioi_pairs
 from utils.models import load_model
@@ -964,3 +965,90 @@ compare("anatomy.classes.fit_several", int(table["our evidence"].str.contains(";
 # paper's classes were found by path patching. The last column says what this chapter has not looked at.
 #
 # **Try.** `share=0.2` is a laxer rule. How many rows change?
+#
+# ## 10 · And in any other model?
+#
+# Nothing in section 1 knew which model it was given. So it can be done for every head of every model, once, and kept: an **atlas** of heads. To the three habits ours adds three scores:
+#
+# | score | 0 | 1 |
+# |---|---|---|
+# | `first_token` | never looks at position 0 | rests there |
+# | `entropy` | looks at one position | looks at all evenly |
+# | `copying` | writes a token it reads no more than by chance (−1: writes against it, always) | always writes the token it reads |
+#
+# The first two come from the same attention patterns. Copying needs the values: each token is given alone, and what the head would write on reading it is carried to the logits.
+#
+# *What do you expect?* Which copying score should a name mover have, which a negative name mover, and which the head of section 4?
+# <details><summary>Our guess</summary>
+# Near 1, near −1, and whichever fits what you found there: a head that reads IO and writes for it copies; a head that reads S2 and holds S down does the opposite.
+# </details>
+#
+# And what do scores look like in a model that has learnt nothing? The two tiny models with random weights, on which the checks run, will tell.
+
+# %%
+settings = atlas.Settings(seed=0, seq_len=50, batch=4)
+atlas_models = [model, tiny_model("gpt2"), tiny_model("llama")]
+table_of_heads = pd.concat([atlas.head_table(each, settings) for each in atlas_models], ignore_index=True)
+plots.mosaic(
+    {name: grid.to_numpy() for name, grid in atlas.grids(table_of_heads, "induction").items()},
+    "Induction score of every head: a trained model beside two random ones",
+    unit="attention",
+)
+
+# %%
+wide = atlas.by_head(table_of_heads)
+trained = wide[wide["model"] == model.cfg.model_name].set_index("head")
+compare("atlas.copying_of_top_head", float(trained.loc[head_name(*top), "copying"]), model)
+compare("atlas.copying_of_best_backed_up", float(trained.loc[head_name(*best_backed_up), "copying"]), model)
+compare("atlas.most_copying", trained["copying"].nlargest(4).index.tolist(), model)
+compare("atlas.least_copying", trained["copying"].nsmallest(4).index.tolist(), model)
+compare("atlas.induction_above_0.4", int((trained["induction"] > 0.4).sum()), model)
+compare("atlas.highest_induction_of_random_models", float(wide[wide["model"].str.startswith("tiny")]["induction"].max()), model)
+
+# %% [markdown]
+# **How to read it.** One panel per model, one colour scale. The random models show what a score is by chance: short of a few per cent, nothing may be called a habit. Copying, too, is near zero there on average, with a spread: look
+# at it before you call a score of 0.1 copying.
+#
+# **What it does not show.** The copying score asks what a head writes *if* it reads a token. Where it looks is the other half, and the atlas has both.
+#
+# ### Look something up
+#
+# In the browser below type, for instance, `induction>0.4`, or `copying<-0.5 L24`, or a head's name.
+
+# %% tags=["nbval-ignore-output"]
+widgets.atlas_browser(table_of_heads)
+
+# %% [markdown]
+# For a survey, run it from a terminal. Models are scored in parallel on this machine, or on the workers of a Dask scheduler that you already have (a SLURM cluster, a gateway); each is kept as soon as it is done, and a second run does only what
+# is missing:
+#
+# ```
+# python -m utils.atlas gpt2-small smollm2-135m my/folder --workers 2
+# python -m utils.atlas gpt2-small EleutherAI/pythia-160m --scheduler tcp://login-node:8786
+# ```
+#
+# The result, `atlas/atlas.parquet` (and `.csv`), is what the browser and the mosaic take: `atlas.read_atlas("atlas")`.
+#
+# **Try.** Make the atlas of a second model and draw the mosaic of both. Is the first layer with an induction head at the same depth?
+#
+# ## Recap
+#
+# | you met | what it does |
+# |---|---|
+# | `utils.heads.repeated_tokens`, `head_scores` | random tokens given twice, and three habits of every head |
+# | `transformer_lens.head_detector.detect_head` | the built-in score for any set of cells of a pattern |
+# | `model.hooks(fwd_hooks=[...])` | a context in which the model runs, and caches, with hooks |
+# | `utils.ablation.ablate_at_end`, `mean_ablate`, `set_heads` | a head's `z` replaced at each prompt's last position |
+# | `utils.ablation.change_by_route`, `shapley` | a change split by attention, values and scale; the parts add up |
+# | `utils.ablation.change_by_source`, `freeze` | the whole account of an ablation; holding an activation at its clean value |
+# | `utils.atlas`, `utils.widgets.atlas_browser`, `plots.mosaic` | every head of any model as a table, and ways to look at it |
+#
+# **Glossary.** *Ablation*: replacing an activation by something without information; *zero ablation*, *mean ablation*. *Backup head*: one that writes more for the answer when another head is removed. *Copy suppression*: writing against a token that
+# is read and is about to be said. *Direct effect*: what a component itself adds to the logit difference, through the final norm and the unembedding only. *Duplicate-token head*: attends to an earlier occurrence of the same token. *Freezing*: holding an
+# activation at its value in another run. *Induction head*: attends to what followed an earlier occurrence of the same token. *Name mover*: attends from END to IO and writes it; a *negative* one writes against it. *Previous-token head*: attends to the token before. *Self-repair*:
+# the rest of the model making up for what was removed. *Shapley value*: the mean, over all orders of exchange, of what exchanging one factor does.
+#
+# **Sources.** Wang et al. 2022, "Interpretability in the Wild". Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits". Olsson et al. 2022, "In-context Learning and Induction Heads". McGrath et al. 2023, "The Hydra Effect". McDougall et al. 2023, "Copy
+# Suppression". Rushing and Nanda 2024, "Explorations of Self-Repair in Language Models". Shapley 1953, "A Value for n-Person Games". Nanda, "Exploratory Analysis Demo" of TransformerLens.
+#
+# **Next:** [05 · Path patching](05_path_patching.ipynb) follows the effect of one head through another.

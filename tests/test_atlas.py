@@ -1,5 +1,6 @@
 """The head atlas: two workers give what one process gives, and a worker that is killed loses only its own model."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from distributed import LocalCluster
 
 from tests.checks.fixtures import save_tiny_model, tiny_model
 from utils import atlas, heads, plots, widgets
@@ -36,6 +38,13 @@ def alone(folders, tmp_path_factory):
     report = atlas.make_atlas(folders, folder, QUICK, workers=0)
     assert report.done == folders and not report.failed
     return atlas.read_atlas(folder)
+
+
+@pytest.fixture(scope="module")
+def address():
+    """A scheduler that runs already, with two worker processes."""
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL) as cluster:
+        yield cluster.scheduler_address
 
 
 # --- scores ---------------------------------------------------------------------------------------------------------
@@ -148,11 +157,11 @@ def kill_when_running(doomed, signals: Path, killed: list[int]) -> threading.Thr
     return thread
 
 
-def test_killed_workers_lose_only_their_models_and_a_second_run_resumes(folders, alone, tmp_path):
+def test_killed_workers_lose_only_their_models_and_a_second_run_resumes(folders, alone, address, tmp_path):
     doomed, killed, folder = tuple(folders[:2]), [], tmp_path / "atlas"
     thread = kill_when_running(doomed, tmp_path, killed)
     score = partial(score_but_hang_once, doomed=doomed, signals=str(tmp_path))
-    report = atlas.make_atlas(folders, folder, QUICK, workers=2, attempts=1, score=score)
+    report = atlas.make_atlas(folders, folder, QUICK, scheduler=address, attempts=1, score=score)
     thread.join(5)
     assert len(set(killed)) == 2 and os.getpid() not in killed
     assert set(report.failed) == set(doomed) and sorted(report.done) == sorted(folders[2:])
@@ -166,11 +175,11 @@ def test_killed_workers_lose_only_their_models_and_a_second_run_resumes(folders,
     pd.testing.assert_frame_equal(atlas.read_atlas(folder), alone, check_exact=True)
 
 
-def test_a_model_whose_worker_is_killed_is_tried_on_another(folders, alone, tmp_path):
+def test_a_model_whose_worker_is_killed_is_tried_on_another(folders, alone, address, tmp_path):
     killed = []
     thread = kill_when_running(folders[1:2], tmp_path, killed)
     score = partial(score_but_hang_once, doomed=(folders[1],), signals=str(tmp_path))
-    report = atlas.make_atlas(folders, tmp_path / "atlas", QUICK, workers=2, attempts=2, score=score)
+    report = atlas.make_atlas(folders, tmp_path / "atlas", QUICK, scheduler=address, attempts=2, score=score)
     thread.join(5)
     assert len(killed) == 1 and not report.failed and sorted(report.done) == sorted(folders)
     pd.testing.assert_frame_equal(atlas.read_atlas(tmp_path / "atlas"), alone, check_exact=True)
@@ -198,21 +207,11 @@ def test_other_settings_and_look_alike_names_have_other_files(tmp_path):
 
 
 def test_command(folders, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "utils.atlas",
-        folders[0],
-        "--workers",
-        "0",
-        "--folder",
-        str(tmp_path),
-        "--seq-len",
-        "20",
-    ]
+    options = [folders[0], "--workers", "0", "--folder", str(tmp_path), "--seq-len", "20"]
+    command = [sys.executable, "-m", "utils.atlas", *options]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0 and "1 scored, 0 there already, 0 failed" in ran.stdout, ran.stderr
-    assert atlas.main([folders[0], "--workers", "0", "--folder", str(tmp_path), "--seq-len", "20"]) == 0
+    assert atlas.main(options) == 0
     assert atlas.main(["/no/such/model", "--workers", "0", "--folder", str(tmp_path)]) == 1
     assert {p.name for p in tmp_path.iterdir()} == {"models", "atlas.parquet", "atlas.csv"}
 
