@@ -37,7 +37,7 @@ DIVERGING = "RdBu_r"
 def _array(values: Any, digits: int = 5) -> np.ndarray:
     """Rounded to what a reader can see, so that saved notebooks are small and do not change in the last bit."""
     values = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    return values.round(digits) if np.issubdtype(values.dtype, np.floating) else values
+    return values.astype(float).round(digits) if np.issubdtype(values.dtype, np.floating) else values
 
 
 def imshow(
@@ -215,7 +215,7 @@ def attention(
         title,
         f'<div style="font-family: sans-serif"><b>{html.escape(title)}</b><div id="{identity}">'
         "<i>Run the notebook from the top to draw this view.</i></div></div>"
-        f'<script>CircuitsVis.render("{identity}", "AttentionHeads", {data})</script>',
+        f'<script>CircuitsVis.render("{identity}", CircuitsVis.AttentionHeads, {data})</script>',
     )
 
 
