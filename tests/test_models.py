@@ -3,8 +3,10 @@
 import hashlib
 import json
 import shutil
+import threading
 import time
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -161,6 +163,18 @@ def test_a_damaged_cache_is_made_again(harm, tiny_conversion):
     harm(folder)
     assert convert_wheel_model("m", TINY) == folder and len(tiny_conversion) == 2
     assert {path.name for path in folder.iterdir()} == {*FILES, "manifest.json"}
+
+
+def test_two_that_start_together_convert_once(tiny_conversion, monkeypatch):
+    at_once = threading.Barrier(2)
+
+    def convert():
+        at_once.wait()
+        return convert_wheel_model("m", TINY)
+
+    with ThreadPoolExecutor() as pool:
+        folders = [future.result() for future in [pool.submit(convert) for _ in range(2)]]
+    assert folders[0] == folders[1] and len(tiny_conversion) == 1
 
 
 def test_an_interrupted_conversion_leaves_no_model(tiny_conversion, monkeypatch):

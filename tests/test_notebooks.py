@@ -9,6 +9,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from nbgrader import nbgraderformat
 
 from tests.checks import REGISTRY
 from utils import notebooks
@@ -95,8 +96,17 @@ def test_exercise_notebook_gives_nothing_away(source):
 
 
 @SOURCES
-def test_nbgrader_metadata(source):
+def test_exercises_with_their_solutions_are_the_solution_notebook(source):
+    solution = nbformat.read(SOLUTIONS / f"{source.stem}.ipynb", as_version=4)
     chapter = nbformat.read(CHAPTERS / f"{source.stem}.ipynb", as_version=4)
+    written = {cell.metadata.nbgrader.grade_id: cell for cell in solution.cells if "nbgrader" in cell.metadata}
+    solved = [written[c.metadata.nbgrader.grade_id].source if STUB in c.source else c.source for c in chapter.cells]
+    assert solved == [c.source for c in solution.cells if "solution" not in c.metadata.get("tags", [])]
+
+
+@SOURCES
+def test_nbgrader_metadata(source):
+    chapter = nbgraderformat.read(CHAPTERS / f"{source.stem}.ipynb", as_version=4)  # nbgrader's own validation
     marked = [cell for cell in chapter.cells if "nbgrader" in cell.metadata]
     ids = [cell.metadata.nbgrader.grade_id for cell in marked]
     assert len(set(ids)) == len(ids)
