@@ -185,7 +185,7 @@ def _as_script(notebook: NotebookNode) -> str:
 
 
 def _as_json(notebook: NotebookNode) -> str:
-    return json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    return nbformat.writes(notebook) + "\n"
 
 
 def readme_table() -> str:
