@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 import torch
@@ -59,18 +60,19 @@ def test_attention_views_are_deterministic_and_escaped():
     assert view == str(attention()) and repr(attention()) == "AttentionView('Heads <b>')"
     assert "Heads &lt;b&gt;" in view
     assert view.count("</script>") == 1, "a token cannot end the script element"
-    data = json.loads(re.search(r"AttentionHeads, (\{.*\})\)", view)[1])
+    data = json.loads(re.search(r"AttentionHeads, (\{.*\})\); else", view)[1])
     assert data["tokens"] == ["<|bos|>", "</script>", " a"] and data["attentionHeadNames"] == ["L0H0", "L9H6"]
     assert data["attention"][1][2] == [0.333, 0.333, 0.333]
 
 
-def test_library_goes_into_the_first_view_only_except_on_colab(monkeypatch):
-    monkeypatch.setattr(plots, "_shown_library", False)
-    first, second = attention()._repr_html_(), attention()._repr_html_()
-    assert "circuitsvis-library" in first and "circuitsvis-library" not in second
-    assert first.count("</script>") == 2, "nothing in the library ends its script element early"
-    monkeypatch.setitem(__import__("sys").modules, "google.colab", object())
-    assert "circuitsvis-library" in attention()._repr_html_()
+def test_library_goes_into_one_cell_and_again_when_that_cell_is_run_again(monkeypatch):
+    monkeypatch.setattr(plots, "_library_cell", None)
+    first, other = attention(), plots.attention(torch.ones(1, 1, 1), ["a"], "Another")
+    shown = [view._repr_html_() for view in (first, other, first)]
+    assert ["circuitsvis-library" in html for html in shown] == [True, False, True]
+    assert shown[0].count("</script>") == 2, "nothing in the library ends its script element early"
+    monkeypatch.setitem(sys.modules, "google.colab", object())
+    assert "circuitsvis-library" in other._repr_html_()
 
 
 def test_repeated_tokens_stay_apart_as_labels():
