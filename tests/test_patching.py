@@ -33,6 +33,15 @@ def quiet(monkeypatch):
     monkeypatch.setattr(builtin, "tqdm", lambda items: items)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """These matrices are tiny: on a busy machine a second thread is waited for far longer than it works."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def ours(name: str, *args, **kwargs):
     return getattr(patching, f"get_act_patch_{name}")(*args, progress=False, **kwargs)
 
