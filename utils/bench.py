@@ -11,6 +11,8 @@ random sample of its cells and scaled up; its row then says so, and the largest 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import os
 import statistics
@@ -44,6 +46,7 @@ class PeakMemory:
         self.cuda = torch.cuda.is_available()
         if self.cuda:
             torch.cuda.reset_peak_memory_stats()
+        _give_back_free_memory()
         self.before = self.peak = self._now()
         self.done = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
@@ -65,6 +68,13 @@ class PeakMemory:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def _give_back_free_memory() -> None:
+    """Memory that was freed but kept by the allocator would be used first, and would hide a peak."""
+    gc.collect()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+
+
 def timed(function: Callable[[], Tensor]) -> tuple[float, Tensor]:
     start = time.perf_counter()
     result = function()
@@ -73,17 +83,20 @@ def timed(function: Callable[[], Tensor]) -> tuple[float, Tensor]:
     return time.perf_counter() - start, result
 
 
+def the_model(name: str):
+    if name not in FIXTURES:
+        return load_model(name)
+    from tests.checks.fixtures import tiny_model  # fixtures belong to the checks; only the bench borrows them
+
+    return tiny_model(name.removeprefix("tiny-"))
+
+
 class Task:
     """A model, the two runs, and a metric: what both sides of a comparison get."""
 
     def __init__(self, name: str):
         self.name = name
-        if name in FIXTURES:
-            from tests.checks.fixtures import tiny_model  # fixtures belong to the checks; only the bench borrows them
-
-            self.model = tiny_model(name.removeprefix("tiny-"))
-        else:
-            self.model = load_model(name)
+        self.model = the_model(name)
         pairs = ioi_pairs(self.model)
         self.clean, self.corrupted, answers = pairs.clean_tokens, pairs.corrupted_tokens, pairs.answer_tokens
         clean_logits, self.cache = self.model.run_with_cache(self.clean)
@@ -205,7 +218,7 @@ def bench_growth(name: str, quick: bool, console: Console) -> dict[str, list[dic
     """Residual sweeps; the differing token is five from the end, but for `length`, where it is the tenth."""
     from tests.checks.fixtures import tiny_model
 
-    model = load_model(name)
+    model = the_model(name)
     tokens = ioi_pairs(model).clean_tokens
     grown: dict[str, list[dict]] = {"prompts": [], "length": [], "layers": []}
     for n in (8, 16, 32) if quick else (8, 16, 32, 64, 128, 256):
@@ -222,7 +235,7 @@ def bench_growth(name: str, quick: bool, console: Console) -> dict[str, list[dic
 
 def bench_dialect(name: str, quick: bool, console: Console) -> dict:
     """The dialect-sized sweep: 315 left-padded prompts of 14 to 22 tokens, one of which differs, 6 to 10 from the end."""
-    model = load_model(name)
+    model = the_model(name)
     n = 31 if quick else 315
     lengths = [14 + i % 9 for i in range(n)]
     point = growth_point(
