@@ -26,6 +26,7 @@ sys.path.insert(0, str(next(p for p in [START, *START.parents] if (p / "utils" /
 
 # %%
 import itertools
+import warnings
 from functools import partial
 
 import pandas as pd
@@ -45,11 +46,14 @@ from tests.checks import (
     check_layernorm_ratio,
     check_mean_ablate,
 )
-from utils import ablation, heads, patching, plots
+from tests.checks.fixtures import tiny_model
+from utils import ablation, atlas, heads, patching, plots, widgets
 from utils.attribution import head_attributions, head_name, logit_diff, logit_diff_directions, top_heads
 from utils.ioi import ioi_metric, ioi_pairs
 from utils.models import load_model
 from utils.reference import compare, figures
+
+pd.set_option("display.max_colwidth", None)
 
 # %% tags=["nbval-ignore-output"]
 model = load_model()
@@ -278,7 +282,6 @@ pd.DataFrame(
 # %%
 compare("anatomy.patching.top_heads", heads.names(found), model)
 
-
 # %% [markdown]
 # **How to read it.** Rows in order of layer. Read each row as a sentence: *this head has these habits on random tokens, attends there in the task, and matters this
 # much*. Early rows should owe their place to S2 (duplicate-token and induction columns, `S2→…`), later rows to END: first heads that read S2 from END, then heads that read
@@ -287,10 +290,35 @@ compare("anatomy.patching.top_heads", heads.names(found), model)
 # **What it does not show.** Plenty of heads with a high induction score are not in this table. Having a habit and being used here are
 # two different things.
 #
-# ## 4 · What if the best name mover is missing?
+# ## 4 · What if the most important head is missing?
 #
-# A **name mover** attends from END to IO and writes that name (Wang et al. 2022). The head with the largest direct effect on the logit
-# difference is our candidate. Take it away at END, and only there.
+# Take the head with the largest direct effect on the logit difference. First, what is it? A **name mover** attends from END to IO and writes that name
+# (Wang et al. 2022). But a head can raise *logit(IO) − logit(S)* in two ways: by raising the first or by lowering the second.
+#
+# *What do you expect?* If the head lowers S, where should it look?
+# <details><summary>Our guess</summary>
+# At S, most likely at S2: a head can write against the token it reads. It would be as useful here as a name mover, and a different thing.
+# </details>
+
+# %%
+top = top_heads(direct, 1)[0]
+top_layer, top_head = top
+places = {"BOS": torch.zeros_like(positions["END"]), **positions}
+looks = {name: heads.attention_between(clean_cache, positions["END"], at)[top] for name, at in places.items()}
+writes = [head_attributions(model, clean_cache, model.W_U.T[answers[:, i]])[top] for i in (0, 1)]
+plots.bar(list(looks.values()), f"Where {head_name(*top)} looks from END", x="position", y="attention", x_labels=list(looks))
+
+# %%
+compare("backup.ablated_head", head_name(*top), model)
+compare("backup.looks_at", max(looks, key=looks.get), model)
+compare("backup.writes_to_io_and_s", torch.stack(writes), model)
+
+
+# %% [markdown]
+# **How to read it.** The two numbers are what the head adds to the logits of IO and of S (against the mean of all tokens); their difference is its direct effect. Attention on IO and a large first number: a
+# name mover. Attention on S2 and a large negative second number: a head that holds the wrong name down. Keep in mind which one you have.
+#
+# Now take it away at END, and only there.
 #
 # *What do you expect?* Write the number down: the logit difference after the head's `z` at END is set to zero. The naive prediction is easy, since the
 # logit difference is a sum: what it was, minus the head's direct effect.
@@ -342,21 +370,19 @@ check_ablate_at_end(ablate_at_end)
 # </details>
 
 # %%
-top_layer, top_head = top_heads(direct, 1)[0]
 ablated_logits, ablated_cache = ablate_at_end(model, tokens, top_layer, top_head)
-naive = clean_diff - direct[top_layer, top_head]
+naive = clean_diff - direct[top]
 measured = logit_diff(ablated_logits, answers)
 plots.bar(
     [clean_diff, naive, measured],
-    f"Without {head_name(top_layer, top_head)} at END: what the sum predicts, and what happens",
+    f"Without {head_name(*top)} at END: what the sum predicts, and what happens",
     x="",
     y="mean logit difference",
     x_labels=["whole model", "naive prediction", "measured"],
 )
 
 # %%
-compare("backup.ablated_head", head_name(top_layer, top_head), model)
-compare("backup.direct_effect", direct[top_layer, top_head], model)
+compare("backup.direct_effect", direct[top], model)
 compare("backup.naive_prediction", naive, model)
 compare("backup.measured", measured, model)
 
@@ -416,9 +442,9 @@ check_direct_effect_change(direct_effect_change)
 # %%
 change = direct_effect_change(model, clean_cache, ablated_cache, directions)
 others = change.clone()
-others[top_layer, top_head] = 0  # its own loss would drown the rest
+others[top] = 0  # its own loss would drown the rest
 plots.heads(
-    others, f"Change of direct effect without {head_name(top_layer, top_head)} (itself left out)", unit="logits"
+    others, f"Change of direct effect without {head_name(*top)} (itself left out)", unit="logits"
 )
 
 # %%
@@ -569,7 +595,6 @@ check_mean_ablate(mean_ablate)
 # The logit difference, and the change of every other head, under both ablations (the second run again with `utils.ablation`, which also keeps the cache):
 
 # %%
-top = (top_layer, top_head)
 compare("backup.mean_ablated", logit_diff(mean_ablate(model, tokens, [top], clean_cache), answers), model)
 to_mean = ablation.set_heads([top], ablation.mean_z(clean_cache, [top]))
 _, mean_cache = ablation.run_with_cache_and_hooks(model, tokens, to_mean)
@@ -728,7 +753,7 @@ compare("backup.route.largest", [ablation.ROUTES[parts.abs().argmax()] for parts
 
 # %%
 def change_left(head: tuple[int, int], activation: str) -> float:
-    """The head's change of direct effect in a run without the top name mover, with one activation of the head frozen at END."""
+    """The head's change of direct effect in a run without the top head, with one activation of its own frozen at END."""
     name = utilities.get_act_name(activation, head[0])
     n_entries = clean_cache[name].shape[1 if activation == "pattern" else 2]  # keys and values may be shared
     frozen = ablation.freeze(clean_cache, [name], head=head[1] * n_entries // n_heads)
@@ -761,36 +786,29 @@ for what, values in left.items():
 # And where does the attention go?
 
 # %%
-places = ["BOS", "IO", "S1", "S2", "END"]
-where = {**positions, "BOS": torch.zeros_like(positions["END"])}
-moved = torch.stack(
-    [
-        torch.stack(
-            [
-                heads.attention_between(cache, positions["END"], where[place])[head]
-                for place in places
-                for cache in (clean_cache, ablated_cache)
-            ]
-        )
-        for head in changed
+moved = {
+    head_name(*head): [
+        sum(sign * heads.attention_between(cache, positions["END"], at)[head].item() for cache, sign in ((ablated_cache, 1), (clean_cache, -1)))
+        for at in places.values()
     ]
-).unflatten(1, (len(places), 2))  # head place (clean, ablated)
+    for head in changed
+}
 plots.bar(
-    {
-        f"{head_name(*head)} {run}": moved[i, :, j]
-        for i, head in enumerate(changed)
-        for j, run in enumerate(("clean", "ablated"))
-    },
-    "Where the changed heads look from END, before and after",
+    moved,
+    "How the attention from END moved: ablated run minus clean run",
     x="attended position",
-    y="mean attention",
-    x_labels=places,
+    y="change of mean attention",
+    x_labels=list(places),
 )
 
+# %%
+for name, values in moved.items():
+    compare(f"backup.moved.{name}", values, model)
+
 # %% [markdown]
-# **How to read it.** Compare the two bars of a head. A negative name mover that looks less at IO fits what is called *copy suppression*: such a head attends to a name to the degree that the model is already about to say it,
-# and writes against it; when the name mover is silent, there is less to suppress (shown for gpt2-small's L10H7 by McDougall et al. 2023). A head with most of its attention
-# on END echoes, or damps, whatever END already holds. For such a head "backup" is too grand a word.
+# **How to read it.** One colour per head; bars above zero are positions that it looks at more than before. A negative name mover that looks less at IO fits what is called *copy suppression*: such a head
+# attends to a name to the degree that the model is already about to say it, and writes against it; with less said for the name, there is less to suppress (shown for gpt2-small's L10H7 by McDougall et al. 2023). A head
+# whose attention hardly moved and whose *value* route is long reads END itself: it echoes, or damps, whatever END already holds. For such a head "backup" is too grand a word.
 #
 # ### The whole account
 #
@@ -824,6 +842,35 @@ compare("backup.account.adds_up", sum(accounts[removed.index(top)].values()) - (
 # **How to read it.** The first part of each bar is the naive prediction. Parts of the other sign are repair; parts of the same sign are further loss. The diamond is what was measured. A head whose diamond is near zero
 # although its own part is long has been replaced almost wholly: by which route? Is the head that matters most also the best backed up?
 #
+# Whichever head is, the question of this section should be asked about it. Here are the heads that answer for the best backed-up one, split in the same way (`utils.ablation.change_by_route` does your exercise for all
+# heads at once).
+
+# %%
+helpful = [i for i, head in enumerate(removed) if direct[head] > 0]
+best_backed_up = removed[max(helpful, key=lambda i: sum(accounts[i].values()) / direct[removed[i]].item())]
+_, backed_up_cache = ablate_at_end(model, tokens, *best_backed_up)
+by_route = ablation.change_by_route(model, clean_cache, backed_up_cache, directions)
+by_route[(slice(None), *best_backed_up)] = 0
+answering = top_heads(by_route.sum(0).abs(), 6)
+plots.bar(
+    {route: [by_route[i][head] for head in answering] for i, route in enumerate(ablation.ROUTES)},
+    f"Why the direct effects changed when {head_name(*best_backed_up)} was removed at END",
+    x="head",
+    y="change of direct effect (logits)",
+    x_labels=heads.names(answering),
+    stacked=True,
+)
+
+# %%
+compare("backup.best.head", head_name(*best_backed_up), model)
+compare("backup.best.answering", heads.names(answering[:3]), model)
+compare("backup.best.change", torch.stack([by_route.sum(0)[head] for head in answering[:3]]), model)
+compare("backup.best.direct_before", torch.stack([direct[head] for head in answering[:3]]), model)
+
+# %% [markdown]
+# **How to read it.** As the figure before. The last printed row is what these heads wrote in the whole model: a bar above zero for a head whose number there is *negative* is not a helper stepping in, but
+# an opponent standing down.
+#
 # One last test of the account. If nothing later may react (every later attention output, MLP output and the final scale frozen at their clean values), the naive prediction should come
 # true exactly.
 
@@ -831,6 +878,7 @@ compare("backup.account.adds_up", sum(accounts[removed.index(top)].values()) - (
 later = [f"blocks.{layer}.hook_attn_out" for layer in range(top_layer + 1, n_layers)]
 later += [f"blocks.{layer}.hook_mlp_out" for layer in range(top_layer, n_layers)] + ["ln_final.hook_scale"]
 hooks = [*ablation.set_heads([top]), *ablation.freeze(clean_cache, later)]
+warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")  # which is what we mean to do
 nothing_reacts = logit_diff(model.run_with_hooks(tokens, fwd_hooks=hooks), answers)
 compare("backup.nothing_reacts_minus_naive", nothing_reacts - naive, model)
 
@@ -872,3 +920,90 @@ compare("anatomy.classes.fit_several", int(table["our evidence"].str.contains(";
 # paper's classes were found by path patching. The last column says what this chapter has not looked at.
 #
 # **Try.** `share=0.2` is a laxer rule. How many rows change?
+#
+# ## 10 · And in any other model?
+#
+# Nothing in section 1 knew which model it was given. So it can be done for every head of every model, once, and kept: an **atlas** of heads. To the three habits ours adds three scores:
+#
+# | score | 0 | 1 |
+# |---|---|---|
+# | `first_token` | never looks at position 0 | rests there |
+# | `entropy` | looks at one position | looks at all evenly |
+# | `copying` | writes a token it reads no more than by chance (−1: writes against it, always) | always writes the token it reads |
+#
+# The first two come from the same attention patterns. Copying needs the values: each token is given alone, and what the head would write on reading it is carried to the logits.
+#
+# *What do you expect?* Which copying score should a name mover have, which a negative name mover, and which the head of section 4?
+# <details><summary>Our guess</summary>
+# Near 1, near −1, and whichever fits what you found there: a head that reads IO and writes for it copies; a head that reads S2 and holds S down does the opposite.
+# </details>
+#
+# And what do scores look like in a model that has learnt nothing? The two tiny models with random weights, on which the checks run, will tell.
+
+# %%
+settings = atlas.Settings(seed=0, seq_len=50, batch=4)
+atlas_models = [model, tiny_model("gpt2"), tiny_model("llama")]
+table_of_heads = pd.concat([atlas.head_table(each, settings) for each in atlas_models], ignore_index=True)
+plots.mosaic(
+    {name: grid.to_numpy() for name, grid in atlas.grids(table_of_heads, "induction").items()},
+    "Induction score of every head: a trained model beside two random ones",
+    unit="attention",
+)
+
+# %%
+wide = atlas.by_head(table_of_heads)
+trained = wide[wide["model"] == model.cfg.model_name].set_index("head")
+compare("atlas.copying_of_top_head", float(trained.loc[head_name(*top), "copying"]), model)
+compare("atlas.copying_of_best_backed_up", float(trained.loc[head_name(*best_backed_up), "copying"]), model)
+compare("atlas.most_copying", trained["copying"].nlargest(4).index.tolist(), model)
+compare("atlas.least_copying", trained["copying"].nsmallest(4).index.tolist(), model)
+compare("atlas.induction_above_0.4", int((trained["induction"] > 0.4).sum()), model)
+compare("atlas.highest_induction_of_random_models", float(wide[wide["model"].str.startswith("tiny")]["induction"].max()), model)
+
+# %% [markdown]
+# **How to read it.** One panel per model, one colour scale. The random models show what a score is by chance: short of a few per cent, nothing may be called a habit. Copying, too, is near zero there on average, with a spread: look
+# at it before you call a score of 0.1 copying.
+#
+# **What it does not show.** The copying score asks what a head writes *if* it reads a token. Where it looks is the other half, and the atlas has both.
+#
+# ### Look something up
+#
+# In the browser below type, for instance, `induction>0.4`, or `copying<-0.5 L24`, or a head's name.
+
+# %% tags=["nbval-ignore-output"]
+widgets.atlas_browser(table_of_heads)
+
+# %% [markdown]
+# For a survey, run it from a terminal. Models are scored in parallel on this machine, or on the workers of a Dask scheduler that you already have (a SLURM cluster, a gateway); each is kept as soon as it is done, and a second run does only what
+# is missing:
+#
+# ```
+# python -m utils.atlas gpt2-small smollm2-135m my/folder --workers 2
+# python -m utils.atlas gpt2-small EleutherAI/pythia-160m --scheduler tcp://login-node:8786
+# ```
+#
+# The result, `atlas/atlas.parquet` (and `.csv`), is what the browser and the mosaic take: `atlas.read_atlas("atlas")`.
+#
+# **Try.** Make the atlas of a second model and draw the mosaic of both. Is the first layer with an induction head at the same depth?
+#
+# ## Recap
+#
+# | you met | what it does |
+# |---|---|
+# | `utils.heads.repeated_tokens`, `head_scores` | random tokens given twice, and three habits of every head |
+# | `transformer_lens.head_detector.detect_head` | the built-in score for any set of cells of a pattern |
+# | `model.hooks(fwd_hooks=[...])` | a context in which the model runs, and caches, with hooks |
+# | `utils.ablation.ablate_at_end`, `mean_ablate`, `set_heads` | a head's `z` replaced at each prompt's last position |
+# | `utils.ablation.change_by_route`, `shapley` | a change split by attention, values and scale; the parts add up |
+# | `utils.ablation.change_by_source`, `freeze` | the whole account of an ablation; holding an activation at its clean value |
+# | `utils.atlas`, `utils.widgets.atlas_browser`, `plots.mosaic` | every head of any model as a table, and ways to look at it |
+#
+# **Glossary.** *Ablation*: replacing an activation by something without information; *zero ablation*, *mean ablation*. *Backup head*: one that writes more for the answer when another head is removed. *Copy suppression*: writing against a token that
+# is read and is about to be said. *Direct effect*: what a component itself adds to the logit difference, through the final norm and the unembedding only. *Duplicate-token head*: attends to an earlier occurrence of the same token. *Freezing*: holding an
+# activation at its value in another run. *Induction head*: attends to what followed an earlier occurrence of the same token. *Name mover*: attends from END to IO and writes it; a *negative* one writes against it. *Previous-token head*: attends to the token before. *Self-repair*:
+# the rest of the model making up for what was removed. *Shapley value*: the mean, over all orders of exchange, of what exchanging one factor does.
+#
+# **Sources.** Wang et al. 2022, "Interpretability in the Wild". Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits". Olsson et al. 2022, "In-context Learning and Induction Heads". McGrath et al. 2023, "The Hydra Effect". McDougall et al. 2023, "Copy
+# Suppression". Rushing and Nanda 2024, "Explorations of Self-Repair in Language Models". Shapley 1953, "A Value for n-Person Games". Nanda, "Exploratory Analysis Demo" of TransformerLens.
+#
+# **Next:** [05 · Path patching](05_path_patching.ipynb) follows the effect of one head through another.

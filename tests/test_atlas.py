@@ -43,7 +43,9 @@ def alone(folders, tmp_path_factory):
 @pytest.fixture(scope="module")
 def address():
     """A scheduler that runs already, with two worker processes."""
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL) as cluster:
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL
+    ) as cluster:
         yield cluster.scheduler_address
 
 
