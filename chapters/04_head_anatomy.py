@@ -258,7 +258,7 @@ compare("anatomy.induction_in_ioi.correlation", together, model)
 # Chapter 03 asked which heads *matter* for the task: take a head's output `z` from the clean run, put it into the run with the other name at S2,
 # and see how much of the logit difference comes back. Here is that sweep again, and for each of the heads it finds, its habits.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 corrupted_diff = logit_diff(model(pairs.corrupted_tokens), answers)
 metric = partial(ioi_metric, answer_tokens=answers, clean=clean_diff, corrupted=corrupted_diff)
 patched = patching.get_act_patch_attn_head_out_all_pos(model, pairs.corrupted_tokens, clean_cache, metric)
@@ -842,12 +842,13 @@ compare("backup.account.adds_up", sum(accounts[removed.index(top)].values()) - (
 # **How to read it.** The first part of each bar is the naive prediction. Parts of the other sign are repair; parts of the same sign are further loss. The diamond is what was measured. A head whose diamond is near zero
 # although its own part is long has been replaced almost wholly: by which route? Is the head that matters most also the best backed up?
 #
-# Whichever head is, the question of this section should be asked about it. Here are the heads that answer for the best backed-up one, split in the same way (`utils.ablation.change_by_route` does your exercise for all
+# Of the heads that write for IO, take the one for which most is made up: measured change minus naive prediction. It need not be the head that we removed first, and the question of this section belongs to it. Here are the
+# heads that answer for it, split in the same way (`utils.ablation.change_by_route` does your exercise for all
 # heads at once).
 
 # %%
-helpful = [i for i, head in enumerate(removed) if direct[head] > 0]
-best_backed_up = removed[max(helpful, key=lambda i: sum(accounts[i].values()) / direct[removed[i]].item())]
+made_up_for = [sum(account.values()) + direct[head].item() for head, account in zip(removed, accounts, strict=True)]
+best_backed_up = removed[max((i for i, head in enumerate(removed) if direct[head] > 0), key=made_up_for.__getitem__)]
 _, backed_up_cache = ablate_at_end(model, tokens, *best_backed_up)
 by_route = ablation.change_by_route(model, clean_cache, backed_up_cache, directions)
 by_route[(slice(None), *best_backed_up)] = 0
@@ -863,6 +864,7 @@ plots.bar(
 
 # %%
 compare("backup.best.head", head_name(*best_backed_up), model)
+compare("backup.best.made_up_for", max(made_up_for[i] for i, head in enumerate(removed) if direct[head] > 0), model)
 compare("backup.best.answering", heads.names(answering[:3]), model)
 compare("backup.best.change", torch.stack([by_route.sum(0)[head] for head in answering[:3]]), model)
 compare("backup.best.direct_before", torch.stack([direct[head] for head in answering[:3]]), model)
@@ -958,11 +960,14 @@ compare("atlas.copying_of_best_backed_up", float(trained.loc[head_name(*best_bac
 compare("atlas.most_copying", trained["copying"].nlargest(4).index.tolist(), model)
 compare("atlas.least_copying", trained["copying"].nsmallest(4).index.tolist(), model)
 compare("atlas.induction_above_0.4", int((trained["induction"] > 0.4).sum()), model)
-compare("atlas.highest_induction_of_random_models", float(wide[wide["model"].str.startswith("tiny")]["induction"].max()), model)
+random_heads = wide[wide["model"].str.startswith("tiny")]
+compare("atlas.random_models.highest_induction", float(random_heads["induction"].max()), model)
+compare("atlas.random_models.mean_copying", float(random_heads["copying"].mean()), model)
+compare("atlas.random_models.highest_copying", float(random_heads["copying"].abs().max()), model)
 
 # %% [markdown]
-# **How to read it.** One panel per model, one colour scale. The random models show what a score is by chance: short of a few per cent, nothing may be called a habit. Copying, too, is near zero there on average, with a spread: look
-# at it before you call a score of 0.1 copying.
+# **How to read it.** One panel per model, one colour scale. The random models show what a score is by chance. Nothing as small as their highest induction score may be called a habit; and look at their copying scores (mean and largest size, printed
+# last) before you call a small one copying.
 #
 # **What it does not show.** The copying score asks what a head writes *if* it reads a token. Where it looks is the other half, and the atlas has both.
 #

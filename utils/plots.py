@@ -185,7 +185,8 @@ def mosaic(
         at = {"row": i // columns + 1, "col": i % columns + 1}
         figure.add_heatmap(z=_array(values), coloraxis="coloraxis", **at)
         figure.update_xaxes(title_text="head", dtick=1 if values.shape[1] <= 12 else None, **at)
-        figure.update_yaxes(title_text="layer" if at["col"] == 1 else None, autorange="reversed", **at)
+        rows = {"title_text": "layer" if at["col"] == 1 else None, "dtick": 1 if values.shape[0] <= 12 else None}
+        figure.update_yaxes(autorange="reversed", **rows, **at)
     limit = max(float(_array(values).max()) for values in tables.values())
     colours = {"colorscale": "Blues", "cmin": 0, "cmax": limit, "colorbar_title_text": unit}
     return figure.update_layout(title=title, coloraxis=colours, height=120 + 330 * -(-len(tables) // columns))
