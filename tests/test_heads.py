@@ -11,7 +11,6 @@ from tests.solutions import solution_functions
 from utils import ablation, heads
 from utils.attribution import head_attributions, logit_diff, logit_diff_directions
 from utils.ioi import ioi_pairs
-from utils.models import DEFAULT_EMBEDDED, load_model
 from utils.prompts import tokenize
 from utils.reference import figures
 
@@ -27,11 +26,6 @@ FAMILIES = ("gpt2", "llama")
 @pytest.fixture(scope="module")
 def solution():
     return solution_functions("04")
-
-
-@pytest.fixture(scope="module")
-def embedded():
-    return load_model(DEFAULT_EMBEDDED, device="cpu")
 
 
 def setting(model, tokens, ablated=(0, 1), last=None):
@@ -76,8 +70,8 @@ def test_solution_and_utils_agree_on_fixtures(family, solution):
     agree(model, model.to_tokens(PROMPTS), solution, 0, 2)
 
 
-def test_solution_and_utils_agree_on_the_embedded_model(embedded, solution):
-    agree(embedded, ioi_pairs(embedded).clean_tokens[:2], solution, 23, 3)
+def test_solution_and_utils_agree_on_the_embedded_model(smollm2, solution):
+    agree(smollm2, ioi_pairs(smollm2).clean_tokens[:2], solution, 23, 3)
 
 
 # --- what the split promises --------------------------------------------------------------------------------------------
@@ -133,6 +127,7 @@ def test_a_frozen_run_gives_what_the_factors_say(family):
     assert not any(point.fwd_hooks for point in model.hook_dict.values())
 
 
+@pytest.mark.filterwarnings("ignore:A forward hook edited hook_scale")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_if_nothing_reacts_the_naive_prediction_comes_true(family):
     model, (layer, head) = tiny_model(family), (1, 2)
@@ -142,8 +137,7 @@ def test_if_nothing_reacts_the_naive_prediction_comes_true(family):
     names += [f"blocks.{i}.hook_mlp_out" for i in range(layer, 3)] + ["ln_final.hook_scale"]
     hooks = [*ablation.set_heads([(layer, head)]), *ablation.freeze(clean, names)]
     answers = torch.tensor([[model.to_single_token(word) for word in pair] for pair in ANSWERS])
-    with pytest.warns(UserWarning, match="hook_scale"):
-        got = logit_diff(model.run_with_hooks(tokens, fwd_hooks=hooks), answers)
+    got = logit_diff(model.run_with_hooks(tokens, fwd_hooks=hooks), answers)
     naive = logit_diff(model(tokens), answers) - head_attributions(model, clean, directions)[layer, head]
     assert got.item() == pytest.approx(naive.item(), abs=1e-3)
 
