@@ -655,13 +655,14 @@ compare("backup.changed.by_mean", torch.stack([others_by_mean[head] for head in 
 #
 # ## 8 · Why do they change?
 #
-# The published demo stops here, with this question. What can change a later head's direct effect? Write the effect out. For one prompt, a head's direct effect on the logit difference
-# is
+# The published demo stops here, with this question. What can change a later head's direct effect? Write the effect out. For one prompt it is
 #
-# $$\frac{1}{s}\sum_{k} A_k\, w_k, \qquad w_k = v_k W_O \cdot (\text{direction}),$$
+# ```
+# effect = Σ over positions k of  A[k] · w[k] / s          with  w[k] = v[k] W_O · direction
+# ```
 #
-# where $A_k$ is its attention from END to position $k$, $w_k$ is what the value at $k$ would add to the logit difference, and $s$ is the final norm's scale. Three things can change and no others:
-# **where it looks** ($A$), **what it finds there** ($w$), and **the scale** ($s$).
+# where `A[k]` is the head's attention from END to position k, `w[k]` is what the value at k would add to the logit difference, and `s` is the final norm's scale. Three things can change and no others: **where it
+# looks** (`A`), **what it finds there** (`w`), and **the scale** (`s`).
 #
 # *What do you expect?* The head was removed at END only, and no position sees a later one. So at which positions can queries, keys and values of later heads have changed?
 # <details><summary>Our guess</summary>
@@ -677,7 +678,8 @@ differences = {
     for name in ("q", "k", "v")
     for where, part in (("before END", slice(0, -1)), ("at END", slice(-1, None)))
 }
-print({name: f"{values.max().item():.2f}" for name, values in differences.items()})
+for name, values in differences.items():
+    print(f"{name:13} largest difference between the two runs {values.max().item():.2f}")
 
 
 # %%
@@ -948,6 +950,9 @@ compare("backup.nothing_reacts_minus_naive", nothing_reacts - naive, model)
 # highest tenth of all heads in everything we hold typical of its class, *differ* if not. No such list has been published for other models; for them the rows are the heads that lead our own measurements.
 #
 # *What do you expect?* Will each head fit exactly one class?
+# <details><summary>Our guess</summary>
+# No. Classes are names for what heads were seen to do in one task, and nothing stops a head from doing two things, or a third.
+# </details>
 
 # %%
 evidence["change"] = others
@@ -972,11 +977,11 @@ compare("anatomy.classes.fit_several", int(table["our evidence"].str.contains(";
 #
 # Nothing in section 1 knew which model it was given. So it can be done for every head of every model, once, and kept: an **atlas** of heads. To the three habits ours adds three scores:
 #
-# | score | 0 | 1 |
-# |---|---|---|
-# | `first_token` | never looks at position 0 | rests there |
-# | `entropy` | looks at one position | looks at all evenly |
-# | `copying` | writes a token it reads no more than by chance (−1: writes against it, always) | always writes the token it reads |
+# | score | what it is |
+# |---|---|
+# | `first_token` | mean attention to position 0, as in chapter 00 |
+# | `entropy` | how spread the attention is: 0 on one position, 1 on all evenly |
+# | `copying` | does the head write the token it reads? 1 always, 0 no more than by chance, −1 always against it |
 #
 # The first two come from the same attention patterns. Copying needs the values: each token is given alone, and what the head would write on reading it is carried to the logits.
 #
