@@ -1,0 +1,222 @@
+"""A forward pass that can resume: at any layer, from any position, for many patched copies of a batch at once.
+
+The bridge's own norms, projections, MLPs and unembedding do the arithmetic; only attention is written out here,
+because a resumed pass must attend to the unpatched run's keys and values. `CorruptedRun` checks itself against the
+model when it is made, so an architecture that does more than this (sliding windows, soft caps, parallel blocks) is found
+out by its numbers and not by its name.
+
+Shapes: B prompts, T positions, L layers, D d_model, H query heads, K key/value heads, C patches (cells of a sweep),
+n = T - start positions that are computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+# A patched residual stream that joins the pass: given (prompts, start), C patched copies [C, B, n, D].
+Join = Callable[[Int[Tensor, "B"], int], Float[Tensor, "C B n D"]]
+
+
+class UnsupportedModel(Exception):
+    """The resumable pass does not reproduce this model."""
+
+
+def position_ids(attention_mask: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """Positions counted from each prompt's first real token, as the bridge derives them from a mask."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def last_positions(attention_mask: Int[Tensor, "B T"]) -> Int[Tensor, "B"]:
+    """Each prompt's last real position, whichever side it is padded on."""
+    return attention_mask.shape[1] - 1 - attention_mask.flip(1).long().argmax(1)
+
+
+def rotate(x: Float[Tensor, "... n heads d"], cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding in the half-split layout of Llama: `cos` and `sin` are [B, n, d]."""
+    cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
+    left, right = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-right, left], dim=-1) * sin
+
+
+class CorruptedRun:
+    """The unpatched pass on `tokens`, with what a patched pass needs in order to resume.
+
+    resid_pre: L + 1 tensors [B, T, D] (the last one is the final residual stream). resid_mid: L tensors [B, T, D].
+    k (rotated where the model rotates), v: L tensors [B, T, K, d_head]. last: [B], each prompt's last real position.
+    Raises UnsupportedModel when its logits are not the model's.
+    """
+
+    def __init__(self, model, tokens: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"] | None = None):
+        self.model, self.blocks, self.n_layers = model, model.blocks, model.cfg.n_layers
+        self.real = torch.ones_like(tokens, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        self.last = last_positions(self.real)
+        self.d_head = model.cfg.d_head
+        self.scale = model.cfg.d_head**-0.5
+        embedded = model(tokens, stop_at_layer=0, attention_mask=attention_mask)
+        self.allowed = self._allowed()
+        try:
+            self.rotary = self._rotary(embedded)
+            self._run(embedded)
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, RuntimeError, TypeError) as reason:  # blocks built in another way
+            raise UnsupportedModel(f"the resumable pass cannot run {model.cfg.model_name} ({reason})") from reason
+        self._verify(tokens, attention_mask)
+
+    def _rotary(self, embedded: Float[Tensor, "B T D"]) -> tuple[Tensor, Tensor] | None:
+        """cos and sin [B, T, d_head] from the model's own module: cfg.rotary_base can differ from what it uses."""
+        module = getattr(self.model, "rotary_emb", None)
+        return None if module is None else module.original_component(embedded, position_ids(self.real))
+
+    def _allowed(self) -> Bool[Tensor, "B T T"]:
+        """Which keys each query may read. A padded query reads itself, so that its softmax is not empty."""
+        n_pos = self.real.shape[1]
+        causal = torch.ones(n_pos, n_pos, dtype=torch.bool, device=self.real.device).tril()
+        return causal & self.real[:, None, :] | torch.eye(n_pos, dtype=torch.bool, device=self.real.device)
+
+    def _run(self, x: Float[Tensor, "B T D"]) -> None:
+        everyone = torch.arange(len(x), device=x.device)
+        self.resid_pre, self.resid_mid, self.k, self.v = [x], [], [], []
+        for layer in range(self.n_layers):
+            q, k, v = self.qkv(layer, x)
+            q, k = self.rotated(q, everyone, 0), self.rotated(k, everyone, 0)
+            mid = x + self.attn_out(layer, self.attend(q, k, v, self.allowed))
+            x = mid + self.mlp_out(layer, mid)
+            self.resid_pre.append(x)
+            self.resid_mid.append(mid)
+            self.k.append(k)
+            self.v.append(v)
+
+    def _verify(self, tokens, attention_mask) -> None:
+        """Compare with the model on the longest prompt: the two passes agree to float error, or not at all."""
+        row = self.real.sum(1).argmax().reshape(1)
+        mask = None if attention_mask is None else attention_mask[row]
+        expected = self.model(tokens[row], attention_mask=mask)
+        found = self.unembed(self.resid_pre[-1][row])
+        off = (found - expected)[self.real[row]].abs().max().item()
+        if not off <= 1e-4 * max(1.0, expected.abs().max().item()):
+            raise UnsupportedModel(
+                f"the resumable pass and {self.model.cfg.model_name} differ by {off:.2g} in the logits"
+            )
+
+    # --- the parts of a block, hooks bypassed where the bridge allows it -----------------------------------------------
+
+    def qkv(self, layer: int, x: Float[Tensor, "... n D"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys, values [..., n, heads, d_head], before rotation (what hook_q and hook_k hold)."""
+        attn = self.blocks[layer].attn
+        h = self.blocks[layer].ln1.original_component(x)
+        return tuple(part.original_component(h).unflatten(-1, (-1, self.d_head)) for part in (attn.q, attn.k, attn.v))
+
+    def rotated(self, x: Float[Tensor, "... B n heads d"], prompts: Int[Tensor, "B"], start: int) -> Tensor:
+        if self.rotary is None:
+            return x
+        return rotate(x, *(part[prompts, start : start + x.shape[-3]] for part in self.rotary))
+
+    def pattern(self, q, k, allowed: Bool[Tensor, "B n T"]) -> Float[Tensor, "B H n T"]:
+        """Attention pattern from q [B, n, H, d] and k [B, T, K, d]."""
+        k = k.repeat_interleave(q.shape[-2] // k.shape[-2], dim=-2)
+        scores = torch.einsum("bqhd,bkhd->bhqk", q, k) * self.scale
+        return scores.masked_fill(~allowed[:, None], float("-inf")).softmax(-1)
+
+    def attend(self, q, k, v, allowed: Bool[Tensor, "N n T"]) -> Float[Tensor, "N n H d"]:
+        q, k, v = (part.transpose(-3, -2) for part in (q, k, v))  # [N, heads, n, d]
+        z = F.scaled_dot_product_attention(q, k, v, allowed[:, None], scale=self.scale, enable_gqa=True)
+        return z.transpose(-3, -2)
+
+    def attn_out(self, layer: int, z: Float[Tensor, "... n H d"]) -> Float[Tensor, "... n D"]:
+        return self.blocks[layer].attn.o.original_component(z.flatten(-2))
+
+    def mlp_out(self, layer: int, mid: Float[Tensor, "... n D"]) -> Float[Tensor, "... n D"]:
+        block = self.blocks[layer]
+        return block.mlp(block.ln2.original_component(mid))
+
+    def unembed(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
+        return self.model.unembed.original_component(self.model.ln_final.original_component(x))
+
+    # --- the resumed pass ---------------------------------------------------------------------------------------------
+
+    def resume(
+        self, pre: dict[int, Join], mid: dict[int, Join], prompts: Int[Tensor, "B"], start: int, last_only: bool = True
+    ) -> Float[Tensor, "C B n_or_1 D"]:
+        """The final residual stream of every patched copy that joins, in the order in which they join.
+
+        pre[l] joins before block l (l = L: after the last block), mid[l] between its attention and its MLP. Positions
+        before `start` are the unpatched run's. With `last_only`, the last layer computes only each prompt's last position.
+        """
+        at_end = self.last[prompts] - start  # [B]
+
+        def end(x):
+            return x[:, torch.arange(len(prompts), device=x.device), at_end].unsqueeze(2) if last_only else x
+
+        x = None  # [C so far, B, n, D]
+        for layer in range(min([*pre, *mid]), self.n_layers):
+            ends_here = end if layer == self.n_layers - 1 else _same
+            x = _grow(x, pre.get(layer), prompts, start)
+            if x is not None:
+                x = ends_here(x) + self.resumed_attn_out(layer, x, prompts, start, ends_here)
+            x = _grow(x, mid.get(layer), prompts, start, ends_here)
+            if x is not None:
+                flat = x.flatten(0, 1)
+                x = (flat + self.mlp_out(layer, flat)).unflatten(0, x.shape[:2])
+        return _grow(x, pre.get(self.n_layers), prompts, start, end)
+
+    def resumed_attn_out(self, layer: int, x: Float[Tensor, "C B n D"], prompts, start: int, end) -> Tensor:
+        """Attention output for patched copies: their own keys and values from `start`, the unpatched run's before it."""
+        q, k, v = self.qkv(layer, x)
+        q, k = self.rotated(q, prompts, start), self.rotated(k, prompts, start)
+        k, v = (
+            torch.cat([run[layer][prompts, :start].expand(len(x), -1, -1, -1, -1), own], dim=2).flatten(0, 1)
+            for run, own in ((self.k, k), (self.v, v))
+        )  # [C * B, T, K, d]
+        allowed = self.allowed[prompts, start:].unsqueeze(0)  # [1, B, n, T]
+        q, allowed = end(q), end(allowed)
+        z = self.attend(q.flatten(0, 1), k, v, allowed.expand(len(x), -1, -1, -1).flatten(0, 1))
+        return self.attn_out(layer, z).unflatten(0, x.shape[:2])
+
+    def head_z(self, layer: int, prompts, start: int, site: str | None = None, clean=None, at=slice(None)) -> Tensor:
+        """z [B, n, H, d] with every head's `site` replaced by `clean` at positions `at` (absolute), each head on its own.
+
+        site: "q", "k", "v", "pattern", "z", or None for the unpatched z. Heads of one layer do not read each other, so one
+        call gives the patched z of all of them. clean: [B, T, heads, d], or [B, H, T, T] for "pattern".
+        """
+        acts = dict(zip("qkv", self.qkv(layer, self.resid_pre[layer][prompts]), strict=True))
+        if site in acts:
+            acts[site] = acts[site].clone()
+            acts[site][:, at] = clean[:, at]
+        q, k = self.rotated(acts["q"], prompts, 0), self.rotated(acts["k"], prompts, 0)
+        pattern = self.pattern(q, k, self.allowed[prompts])
+        if site == "pattern":
+            pattern[:, :, at] = clean[:, :, at]
+        v = acts["v"].repeat_interleave(q.shape[2] // acts["v"].shape[2], dim=2)
+        z = torch.einsum("bhqk,bkhd->bqhd", pattern, v)
+        if site == "z":
+            z[:, at] = clean[:, at]
+        return z[:, start:]
+
+    def activation(self, name: str, layer: int) -> Tensor:
+        """An activation of the unpatched run, under TransformerLens' short name, for all prompts and positions."""
+        pre, mid, post = self.resid_pre[layer], self.resid_mid[layer], self.resid_pre[layer + 1]
+        if name in ("resid_pre", "resid_mid", "attn_out", "mlp_out"):
+            return {"resid_pre": pre, "resid_mid": mid, "attn_out": mid - pre, "mlp_out": post - mid}[name]
+        everyone = torch.arange(len(pre), device=pre.device)
+        q, k, v = self.qkv(layer, pre)
+        if name == "pattern":
+            return self.pattern(self.rotated(q, everyone, 0), self.k[layer], self.allowed)
+        return self.head_z(layer, everyone, 0) if name == "z" else {"q": q, "k": k, "v": v}[name]
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _grow(x: Tensor | None, join: Join | None, prompts, start: int, end=_same) -> Tensor | None:
+    """The batch of patched copies, plus those that join here."""
+    if join is None:
+        return x
+    new = end(join(prompts, start))
+    return new if x is None else torch.cat([x, new])
