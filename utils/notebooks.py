@@ -352,7 +352,8 @@ def run(chapters: list[str], model: str) -> bool:
 def _table(rows: list[dict], model: str) -> Table:
     table = Table("chapter", "seconds", "references compared", "all within tolerance", title=f"the course on {model}")
     for row in rows:
-        verdict = f"stopped: {row['error']}" if row["error"] else "yes" if row["known"] == row["agree"] else "NO"
+        verdict = "NO" if row["known"] != row["agree"] else "yes" if row["known"] else "no figures for this model"
+        verdict = f"stopped: {row['error']}" if row["error"] else verdict
         table.add_row(row["title"], f"{row['seconds']:.0f}", str(row["known"]), verdict)
     return table
 
