@@ -164,6 +164,8 @@ def _clean(notebook: NotebookNode) -> None:
         cell.metadata = nbformat.from_dict(
             {k: v for k, v in sorted(cell.metadata.items()) if k in ("nbgrader", "tags")}
         )
+        if cell.cell_type == "code":
+            cell.outputs = _tidy(cell.outputs)
 
 
 def _with_outputs(notebook: NotebookNode, twin: Path) -> NotebookNode:
