@@ -11,7 +11,8 @@ n = T - start positions that are computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,18 @@ def rotate(x: Float[Tensor, "... n heads d"], cos: Tensor, sin: Tensor) -> Tenso
     cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
     left, right = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-right, left], dim=-1) * sin
+
+
+def run_block(model, layer: int, resid: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    """The residual stream after one block of the bridge, hooks included: unpadded prompts, whole from position 0.
+
+    A block called by itself is not told where its tokens stand, and then a rotary model rotates nothing.
+    """
+    rotary = getattr(model, "rotary_emb", None)
+    places = torch.arange(resid.shape[1], device=resid.device).unsqueeze(0)
+    rotation = {} if rotary is None else {"position_embeddings": rotary.original_component(resid, places)}
+    out = model.blocks[layer](resid, **rotation)  # a tensor, or a tuple that begins with it
+    return out[0] if isinstance(out, tuple) else out
 
 
 class CorruptedRun:
@@ -137,6 +150,15 @@ class CorruptedRun:
 
     def unembed(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
         return self.model.unembed.original_component(self.model.ln_final.original_component(x))
+
+    def with_resid_pre(self, resid_pre: Sequence[Float[Tensor, "B T D"]], pos: int) -> CorruptedRun:
+        """This run up to `pos`, with the keys and values at `pos` of another run: resid_pre is that run's, of every layer."""
+        run, everyone = copy.copy(self), torch.arange(len(self.real), device=self.real.device)
+        run.k, run.v = ([part[:, : pos + 1].clone() for part in parts] for parts in (self.k, self.v))
+        for layer in range(self.n_layers):
+            _, k, v = self.qkv(layer, resid_pre[layer][:, pos : pos + 1])
+            run.k[layer][:, pos:], run.v[layer][:, pos:] = self.rotated(k, everyone, pos), v
+        return run
 
     # --- the resumed pass ---------------------------------------------------------------------------------------------
 
