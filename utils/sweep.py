@@ -113,10 +113,22 @@ class Sweep:
         last_only = self.options["logits"] == "last"
         for start, prompts in groups:
             pre, mid = self._joins(chunk, pos)
+            run = self.run
+            if last_only and self._is_clean_from(pos, prompts):
+                run, start = run.with_resid_pre(self.clean, pos), pos + 1
             for part in prompts.split(max(1, self._max_rows() // len(chunk))):
-                final = self.run.resume(pre, mid, part, start, last_only)
+                final = run.resume(pre, mid, part, start, last_only)
                 logits[:, part, 0 if last_only else start :] = self.run.unembed(final)
         return logits
+
+    def _is_clean_from(self, pos: int | None, prompts) -> bool:
+        """Whether a patch at `pos` makes every later layer the clean run's there, so that it need not be computed.
+
+        So it is for a residual stream at the first position that differs: what it reads is equal in both runs.
+        """
+        return self.site == "resid_pre" and bool(
+            (self.first[prompts] == pos).all() and (self.run.last[prompts] > pos).all()
+        )
 
     # --- where a patch joins the residual stream ------------------------------------------------------------------------
 
@@ -143,8 +155,9 @@ class Sweep:
             "attn_out": lambda: (run.resid_mid[layer], run.resid_pre[layer][prompts, pos] + clean),
             "mlp_out": lambda: (run.resid_pre[layer + 1], run.resid_mid[layer][prompts, pos] + clean),
         }[self.site]()
-        x = unpatched[prompts, start:].clone()
-        x[:, pos - start] = patched
+        x = unpatched[prompts, start:]  # a copy
+        if pos >= start:
+            x[:, pos - start] = patched
         return x.unsqueeze(0)
 
     def _head_join(self, layer: int, pos: int | None, heads, prompts, start: int) -> Float[Tensor, "heads B n D"]:
@@ -201,11 +214,16 @@ def checked_metric(metric: Metric, logits: Tensor, reduce: str) -> Tensor:
 
 
 def bytes_per_row(run: CorruptedRun, options: dict) -> int:
-    """Upper estimate of the working memory of one patched copy of one prompt, weights and caches not counted."""
+    """Upper estimate of the working memory of one patched copy of one prompt, weights and caches not counted.
+
+    The logits of one cell, for every prompt, are there whatever the bound: the metric reads them together.
+    """
     cfg, n_pos = run.model.cfg, run.real.shape[1]
     n_logits = 1 if options["logits"] == "last" else n_pos
+    kv_heads = cfg.n_key_value_heads or cfg.n_heads
     hidden = n_pos * (8 * cfg.d_model + 4 * cfg.d_mlp)
-    attention = 4 * n_pos * cfg.n_heads * cfg.d_head
+    heads = n_pos * cfg.d_head * (8 * cfg.n_heads + 9 * kv_heads)  # q, k, v, rotated, k and v again behind their prefix
+    attention = heads + 3 * cfg.n_heads * n_pos**2  # scores, their softmax, and the mask
     return 4 * (hidden + attention + 3 * n_logits * cfg.d_vocab)
 
 
