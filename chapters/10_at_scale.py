@@ -553,14 +553,17 @@ ways = {}
 for layer, pos in ((0, s2_on), (middle, s2_on), (end, n_pos - 1)):
     ways[f"L{layer} {labels[pos]}"] = along_the_way(layer, pos)
     ways[f"L{layer} {labels[pos]}, tangent"] = (steps * estimated[layer, pos].cpu()).tolist()
-plots.line(
+figure = plots.line(
     ways, "From the corrupted activation to the clean one: the metric, and its tangent at the start",
     x="share of the way", y="0 corrupted, 1 clean", x_labels=[round(step, 1) for step in steps.tolist()],
 )
+for curve, tangent in zip(figure.data[::2], figure.data[1::2], strict=True):
+    tangent.update(mode="lines", line={"color": curve.line.color, "dash": "dot"})
+figure
 
 
 # %% [markdown]
-# **How to read it.** Each curve comes with a straight line that leaves 0 in the same direction. Where they part early, the model does
+# **How to read it.** Each curve comes with a dotted straight line that leaves 0 in the same direction. Where they part early, the model does
 # something that a straight line cannot: a norm rescales, a softmax saturates, a head that looked at one name looks at the other.
 # The more layers still follow, the more of that there is. At the end of the network little follows but the final norm, and curve and
 # line stay close.
@@ -639,7 +642,7 @@ figure = plots.line(
 solved = [name for name in rows_per_product if name in seconds]
 figure.add_scatter(
     x=[rows_per_product[name] for name in solved], y=[flop[name] / seconds[name] / 1e9 for name in solved], text=solved,
-    mode="markers+text", textposition="bottom center", name="sweeps", marker={"size": 10},
+    mode="markers+text", textposition="middle right", name="sweeps", marker={"size": 10},
 )
 figure.layout.shapes = []
 figure.update_xaxes(type="log").update_yaxes(type="log").update_layout(showlegend=True, height=480)
