@@ -183,22 +183,6 @@ def test_one_at_the_differing_token_in_layer_0_and_zero_before():
     assert close(result[0, 4:], torch.zeros(3))  # the same tokens there: nothing is patched in
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_first_differing_position_is_not_computed_again(family, monkeypatch):
-    case, starts = Case(family, first=3), []
-    resume = forward.CorruptedRun.resume
-
-    def noted(self, pre, mid, prompts, start, last_only=True):
-        starts.append(start)
-        return resume(self, pre, mid, prompts, start, last_only)
-
-    monkeypatch.setattr(forward.CorruptedRun, "resume", noted)
-    assert close(ours("resid_pre", *case.args), theirs("resid_pre", *case.args))
-    assert set(starts) == {4, 5, 6}  # position 3 is the clean run's in every layer after the patch
-    last = Case(family, first=6)
-    assert close(ours("resid_pre", *last.args), theirs("resid_pre", *last.args))
-
-
 def test_prompts_that_are_equal_keep_their_corrupted_value():
     case = Case("llama")
     clean = case.clean.clone()

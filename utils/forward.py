@@ -11,8 +11,7 @@ n = T - start positions that are computed.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -150,15 +149,6 @@ class CorruptedRun:
 
     def unembed(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
         return self.model.unembed.original_component(self.model.ln_final.original_component(x))
-
-    def with_resid_pre(self, resid_pre: Sequence[Float[Tensor, "B T D"]], pos: int) -> CorruptedRun:
-        """This run up to `pos`, with the keys and values at `pos` of another run: resid_pre is that run's, of every layer."""
-        run, everyone = copy.copy(self), torch.arange(len(self.real), device=self.real.device)
-        run.k, run.v = ([part[:, : pos + 1].clone() for part in parts] for parts in (self.k, self.v))
-        for layer in range(self.n_layers):
-            _, k, v = self.qkv(layer, resid_pre[layer][:, pos : pos + 1])
-            run.k[layer][:, pos:], run.v[layer][:, pos:] = self.rotated(k, everyone, pos), v
-        return run
 
     # --- the resumed pass ---------------------------------------------------------------------------------------------
 

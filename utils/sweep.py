@@ -113,22 +113,10 @@ class Sweep:
         last_only = self.options["logits"] == "last"
         for start, prompts in groups:
             pre, mid = self._joins(chunk, pos)
-            run = self.run
-            if last_only and self._is_clean_from(pos, prompts):
-                run, start = run.with_resid_pre(self.clean, pos), pos + 1
             for part in prompts.split(max(1, self._max_rows() // len(chunk))):
-                final = run.resume(pre, mid, part, start, last_only)
+                final = self.run.resume(pre, mid, part, start, last_only)
                 logits[:, part, 0 if last_only else start :] = self.run.unembed(final)
         return logits
-
-    def _is_clean_from(self, pos: int | None, prompts) -> bool:
-        """Whether a patch at `pos` makes every later layer the clean run's there, so that it need not be computed.
-
-        So it is for a residual stream at the first position that differs: what it reads is equal in both runs.
-        """
-        return self.site == "resid_pre" and bool(
-            (self.first[prompts] == pos).all() and (self.run.last[prompts] > pos).all()
-        )
 
     # --- where a patch joins the residual stream ------------------------------------------------------------------------
 
@@ -156,8 +144,7 @@ class Sweep:
             "mlp_out": lambda: (run.resid_pre[layer + 1], run.resid_mid[layer][prompts, pos] + clean),
         }[self.site]()
         x = unpatched[prompts, start:]  # a copy
-        if pos >= start:
-            x[:, pos - start] = patched
+        x[:, pos - start] = patched
         return x.unsqueeze(0)
 
     def _head_join(self, layer: int, pos: int | None, heads, prompts, start: int) -> Float[Tensor, "heads B n D"]:
