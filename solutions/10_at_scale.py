@@ -533,6 +533,8 @@ plots.scatter(
 
 
 # %% [markdown]
+# Look for a point far from the line and near zero on the estimate's axis: a head that matters and that the gradient does not see.
+#
 # One number for each: **Spearman's rank correlation**, the correlation of the ranks, 1 if both put the cells in the same order. It is fair to a
 # method that is used to *find* cells and not to measure them. And a second: how many of the ten strongest heads does the estimate find?
 
@@ -671,7 +673,7 @@ figure.add_scatter(
     mode="markers+text", textposition="middle right", name="sweeps", marker={"size": 10},
 )
 figure.layout.shapes = []
-figure.update_xaxes(type="log").update_yaxes(type="log").update_layout(showlegend=True, height=480)
+figure.update_xaxes(type="log", range=[-0.2, 4]).update_yaxes(type="log").update_layout(showlegend=True, height=480)
 
 # %% [markdown]
 # **How to read it.** The line is the **roofline** of your machine: it rises while the time goes into *reading the weights* (a product of
