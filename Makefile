@@ -21,4 +21,4 @@ sync: .venv/ready
 	@$(COURSE) -m utils.notebooks sync $(if $(EXECUTE),--execute) $(CHAPTER)
 
 bench: .venv/ready
-	$(COURSE) -m utils.bench
+	$(COURSE) -m tests.bench

@@ -111,7 +111,7 @@ relaxed = partial(settings, deadline=None, derandomize=True,
                   suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])  # fmt: skip
 
 
-@relaxed(max_examples=40)
+@relaxed(max_examples=24)
 @given(model=models, shape=shapes, name=st.sampled_from(SINGLE), data=st.data())
 def test_equals_builtin(model, shape, name, data):
     batch, n_pos = shape
@@ -121,7 +121,7 @@ def test_equals_builtin(model, shape, name, data):
     assert close(ours(name, *case.args, max_batch=max_batch), theirs(name, *case.args))
 
 
-@relaxed(max_examples=24)
+@relaxed(max_examples=12)
 @given(
     model=models, shape=shapes, name=st.sampled_from(SINGLE), side=st.sampled_from(["left", "right"]), data=st.data()
 )

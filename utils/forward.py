@@ -43,6 +43,18 @@ def rotate(x: Float[Tensor, "... n heads d"], cos: Tensor, sin: Tensor) -> Tenso
     return x * cos + torch.cat([-right, left], dim=-1) * sin
 
 
+def run_block(model, layer: int, resid: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    """The residual stream after one block of the bridge, hooks included: unpadded prompts, whole from position 0.
+
+    A block called by itself is not told where its tokens stand, and then a rotary model rotates nothing.
+    """
+    rotary = getattr(model, "rotary_emb", None)
+    places = torch.arange(resid.shape[1], device=resid.device).unsqueeze(0)
+    rotation = {} if rotary is None else {"position_embeddings": rotary.original_component(resid, places)}
+    out = model.blocks[layer](resid, **rotation)  # a tensor, or a tuple that begins with it
+    return out[0] if isinstance(out, tuple) else out
+
+
 class CorruptedRun:
     """The unpatched pass on `tokens`, with what a patched pass needs in order to resume.
 

@@ -143,7 +143,7 @@ class Sweep:
             "attn_out": lambda: (run.resid_mid[layer], run.resid_pre[layer][prompts, pos] + clean),
             "mlp_out": lambda: (run.resid_pre[layer + 1], run.resid_mid[layer][prompts, pos] + clean),
         }[self.site]()
-        x = unpatched[prompts, start:].clone()
+        x = unpatched[prompts, start:]  # a copy
         x[:, pos - start] = patched
         return x.unsqueeze(0)
 
@@ -201,11 +201,16 @@ def checked_metric(metric: Metric, logits: Tensor, reduce: str) -> Tensor:
 
 
 def bytes_per_row(run: CorruptedRun, options: dict) -> int:
-    """Upper estimate of the working memory of one patched copy of one prompt, weights and caches not counted."""
+    """Upper estimate of the working memory of one patched copy of one prompt, weights and caches not counted.
+
+    The logits of one cell, for every prompt, are there whatever the bound: the metric reads them together.
+    """
     cfg, n_pos = run.model.cfg, run.real.shape[1]
     n_logits = 1 if options["logits"] == "last" else n_pos
+    kv_heads = cfg.n_key_value_heads or cfg.n_heads
     hidden = n_pos * (8 * cfg.d_model + 4 * cfg.d_mlp)
-    attention = 4 * n_pos * cfg.n_heads * cfg.d_head
+    heads = n_pos * cfg.d_head * (8 * cfg.n_heads + 9 * kv_heads)  # q, k, v, rotated, k and v again behind their prefix
+    attention = heads + 3 * cfg.n_heads * n_pos**2  # scores, their softmax, and the mask
     return 4 * (hidden + attention + 3 * n_logits * cfg.d_vocab)
 
 

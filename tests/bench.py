@@ -1,11 +1,12 @@
 """How much faster the patching engine is than the built-in loops, and how its time and memory grow.
 
-    python -m utils.bench                       every section, on SmolLM2 and on both fixtures
-    python -m utils.bench --quick               a few minutes: samples instead of whole built-in sweeps
-    python -m utils.bench --sections sweeps growth dialect --models smollm2-135m
+    python -m tests.bench                       every section, on SmolLM2 and on both fixtures
+    python -m tests.bench --quick               a few minutes: samples instead of whole built-in sweeps
+    python -m tests.bench --sections sweeps growth dialect --models smollm2-135m
 
-Writes build/bench.json and build/bench.html. A built-in sweep that would take longer than `--limit` seconds is timed on a
-random sample of its cells and scaled up; its row then says so, and the largest difference is over the cells that ran.
+Writes build/bench.json, build/bench.html and, where there is a browser to draw it, build/bench.png. A built-in sweep that
+would take longer than `--limit` seconds is timed on a random sample of its cells and scaled up; its row then says so, and
+the largest difference is over the cells that ran.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import ctypes
 import gc
 import json
 import os
+import shutil
 import statistics
 import threading
 import time
@@ -22,11 +24,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from plotly.subplots import make_subplots
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from transformer_lens import patching as builtin
 
+from tests.checks.fixtures import tiny_model
 from utils import patching, plots
 from utils.attribution import logit_diff
 from utils.ioi import ioi_metric, ioi_pairs
@@ -86,8 +90,6 @@ def timed(function: Callable[[], Tensor]) -> tuple[float, Tensor]:
 def the_model(name: str):
     if name not in FIXTURES:
         return load_model(name)
-    from tests.checks.fixtures import tiny_model  # fixtures belong to the checks; only the bench borrows them
-
     return tiny_model(name.removeprefix("tiny-"))
 
 
@@ -216,8 +218,6 @@ def _kv_width(model) -> int:
 
 def bench_growth(name: str, quick: bool, console: Console) -> dict[str, list[dict]]:
     """Residual sweeps; the differing token is five from the end, but for `length`, where it is the tenth."""
-    from tests.checks.fixtures import tiny_model
-
     model = the_model(name)
     tokens = ioi_pairs(model).clean_tokens
     grown: dict[str, list[dict]] = {"prompts": [], "length": [], "layers": []}
@@ -275,8 +275,25 @@ def figures(report: dict) -> list:
     return found
 
 
+def write_picture(shown: list, path: Path, console: Console) -> None:
+    """All figures, one below the other, as one PNG. Kaleido draws with a browser; without one there is none."""
+    if not any(map(shutil.which, ("chromium", "google-chrome", "chrome"))):
+        console.print(f"no {path.name}: kaleido needs a browser (chromium) to draw it; the figures are in bench.html")
+        return
+    whole = make_subplots(rows=len(shown), cols=1, subplot_titles=[figure.layout.title.text for figure in shown])
+    for row, figure in enumerate(shown, 1):
+        whole.add_traces(figure.data, rows=row, cols=1)
+        whole.update_xaxes(title=figure.layout.xaxis.title.text, row=row, col=1)
+        whole.update_yaxes(title=figure.layout.yaxis.title.text, type=figure.layout.yaxis.type, row=row, col=1)
+    whole.update_layout(height=360 * len(shown), width=900, showlegend=False)
+    try:
+        whole.write_image(path)
+    except Exception as reason:  # whatever a browser on this machine may object to
+        console.print(f"no {path.name}: {type(reason).__name__}: {reason}")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m utils.bench", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__.split("\n")[0])
     parser.add_argument("--sections", nargs="+", default=["sweeps", "growth", "dialect"])
     parser.add_argument("--models", nargs="+", default=["smollm2-135m", *FIXTURES])
     parser.add_argument("--sweeps", nargs="+", default=list(SWEEPS), choices=SWEEPS)
@@ -297,8 +314,11 @@ def main() -> None:
             bench = {"growth": bench_growth, "dialect": bench_dialect}[section]
             report[section] = bench(args.models[0], args.quick, console)
         (args.out / "bench.json").write_text(json.dumps(report, indent=1))
-    pages = [figure.to_html(include_plotlyjs=not i, full_html=False) for i, figure in enumerate(figures(report))]
+    shown = figures(report)
+    pages = [figure.to_html(include_plotlyjs=not i, full_html=False) for i, figure in enumerate(shown)]
     (args.out / "bench.html").write_text("<meta charset='utf-8'>" + "\n".join(pages))
+    if shown:
+        write_picture(shown, args.out / "bench.png", console)
     if "sweeps" in report:
         console.print(table(report["sweeps"]))
 
