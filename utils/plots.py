@@ -53,8 +53,9 @@ def imshow(
     sequential: bool = False,
     limit: float | None = None,
     unit: str = "value",
+    columns: int = 3,
 ) -> go.Figure:
-    """A heatmap, or one per panel side by side with one colour scale.
+    """A heatmap, or one per panel, `columns` side by side, with one colour scale.
 
     x, y: names of the axes. x_labels may repeat (tokens): positions are numbered. sequential: from zero up, for shares
     and probabilities; otherwise the colours are centred at zero. limit: the value of the darkest colour.
@@ -63,20 +64,20 @@ def imshow(
     limit = float(np.abs(values).max()) if limit is None else limit
     scale = {"color_continuous_scale": "Blues", "zmin": 0, "zmax": limit} if sequential else {
         "color_continuous_scale": DIVERGING, "zmin": -limit, "zmax": limit}  # fmt: skip
+    rows = -(-len(panels) // columns) if panels else 1
     figure = px.imshow(
-        values, title=title, labels={"x": x, "y": y, "color": unit}, aspect="auto",
-        facet_col=0 if panels else None, facet_col_wrap=3 if panels else None, **scale,
+        values, title=title, labels={"x": x, "y": y, "color": unit}, aspect="auto", facet_row_spacing=0.2 / rows,
+        facet_col=0 if panels else None, facet_col_wrap=columns if panels else None, **scale,
     )  # fmt: skip
     if panels:
-        for annotation, name in zip(figure.layout.annotations, panels, strict=True):
-            annotation.text = name
+        for annotation in figure.layout.annotations:  # plotly lists them from the bottom row up, as "facet_col=3"
+            annotation.text = panels[int(annotation.text.split("=")[1])]
     if x_labels is not None:
         figure.update_xaxes(
             tickmode="array", tickvals=list(range(len(x_labels))), ticktext=list(x_labels), tickangle=-60
         )
     if y_labels is not None:
         figure.update_yaxes(tickmode="array", tickvals=list(range(len(y_labels))), ticktext=list(y_labels))
-    rows = -(-len(panels) // 3) if panels else 1
     return figure.update_layout(height=120 + rows * max(280, min(520, 16 * values.shape[-2])))
 
 
@@ -165,6 +166,38 @@ def scatter(
         ends = np.array([x_values.min(), x_values.max()])
         figure.add_scatter(x=ends, y=_array(ends * slope), mode="lines", name=name, showlegend=True)
     return figure.update_layout(height=480)
+
+
+def intervals(
+    values: dict[str, Sequence[float]],
+    title: str,
+    x: str,
+    labels: dict[str, Sequence[str]],
+    bounds: dict[str, tuple[Sequence[float], Sequence[float]]] | None = None,
+    band: tuple[float, float] | None = None,
+    band_name: str = "",
+) -> go.Figure:
+    """Groups of points below one another, each with its interval: estimates beside what they are judged against.
+
+    values, labels: group → a number and a name per point. bounds: group → (low, high). band: a shaded range of x, such as
+    what nothing at all gives.
+    """
+    figure = go.Figure()
+    if band is not None:
+        figure.add_vrect(*band, fillcolor="grey", opacity=0.15, line_width=0, annotation_text=band_name,
+                         annotation_position="top left", annotation_font_size=11)  # fmt: skip
+    for i, (group, points) in enumerate(values.items()):
+        points, error = _array(points), None
+        if bounds and group in bounds:
+            low, high = (_array(b) for b in bounds[group])
+            error = {"type": "data", "symmetric": False, "array": high - points, "arrayminus": points - low}
+        figure.add_scatter(x=points, y=list(labels[group]), name=group, mode="markers", error_x=error,
+                           marker={"size": 8, "color": px.colors.qualitative.Safe[i % 11]})  # fmt: skip
+    figure.add_vline(0, line_color="grey", line_width=1)
+    rows = sum(len(points) for points in values.values())
+    figure.update_yaxes(autorange="reversed", dtick=1, tickfont_size=11)
+    return figure.update_layout(title=title, xaxis_title=x, showlegend=len(values) > 1, height=140 + 17 * rows,
+                                margin_l=150)  # fmt: skip
 
 
 def heads(values: Float[Tensor, "layer head"], title: str, unit: str = "value", **kwargs: Any) -> go.Figure:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 
@@ -118,3 +119,55 @@ def single_token(model: TransformerBridge, word: str) -> int:
             "choose a one-token answer (see utils.ioi.single_token_names)"
         )
     return ids[0]
+
+
+# --- the logits that predict the next token ----------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def end_logits(
+    model: TransformerBridge,
+    prompts: Sequence[str],
+    tokens: Int[Tensor, "attribute"] | None = None,
+    log_softmax: bool = False,
+    bos: int | None = None,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> Float[Tensor, "batch attribute"]:
+    """Logits (or log-probabilities) of `tokens` (None: the whole vocabulary) at each prompt's true last token.
+
+    Prompts may have any lengths and may repeat: each is run once. They are sorted, so that those which begin alike are run
+    together and their common beginning only once; equal to running them one by one to float error.
+    bos: another token in the place of the model's BOS.
+    """
+    rows = {prompt: model.to_tokens(prompt)[0] for prompt in dict.fromkeys(prompts)}
+    if bos is not None:
+        rows = {prompt: torch.cat([row.new_tensor([bos]), row[1:]]) for prompt, row in rows.items()}
+    ordered = sorted(rows, key=lambda prompt: rows[prompt].tolist())
+    results: dict[str, Tensor] = {}
+    starts = range(0, len(ordered), batch_size)
+    for start in tqdm(starts, desc="prompts", leave=False, disable=not progress or len(starts) < 3):
+        chunk = ordered[start : start + batch_size]
+        logits = _run_with_shared_prefix(model, [rows[prompt] for prompt in chunk])
+        logits = logits.log_softmax(-1) if log_softmax else logits
+        results.update(zip(chunk, logits if tokens is None else logits[:, tokens], strict=True))
+    return torch.stack([results[prompt] for prompt in prompts])
+
+
+def _run_with_shared_prefix(model: TransformerBridge, rows: list[Int[Tensor, "seq"]]) -> Float[Tensor, "batch d_vocab"]:
+    """Last-token logits of sequences; what all of them begin with is run once and its keys and values are shared."""
+    shortest = min(map(len, rows))
+    same = torch.stack([row[:shortest] == rows[0][:shortest] for row in rows]).all(0)  # seq
+    shared = min(int(same.long().cumprod(0).sum()), shortest - 1)  # one token of each must be left to run
+    device = rows[0].device
+    padded = torch.nn.utils.rnn.pad_sequence(
+        [row[shared:] for row in rows], batch_first=True
+    )  # on the right: never read
+    everyone = torch.arange(len(rows), device=device)
+    last = torch.tensor([len(row) - shared - 1 for row in rows], device=device)
+    at_end = [("unembed.hook_in", lambda resid, hook: resid[everyone, last].unsqueeze(1))]  # unembed one position only
+    if shared == 0:
+        return model.run_with_hooks(padded, fwd_hooks=at_end)[:, 0]
+    _, keys_and_values = model(rows[0][None, :shared], return_type="logits_and_cache", use_cache=True)
+    keys_and_values.batch_repeat_interleave(len(rows))
+    return model.run_with_hooks(padded, past_key_values=keys_and_values, fwd_hooks=at_end)[:, 0]

@@ -1,0 +1,425 @@
+# %% [markdown]
+# # 09 · Can it be removed, and what else goes?
+#
+# Ninety minutes. If some heads carry a prejudice, switch them off. This chapter does that, with success, and then asks the questions that turn
+# the success into something else: does it hold for sentences that did not choose the heads? would any other heads have done? what else
+# disappeared?
+#
+# African American English (AAE) is a rule-governed variety of English, and the prejudice studied here is the model's (chapter 07). **Content note:** unkind
+# adjectives appear as predictions.
+#
+# You will be able to
+# - replace heads by their means, and say what the mean was taken over;
+# - test a removal on held-out words and prompts, against random heads, and for side effects;
+# - tell "it survived one control" from "it is specific";
+# - write a claim that says no more than was measured.
+
+# %% [markdown] tags=["solution"]
+# *This is the solution notebook; the exercises are in `chapters/`. The outputs were computed on the embedded model,
+# `smollm2-135m`, by `make sync EXECUTE=1`. On gpt2-small the numbers differ and the code does not.*
+
+# %% tags=["setup"]
+import subprocess
+import sys
+from pathlib import Path
+
+COURSE, REPOSITORY = Path("/content/course"), "https://github.com/OWNER/mechinterp-course"
+ON_COLAB = "google.colab" in sys.modules
+if ON_COLAB and not COURSE.exists():
+    subprocess.run(["git", "clone", "--depth=1", REPOSITORY, COURSE], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-r", COURSE / "requirements.txt"], check=True)
+START = COURSE if ON_COLAB else Path.cwd()
+sys.path.insert(0, str(next(p for p in [START, *START.parents] if (p / "utils" / "models.py").exists())))
+
+# %%
+import random
+
+import scipy.stats
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from tests.checks import check_ablate_heads, check_mean_z, check_overlap_p, check_share_removed
+from utils import dialect, patching, plots, tracing
+from utils.attribution import head_name, logit_diff
+from utils.ioi import ioi_pairs
+from utils.models import load_model
+from utils.reference import compare
+
+# %% tags=["nbval-ignore-output"]
+model = load_model()
+
+# %% [markdown]
+# ## 1 · Which heads?
+#
+# Rank the heads by how much of the gap of *done* / *has* each one's output restores when patched from the AAE run into the SAE run (chapter
+# 08). The ranking uses three verbs in one prompt. Everything that is *tested* later uses other verbs and prompts in other words.
+
+# %%
+TRAIN_FRAME, TEST_FRAMES = dialect.frames("paper")[4], dialect.frames("own")[:3]
+done = dialect.pairs_of("done", 12)
+train, held_out = done[:3], done[6:10]
+U, F = (dialect.attribute_tokens(model, group) for group in dialect.traits())
+batch = tracing.guise_batch(model, train, TRAIN_FRAME)
+effect = tracing.patch_guise(model, batch, U, F, patching.get_act_patch_attn_head_out_all_pos)  # [layer, head]
+ranking = [divmod(i, model.cfg.n_heads) for i in effect.abs().flatten().argsort(descending=True).tolist()]
+plots.heads(
+    effect, "Share of the gap of done / has that each head's output restores (three verbs, one prompt)", unit="share"
+)
+
+# %%
+print("first twenty:", ", ".join(head_name(*pair) for pair in ranking[:20]))
+compare("removal.largest_share_of_one_head", effect.max(), model)
+compare(
+    "removal.share_of_top_20",
+    effect.abs().flatten().sort(descending=True).values[:20].sum() / effect.abs().sum(),
+    model,
+)
+
+
+# %% [markdown]
+# **How to read it.** One cell per head. The darkest are the candidates. **What it does not show:** that the list has anything to do with
+# dialect. Every map has darkest cells; chapter 08 put the map of a neutral swap beside this one.
+#
+# ## 2 · Switching off
+#
+# Zero is an unusual value for a head's output, and later layers may fail for that reason alone. **Mean ablation** puts in what the head writes
+# *on average*: it keeps the head's constant contribution and removes what depends on the sentence.
+#
+# ### Exercise 9.1 · The mean of every head
+#
+# > Difficulty: ●●●○○  Importance: ●●●●○  10 minutes
+#
+# From right-padded tokens and their mask, return every head's mean `z`, over all real tokens of all prompts except BOS.
+#
+# <details><summary>Hint</summary>
+#
+# Every *token* counts the same, so a long prompt counts more than a short one. `cache["z", layer]` is `[batch, position, head, d_head]`; make the mask's
+# first column 0, and weight with it.
+# </details>
+
+# %%
+def mean_z(
+    model: TransformerBridge, tokens: Int[Tensor, "batch position"], mask: Int[Tensor, "batch position"]
+) -> Float[Tensor, "layer head d_head"]:
+    """Each head's mean z over real tokens but the first of each prompt."""
+    ### BEGIN SOLUTION
+    _, cache = model.run_with_cache(tokens)
+    z = torch.stack(
+        [cache["z", layer] for layer in range(model.cfg.n_layers)]
+    )  # [layer, batch, position, head, d_head]
+    counted = mask[:, 1:].bool()
+    return z[:, :, 1:][:, counted].mean(1)  # [layer, token, head, d_head] → [layer, head, d_head]
+    ### END SOLUTION
+
+
+# %%
+check_mean_z(mean_z)
+
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# _, cache = model.run_with_cache(tokens)
+# z = torch.stack([cache["z", layer] for layer in range(model.cfg.n_layers)])
+# counted = mask[:, 1:].bool()
+# return z[:, :, 1:][:, counted].mean(1)
+# ```
+# </details>
+#
+# ### Exercise 9.2 · Run without them
+#
+# > Difficulty: ●●●○○  Importance: ●●●●●  10 minutes
+#
+# Return the logits when each of `heads` writes its mean at every position but the first. (At BOS most heads do something of their own, chapter 00, and an average
+# over ordinary tokens is no substitute for it.)
+#
+# <details><summary>Hint</summary>
+#
+# One hook per head, or per layer, on `hook_z`; copy `z` first. A function made in a loop must remember *its* layer and head: `functools.partial`, or a default
+# argument.
+# </details>
+
+# %%
+def ablate_heads(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "batch position"],
+    heads: list[tuple[int, int]],
+    means: Float[Tensor, "layer head d_head"],
+) -> Float[Tensor, "batch position d_vocab"]:
+    """Logits with every (layer, head) replaced by its mean at all positions but 0. Leaves no hooks."""
+
+    ### BEGIN SOLUTION
+    def hook_for(layer, head):
+        def set_mean(z, hook):
+            z = z.clone()
+            z[:, 1:, head] = means[layer, head]
+            return z
+
+        return f"blocks.{layer}.attn.hook_z", set_mean
+
+    return model.run_with_hooks(tokens, fwd_hooks=[hook_for(layer, head) for layer, head in heads])
+    ### END SOLUTION
+
+
+# %%
+check_ablate_heads(ablate_heads)
+
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# def hook_for(layer, head):
+#     def set_mean(z, hook):
+#         z = z.clone()
+#         z[:, 1:, head] = means[layer, head]
+#         return z
+#
+#     return f"blocks.{layer}.attn.hook_z", set_mean
+#
+# return model.run_with_hooks(tokens, fwd_hooks=[hook_for(layer, head) for layer, head in heads])
+# ```
+# </details>
+#
+# The general versions are `tracing.mean_z(model, prompts)` and `tracing.ablation_hooks(heads, means)`. The means here come from both guises of the three training
+# verbs, in all three test frames and the training frame: sentences of the kind in which the heads will be replaced.
+#
+# ### Exercise 9.3 · How much is gone?
+#
+# > Difficulty: ●●○○○  Importance: ●●●●○  5 minutes
+#
+# From gaps before and after, return the share of the *mean* gap that was removed: 1 if nothing is left, 0 if nothing changed, above 1 if the sign turned, below 0
+# if it grew.
+#
+# <details><summary>Hint</summary>
+#
+# One ratio of two means. A mean of ratios would be ruled by rows whose gap happened to be near zero.
+# </details>
+
+# %%
+def share_removed(before: Float[Tensor, "row"], after: Float[Tensor, "row"]) -> Float[Tensor, ""]:
+    """1 - mean(after) / mean(before)."""
+    ### BEGIN SOLUTION
+    return 1 - after.mean() / before.mean()
+    ### END SOLUTION
+
+
+# %%
+check_share_removed(share_removed)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# return 1 - after.mean() / before.mean()
+# ```
+# </details>
+#
+# ## 3 · Does it work?
+#
+# *What do you expect?* Twenty heads are replaced (of 270 in SmolLM2, of 144 in GPT-2). How much of the gap goes, on verbs and prompts that did not choose them? And if the twenty
+# are drawn at random?
+# <details><summary>Our guess</summary>
+# Much of it on the training verbs, less on held-out ones; a little with random heads. So far, that would be a success story.
+# </details>
+
+# %%
+reference = [
+    frame.format(side) for frame in (TRAIN_FRAME, *TEST_FRAMES) for pair in train for side in (pair.aae, pair.sae)
+]
+means = tracing.mean_z(model, reference)
+SWAPS = ["might/should", "once/twice", "also/only", "again/often", "car/truck", "today/yesterday"]
+TEXTS = [
+    "The library opens at nine in the morning and closes at six, except on Sundays.",
+    "Water boils at a lower temperature on a mountain, because the air pressure is lower there.",
+    "She packed a lunch, checked the map twice, and set out along the river before sunrise.",
+    "The committee will meet next week to decide which of the three bridges to repair first.",
+    "Bake the bread for forty minutes, let it cool on a rack, and slice it with a sharp knife.",
+]
+ioi = ioi_pairs(model)
+
+
+def outcomes(heads: list[tuple[int, int]]) -> dict[str, Tensor]:
+    """Everything that is measured in one condition."""
+    hooks = tracing.ablation_hooks(heads, means)
+    swap_pairs = [pair for name in SWAPS for pair in dialect.swap_pairs(name, 8)[6:8]]
+    gaps = tracing.hooked_gaps(model, [*held_out, *swap_pairs], TEST_FRAMES, hooks, U, F)  # [pair, frame]
+    by_swap = gaps[len(held_out) :].unflatten(0, (len(SWAPS), 2)).mean((1, 2))  # [swap]
+    return {
+        "train": tracing.hooked_gaps(model, train, [TRAIN_FRAME], hooks, U, F).flatten(),
+        "held out": gaps[: len(held_out)].flatten(),
+        "swaps": by_swap,
+        "ioi": logit_diff(model.run_with_hooks(ioi.clean_tokens, fwd_hooks=hooks), ioi.answer_tokens),
+        "loss": tracing.next_token_loss(model, TEXTS, hooks),
+    }
+
+
+COUNTS, K, DRAWS = (5, 20, 60), 20, 4
+intact = outcomes([])
+top = {k: outcomes(ranking[:k]) for k in COUNTS}
+everywhere = sorted(ranking)
+drawn = [random.Random(seed).sample(everywhere, K) for seed in range(DRAWS)]
+at_random = [outcomes(heads) for heads in drawn]
+
+
+def summary(result: dict[str, Tensor]) -> dict[str, float]:
+    """Share removed (gaps, size of neutral gaps, IOI), and the rise of the loss."""
+    removed = {name: 1 - result[name].mean() / intact[name].mean() for name in ("train", "held out", "ioi")}
+    removed["swaps"] = 1 - result["swaps"].abs().mean() / intact["swaps"].abs().mean()
+    return {name: float(value) for name, value in removed.items()} | {"loss": float(result["loss"] - intact["loss"])}
+
+
+rows = {f"top {k}": summary(top[k]) for k in COUNTS} | {
+    f"random {K}, draw {i + 1}": summary(result) for i, result in enumerate(at_random)
+}
+print(f"{'replaced':18}{'gap, training':>15}{'gap, held out':>15}{'neutral gaps':>14}{'IOI':>8}{'loss':>9}")
+print(f"{'nothing':18}{intact['train'].mean():15.2f}{intact['held out'].mean():15.2f}{intact['swaps'].abs().mean():14.2f}"
+      f"{intact['ioi']:8.2f}{intact['loss']:9.2f}")  # fmt: skip
+for name, row in rows.items():
+    print(
+        f"{name:18}{-row['train']:15.0%}{-row['held out']:15.0%}{-row['swaps']:14.0%}{-row['ioi']:8.0%}{row['loss']:+9.2f}"
+    )
+
+# %%
+random_mean = {
+    name: sum(rows[f"random {K}, draw {i + 1}"][name] for i in range(DRAWS)) / DRAWS for name in rows["top 5"]
+}
+KINDS = ["train", "held out", "swaps", "ioi"]
+plots.bar(
+    {f"top {k}": [rows[f"top {k}"][kind] for kind in KINDS] for k in COUNTS}
+    | {f"random {K} (mean of {DRAWS})": [random_mean[kind] for kind in KINDS]},
+    "What goes when heads are replaced by their means",
+    x="what is measured",
+    y="share removed",
+    x_labels=[
+        "gap of done, training verbs",
+        "gap of done, held out",
+        "gaps of neutral swaps (size)",
+        "IOI logit difference",
+    ],
+)
+
+# %%
+compare("removal.gap.intact", [intact["train"].mean(), intact["held out"].mean()], model)
+compare("removal.top_20", [rows["top 20"][kind] for kind in KINDS], model)
+compare("removal.random_20", [random_mean[kind] for kind in KINDS], model)
+compare("removal.loss.top_20", rows["top 20"]["loss"], model)
+compare("removal.loss.random_20", random_mean["loss"], model)
+
+
+# %% [markdown]
+# **How to read it.** First group: on the sentences that chose the heads, the gap is bound to shrink. Second group: does it shrink on other verbs in other
+# prompts? Third: the gaps of swaps that have nothing to do with dialect; the null of chapter 07, *under ablation*. If they shrink as much as the second
+# group, the heads carried **what was said**, whatever was said; if they stay, something about *done* was special to the heads; in between, both. Fourth:
+# IOI, the control that is usually shown. Hold each group against the random draws, and look at how much the draws differ among themselves.
+#
+# Now imagine the same figure without the third group. The gap is gone, it generalises, random heads do not do it. It looks like a
+# surgical removal of prejudice. On the embedded model twenty heads take nine tenths of the held-out gap, and with it **half of the size of gaps that are not about
+# dialect**, four tenths of IOI and a quarter of a nat of loss: a blunt tool, at the size at which it works. Five heads take half of the gap and leave the
+# rest nearly as it was. Is *that* specific? One control is missing still: five heads chosen for `twice` / `once` would leave the gap of *done* standing in the same
+# way. Heads that were chosen for one word are better at that word. Being specific to a *word* is not being specific to a *dialect*.
+#
+# **What it does not show.** Four random draws say roughly what chance does, not exactly; and a share of a small gap is an unsteady
+# number (the table gives the gaps before).
+#
+# **Try.** Choose the heads for another feature (`dialect.pairs_of("been", 12)`) or for a neutral swap, and measure *done*. Or take the means over `TEXTS` in
+# the place of `reference`. Which bars change?
+#
+# ## 4 · Why surviving IOI says little
+#
+# IOI is solved by particular heads (chapter 03). If the removed heads are other ones, one would expect IOI to survive, and that would be true of *any* removal that
+# misses them. How much do the two lists overlap?
+#
+# ### Exercise 9.4 · More overlap than chance?
+#
+# > Difficulty: ●●●○○  Importance: ●●●○○  10 minutes
+#
+# Two lists of heads are drawn from `n_total` heads. Return the probability that two random lists of these lengths share *at least* as many.
+#
+# <details><summary>Hint</summary>
+#
+# `scipy.stats.hypergeom.sf(x, n_total, len(a), len(b))` is the probability of *more than* x. Compare heads as a set: the order of a ranking does not matter
+# here.
+# </details>
+
+# %%
+def overlap_p(one: list[tuple[int, int]], other: list[tuple[int, int]], n_total: int) -> float:
+    """P(at least as many shared heads | both lists drawn at random), hypergeometric."""
+    ### BEGIN SOLUTION
+    shared = len(set(one) & set(other))
+    return float(scipy.stats.hypergeom.sf(shared - 1, n_total, len(one), len(other)))
+    ### END SOLUTION
+
+
+# %%
+check_overlap_p(overlap_p)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# shared = len(set(one) & set(other))
+# return float(scipy.stats.hypergeom.sf(shared - 1, n_total, len(one), len(other)))
+# ```
+# </details>
+
+# %%
+four = slice(0, 4)
+_, clean_cache = model.run_with_cache(ioi.clean_tokens[four])
+ioi_effect = patching.get_act_patch_attn_head_out_all_pos(
+    model, ioi.corrupted_tokens[four], clean_cache, lambda logits: logit_diff(logits, ioi.answer_tokens[four])
+)
+ioi_effect = ioi_effect - logit_diff(model(ioi.corrupted_tokens[four]), ioi.answer_tokens[four])
+ioi_heads = [divmod(i, model.cfg.n_heads) for i in ioi_effect.abs().flatten().argsort(descending=True)[:K].tolist()]
+shared = sorted(set(ioi_heads) & set(ranking[:K]))
+n_total = model.cfg.n_layers * model.cfg.n_heads
+chance = scipy.stats.hypergeom.sf(len(shared) - 1, n_total, K, K)  # exercise 9.4
+print(
+    f"shared by both top {K}: {[head_name(*pair) for pair in shared]}; expected by chance {K * K / n_total:.1f}; p = {chance:.2f}"
+)
+plots.scatter(
+    effect,
+    ioi_effect,
+    "Every head's part in the gap and in IOI",
+    x="share of the gap of done / has restored",
+    y="change of the IOI logit difference when patched",
+    labels=[head_name(*divmod(i, model.cfg.n_heads)) for i in range(n_total)],
+)
+
+# %%
+compare("removal.shared_with_ioi", len(shared), model)
+compare("removal.shared_with_ioi_p", chance, model)
+
+# %% [markdown]
+# **How to read it.** Points far to the right or left matter for the gap, points far up or down for IOI. Points in the corners matter for both. Two lessons, whichever
+# way your model's figure looks. If the corners are empty, IOI was unlikely to fail, and its survival would have tested little: a control is informative only if it
+# could have gone wrong. And if it fails all the same (the table in section 3), then two lists of "top heads" without a head in common do not mean two separate
+# mechanisms: what is below the cut of a ranking matters too, and random heads cost something as well.
+#
+# ## 5 · What a careful claim looks like
+#
+# > *On [model], replacing the twenty heads that matter most for* done / has *by their means removed [x] of the gap on held-out verbs and prompts, and [y] with twenty
+# > random heads (mean of four draws). The sizes of six neutral gaps fell by [z] as well. We therefore do not call these heads specific to dialect.*
+#
+# Fill in the three numbers from the table above. What makes it careful is not modesty. It names the model, the feature, what was held out, the control that could have failed,
+# and what the control said.
+#
+# **What was shown:** one feature, one ranking, one way to ablate, on the model named at the top. **What was not shown:** that prejudice has been removed from anything. A gap that
+# is closed because the model no longer takes in what is said is not a fairer model; and a person's speech is not the model's only way to guess who
+# they are.
+#
+# ## Recap
+#
+# | you met | what it does |
+# |---|---|
+# | `tracing.mean_z(model, prompts)` | every head's mean output over real tokens |
+# | `tracing.ablation_hooks(heads, means)` | hooks for `run_with_hooks` that put the means in |
+# | `tracing.hooked_gaps`, `next_token_loss` | gaps and loss of a changed run |
+# | `patching.get_act_patch_attn_head_out_all_pos` | the ranking |
+# | `scipy.stats.hypergeom.sf` | overlap of two lists by chance |
+#
+# **Glossary.** *Held out*: not used to choose what is tested. *Mean ablation*: replacing a head's output by its average. *Random control*: the same number of heads, drawn by lot. *Side effect*:
+# what else a change changes. *Specific*: changes what it should and not what is like it. *Training verbs*: here, those that chose the heads; nothing is trained.

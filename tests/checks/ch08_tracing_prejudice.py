@@ -1,0 +1,310 @@
+"""Checks of chapter 08."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from tests.checks.core import both_models, call, compare, exercise, require
+
+PAIRS = (  # whole prompts; on the fixtures' tokenizer every word here is one token
+    ("He says he done walked. He is", "He says he has walked. He is"),
+    ("She says she done walked. She is", "She says she has walked. She is"),
+    ("They say they was walking at the park. They are", "They say they were walking at the park. They are"),
+)
+NOT_ALIGNED = (
+    ("He says he done", "He says he has usually"),  # longer
+    ("He says he was smart", "She says he was kind"),  # two tokens differ
+    ("He says he done sing", "He says he has sing in"),  # equal up to the shorter one's end, then longer
+)
+SAME_LENGTH = PAIRS[:2]
+UNFAVOURABLE, FAVOURABLE = (" lazy", " rude", " loud"), (" kind", " honest")
+
+
+def _ids(model: TransformerBridge, words) -> Tensor:
+    return torch.tensor([model.to_single_token(word) for word in words])
+
+
+def _sets(model: TransformerBridge) -> tuple[Tensor, Tensor]:
+    return _ids(model, UNFAVOURABLE), _ids(model, FAVOURABLE)
+
+
+@functools.cache
+def _runs(model: TransformerBridge):
+    """Logits and caches of the AAE and of the SAE side of the pairs of one length."""
+    return [model.run_with_cache(model.to_tokens([pair[side] for pair in SAME_LENGTH])) for side in (0, 1)]
+
+
+def _prefers(logits: Tensor, u: Tensor, f: Tensor, at: int = -1) -> Tensor:
+    return logits[:, at][:, u].mean(-1) - logits[:, at][:, f].mean(-1)
+
+
+def _direction(model: TransformerBridge) -> Tensor:
+    u, f = _sets(model)
+    return model.W_U[:, u].mean(1) - model.W_U[:, f].mean(1)
+
+
+def _centred(model: TransformerBridge, stream: Tensor) -> Tensor:
+    return stream - stream.mean(-1, keepdim=True) if model.cfg.normalization_type.startswith("LN") else stream
+
+
+# --- exercises --------------------------------------------------------------------------------------------------------
+
+
+@exercise("08", look="section 1: compare token ids, BOS included; equal length first, then exactly one difference")
+def check_aligned_pairs(learner: Callable) -> str:
+    model = next(both_models())
+    pairs = [PAIRS[0], NOT_ALIGNED[0], PAIRS[2], NOT_ALIGNED[1], PAIRS[1], NOT_ALIGNED[2]]
+    got = call(learner, model, pairs)
+    require(isinstance(got, list) and all(isinstance(x, (tuple, list)) and len(x) == 2 for x in got),
+            f"what you return: {got!r}"[:150], "return a list of (which pair, which position)")  # fmt: skip
+    got = [(int(i), int(p)) for i, p in got]
+    want = []
+    for i, (one, other) in enumerate(pairs):
+        a, b = (model.to_str_tokens(text) for text in (one, other))
+        differ = [p for p in range(len(a)) if len(a) == len(b) and a[p] != b[p]]
+        want += [(i, differ[0])] if len(differ) == 1 else []
+    chosen = {i for i, _ in got}
+    named = {
+        "a pair of unequal lengths was let through: zip stops at the shorter one, so compare lengths first":
+            bool(chosen & {1, 5}),
+        "a pair that differs in two tokens was let through: there must be exactly one difference": 3 in chosen,
+        "the positions are one too small: BOS is a token too, at position 0": got == [(i, p - 1) for i, p in want],
+        "positions of words, not of tokens: full stops are tokens of their own, and so is BOS": chosen == {0, 2, 4},
+        "aligned pairs are missing: a pair with exactly one different token, wherever it is, belongs in the list":
+            chosen < {0, 2, 4},
+    }  # fmt: skip
+    require(got == want, f"your pairs and positions with those of the tokenizer: {got} against {want}",
+            next((message for message, is_it in named.items() if is_it), ""))  # fmt: skip
+    return f"{len(want)} aligned pairs found among {len(pairs)}, each with its position"
+
+
+@exercise("08", look="section 3: means of columns of model.W_U, which is [d_model, d_vocab]")
+def check_gap_direction(learner: Callable) -> str:
+    for model in both_models():
+        u, f = _sets(model)
+        W = model.W_U
+        want = sum(W[:, i] for i in u) / len(u) - sum(W[:, i] for i in f) / len(f)
+        n = len(u) + len(f)
+        held = compare(
+            call(learner, model, u, f),
+            want,
+            f"the mean unembedding column of U minus that of F on {model.cfg.model_name}",
+            axes="d_model",
+            mistakes={
+                "sums over the sets: they differ in size, so take a mean over each": lambda: W[:, u].sum(1) - W[:, f].sum(1),
+                "divided by the size of both sets together: each set has its own mean":
+                    lambda: (W[:, u].sum(1) - W[:, f].sum(1)) / n,
+                "the sign: unfavourable minus favourable": lambda: -want,
+                "rows of the embedding: the logits are read with the unembedding, model.W_U":
+                    lambda: model.W_E[u].mean(0) - model.W_E[f].mean(0),
+                "scaled to length 1: keep the length, or the projection is no longer in logits":
+                    lambda: want / want.norm(),
+                "the unfavourable traits alone: subtract the favourable ones": lambda: W[:, u].mean(1),
+            },
+        )  # fmt: skip
+    return f"projecting on it gives the preference in logits ({held})"
+
+
+@exercise("08", look="section 3: the final stream, normalised as the model does, at the last position; then the bias")
+def check_reconcile(learner: Callable) -> str:
+    for model in both_models():
+        u, f = _sets(model)
+        logits, cache = _runs(model)[0]
+        direction = _direction(model)
+        bias = torch.zeros(()) if model.b_U is None else model.b_U[u].mean() - model.b_U[f].mean()
+        final = cache["resid_post", model.cfg.n_layers - 1]
+        scale = cache["ln_final.hook_scale"]
+
+        def error(
+            at=-1, stream=final, scale=scale, direction=direction, bias=bias, u=u, f=f, logits=logits, model=model
+        ):
+            projected = (_centred(model, stream[:, at]) / scale[:, at]) @ direction
+            return torch.stack([_prefers(logits, u, f) - projected, _prefers(logits, u, f) - projected - bias])
+
+        truth = error()
+        raw = _prefers(logits, u, f) - final[:, -1] @ direction
+        want = torch.stack([bias.expand(len(logits)), torch.zeros(len(logits))])  # independent of any decomposition
+        held = compare(
+            call(learner, model, logits, cache, (u, f)),
+            want,
+            f"what is missing without the bias term (row 0) and with it (row 1, nothing) on {model.cfg.model_name}",
+            axes="bias row",
+            mistakes={
+                "the two rows are exchanged: first without the bias term, then with it": lambda: truth.flip(0),
+                "the stream is not normalised: divide by ln_final.hook_scale (and centre it where the norm is a LayerNorm)":
+                    lambda: torch.stack([raw, raw - bias]),
+                "the mean is not taken off: a LayerNorm centres the stream before it divides; apply_final_norm does both":
+                    lambda: _uncentred_error(model, logits, cache, direction, bias),
+                "another position: read the stream and its scale at the last token": lambda: error(at=-2),
+                "the bias of the unfavourable traits alone: subtract that of the favourable ones":
+                    lambda: torch.stack([truth[0], truth[0] - (0 if model.b_U is None else model.b_U[u].mean())]),
+                "the bias has the wrong sign": lambda: torch.stack([truth[0], truth[0] + bias]),
+                "averaged over rows: every row must reconcile, or errors of opposite sign cancel":
+                    lambda: truth.mean(1),
+            },
+            atol=1e-3,
+        )  # fmt: skip
+    return f"every row adds up once the bias is in; without it GPT-2's rows miss by {_missing():.2f} ({held})"
+
+
+def _uncentred_error(model, logits, cache, direction, bias) -> Tensor:
+    u, f = _sets(model)
+    stream = cache["resid_post", model.cfg.n_layers - 1][:, -1] / cache["ln_final.hook_scale"][:, -1]
+    error = _prefers(logits, u, f) - stream @ direction
+    return torch.stack([error, error - bias])
+
+
+def _missing() -> float:
+    model = next(both_models())
+    u, f = _sets(model)
+    return (model.b_U[u].mean() - model.b_U[f].mean()).item()
+
+
+def _parts(model: TransformerBridge, cache, at: int = -1) -> Tensor:
+    parts = [cache["resid_pre", 0]]
+    for layer in range(model.cfg.n_layers):
+        parts += [cache["attn_out", layer], cache["mlp_out", layer]]
+    return torch.stack([part[:, at] for part in parts])  # component batch d_model
+
+
+@exercise(
+    "08", look="section 4: each side through its own final norm, then subtract; components must add up to the gap"
+)
+def check_gap_by_component(learner: Callable) -> str:
+    for model in both_models():
+        u, f = _sets(model)
+        (aae_logits, aae), (sae_logits, sae) = _runs(model)
+        direction = _direction(model)
+
+        def projected(cache, scale_of=None, at=-1, model=model, direction=direction):
+            scale = (scale_of or cache)["ln_final.hook_scale"][:, at]
+            return (_centred(model, _parts(model, cache, at)) / scale) @ direction  # component batch
+
+        want = (projected(aae) - projected(sae)).mean(-1)
+        got = call(learner, aae, sae, direction)
+        held = compare(
+            got,
+            want,
+            f"the embedding's, attentions' and MLPs' parts of the mean gap on {model.cfg.model_name}",
+            axes="component",
+            mistakes={
+                "the SAE side is divided by the AAE run's scale: each side has its own final norm":
+                    lambda: (projected(aae) - projected(sae, scale_of=aae)).mean(-1),
+                "the AAE side is divided by the SAE run's scale: each side has its own final norm":
+                    lambda: (projected(aae, scale_of=sae) - projected(sae)).mean(-1),
+                "no final norm: divide each side by its ln_final.hook_scale":
+                    lambda: ((_parts(model, aae) - _parts(model, sae)) @ direction).mean(-1),
+                "the sign: AAE minus SAE": lambda: -want,
+                "the AAE side alone: subtract the SAE side's parts": lambda: projected(aae).mean(-1),
+                "another position: the prediction is made at the last token":
+                    lambda: (projected(aae, at=-2) - projected(sae, at=-2)).mean(-1),
+                "not averaged over pairs": lambda: projected(aae) - projected(sae),
+                "summed over pairs: take the mean": lambda: (projected(aae) - projected(sae)).sum(-1),
+            },
+        )  # fmt: skip
+        total, gap = got.sum(), (_prefers(aae_logits, u, f) - _prefers(sae_logits, u, f)).mean()
+        require(abs(total - gap) < 1e-3, f"the sum of your components with the gap: {total:.4f} against {gap:.4f}", "")
+    return f"the components add up to the gap ({held})"
+
+
+@exercise(
+    "08", look="section 5: run the SAE tokens, patch from the AAE cache, and rescale: 0 is the SAE run, 1 the AAE run"
+)
+def check_patch_guise(learner: Callable) -> str:
+    for model in both_models():
+        u, f = _sets(model)
+        (aae_logits, aae), (sae_logits, sae) = _runs(model)
+        aae_tokens, sae_tokens = (model.to_tokens([pair[side] for pair in SAME_LENGTH]) for side in (0, 1))
+        top, bottom = _prefers(aae_logits, u, f).mean(), _prefers(sae_logits, u, f).mean()
+
+        def sweep(zero, unit, tokens=sae_tokens, cache=aae, model=model):
+            return (_raw_sweep(model, tokens, cache) - zero) / unit
+
+        def swapped(zero, unit, sweep=sweep, tokens=aae_tokens, cache=sae):
+            return sweep(zero, unit, tokens, cache)
+
+        want = sweep(bottom, top - bottom)
+        held = compare(
+            call(learner, model, aae_tokens, sae_tokens, (u, f)),
+            want,
+            f"the rescaled preference of independent hook runs on {model.cfg.model_name}",
+            axes="layer position",
+            mistakes={
+                "not rescaled: subtract the SAE run's preference and divide by the gap":
+                    lambda: sweep(0.0, 1.0),
+                "not divided by the gap: 1 should mean the whole of it": lambda: sweep(bottom, 1.0),
+                "divided, but the SAE run's preference is not subtracted: an unpatched run must give 0":
+                    lambda: sweep(0.0, top - bottom),
+                "the direction is swapped: AAE activations go into the SAE run, not the other way round":
+                    lambda: swapped(bottom, top - bottom),
+                "the direction is swapped, and rescaled so that it looks right: AAE activations go into the SAE run":
+                    lambda: swapped(top, bottom - top),
+                "upside down: 0 is the SAE run and 1 the AAE run": lambda: sweep(top, bottom - top),
+                "nothing was patched: the cache and the tokens are of the same guise":
+                    lambda: torch.zeros_like(want),
+            },
+        )  # fmt: skip
+        at = int((aae_tokens[0] != sae_tokens[0]).nonzero()[0, 0])
+        require(abs(want[0, at] - 1) < 1e-4, "the patch at the differing token of layer 0", "")
+    return f"exactly 1 at the differing token of layer 0, and 0 before it ({held})"
+
+
+_SWEEPS: dict[tuple, Tensor] = {}
+
+
+def _raw_sweep(model: TransformerBridge, tokens: Tensor, cache) -> Tensor:
+    """The mean preference with one layer and position of the residual stream from `cache`, by plain hooks. [L, T]"""
+    key = (model.cfg.model_name, tuple(tokens.flatten().tolist()))
+    if key not in _SWEEPS:
+        u, f = _sets(model)
+
+        def patched(layer: int, at: int) -> Tensor:
+            def put(stream, hook):
+                stream = stream.clone()
+                stream[:, at] = cache["resid_pre", layer][:, at]
+                return stream
+
+            hooks = [(f"blocks.{layer}.hook_resid_pre", put)]
+            return _prefers(model.run_with_hooks(tokens, fwd_hooks=hooks), u, f).mean()
+
+        rows = [[patched(layer, at) for at in range(tokens.shape[1])] for layer in range(model.cfg.n_layers)]
+        _SWEEPS[key] = torch.tensor(rows)
+    return _SWEEPS[key]
+
+
+@exercise("08", look="section 6: cell by cell, count the swaps whose value is at least as large in absolute terms")
+def check_compare_with_null(learner: Callable) -> str:
+    generator = torch.Generator().manual_seed(2)
+    observed = torch.randn(3, 4, generator=generator)
+    null = torch.randn(9, 3, 4, generator=generator)
+    want = torch.tensor(
+        [
+            [(1 + sum(abs(n) >= abs(o) for n in null[:, i, j])) / 10 for j, o in enumerate(row)]
+            for i, row in enumerate(observed)
+        ]
+    )
+    size, sizes = observed.abs(), null.abs()
+    held = compare(
+        call(learner, observed, null),
+        want,
+        "(1 + swaps at least as large in this cell) / (1 + swaps)",
+        axes="layer head",
+        mistakes={
+            "one-sided: compare absolute values, a head may push either way":
+                lambda: (1 + (null >= observed).sum(0)) / 10,
+            "the observed map is left out: it is one of the maps it is ranked among": lambda: (sizes >= size).sum(0) / 9,
+            "compared with the null's mean only: count swap by swap": lambda: (sizes.mean(0) >= size).float(),
+            "pooled over all heads: a head that is large for every swap must be compared with itself":
+                lambda: (1 + (sizes.flatten()[:, None, None] >= size).sum(0)) / (1 + sizes.numel()),
+            "the share of swaps that are smaller: count those at least as large": lambda: (1 + (sizes < size).sum(0)) / 10,
+            "compared with the largest cell of each swap: stricter than asked; here each head has its own null":
+                lambda: (1 + (sizes.flatten(1).amax(1)[:, None, None] >= size).sum(0)) / 10,
+        },
+        atol=1e-6,
+    )  # fmt: skip
+    return f"a rank per head ({held})"

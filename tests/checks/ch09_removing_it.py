@@ -1,0 +1,174 @@
+"""Checks of chapter 09."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from math import comb
+
+import torch
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from tests.checks.core import both_models, call, compare, exercise, require
+
+PROMPTS = ("He says he done walked. He is", "They are", "She says she has walked to the park. She is")
+HEADS = [(0, 2), (1, 1), (1, 3)]
+
+
+def _tokens(model: TransformerBridge) -> tuple[Tensor, Tensor]:
+    rows = [model.to_tokens(prompt)[0] for prompt in PROMPTS]
+    longest = max(map(len, rows))
+    tokens = torch.stack([torch.nn.functional.pad(row, (0, longest - len(row))) for row in rows])
+    return tokens, torch.stack([torch.arange(longest) < len(row) for row in rows]).long()
+
+
+@functools.cache
+def _alone(model: TransformerBridge) -> list[Tensor]:
+    """Per prompt, run by itself: z as [layer, position, head, d_head]."""
+    runs = [model.run_with_cache(model.to_tokens(prompt))[1] for prompt in PROMPTS]
+    return [torch.stack([cache["z", layer][0] for layer in range(model.cfg.n_layers)]) for cache in runs]
+
+
+@exercise("09", look="section 2: real tokens only, BOS not among them, and every token counts the same")
+def check_mean_z(learner: Callable) -> str:
+    for model in both_models():
+        tokens, mask = _tokens(model)
+        alone = _alone(model)
+        _, cache = model.run_with_cache(tokens)
+        padded = torch.stack([cache["z", layer] for layer in range(model.cfg.n_layers)])
+        held = compare(
+            call(learner, model, tokens, mask),
+            torch.cat([z[:, 1:] for z in alone], dim=1).mean(1),
+            f"the mean over real tokens but BOS, from prompts run one by one, on {model.cfg.model_name}",
+            axes="layer head d_head",
+            mistakes={
+                "padding is in the mean: use the mask": lambda: padded[:, :, 1:].mean((1, 2)),
+                "padding and BOS are in the mean: use the mask, and leave position 0 out": lambda: padded.mean((1, 2)),
+                "BOS is in the mean: heads do something of their own there; leave position 0 out":
+                    lambda: torch.cat(list(alone), dim=1).mean(1),
+                "a mean of the prompts' means: every token counts the same, so long prompts count more":
+                    lambda: torch.stack([z[:, 1:].mean(1) for z in alone]).mean(0),
+                "divided by the padded number of tokens: divide by how many are real":
+                    lambda: torch.cat([z[:, 1:] for z in alone], dim=1).sum(1) / mask[:, 1:].numel(),
+                "the last tokens only: average over all real positions":
+                    lambda: torch.stack([z[:, -1] for z in alone]).mean(0),
+                "summed, not averaged": lambda: torch.cat([z[:, 1:] for z in alone], dim=1).sum(1),
+                "the first axis is the prompt: average over prompts too":
+                    lambda: torch.stack([z[:, 1:].mean(1) for z in alone], dim=1),
+            },
+        )  # fmt: skip
+    return f"the mean of every head, padding and BOS left out ({held})"
+
+
+def _run(model: TransformerBridge, tokens: Tensor, values: Tensor, heads=HEADS, at=slice(1, None)) -> Tensor:
+    def hook_for(layer: int):
+        def put(z, hook):
+            z = z.clone()
+            for chosen_layer, head in heads:
+                if chosen_layer == layer:
+                    z[:, at, head] = values[layer, head]
+            return z
+
+        return f"blocks.{layer}.attn.hook_z", put
+
+    return model.run_with_hooks(tokens, fwd_hooks=[hook_for(layer) for layer in range(model.cfg.n_layers)])
+
+
+@exercise("09", look="section 2: z[:, 1:, head] = means[layer, head], one hook per head, each remembering its own")
+def check_ablate_heads(learner: Callable) -> str:
+    for model in both_models():
+        tokens = model.to_tokens([PROMPTS[0], PROMPTS[0].replace("done", "has")])
+        generator = torch.Generator().manual_seed(0)
+        means = torch.randn(model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_head, generator=generator)
+        run = functools.partial(_run, model, tokens, means)
+        held = compare(
+            call(learner, model, tokens, list(HEADS), means),
+            run(),
+            f"the logits with {len(HEADS)} heads replaced at positions 1, 2, … on {model.cfg.model_name}",
+            axes="batch position vocab",
+            mistakes={
+                "nothing is replaced: is the hook in fwd_hooks, and does it return z?": lambda: model(tokens),
+                "BOS is replaced too: start at position 1": lambda: run(at=slice(None)),
+                "only the last position is replaced: all positions but the first": lambda: run(at=slice(-1, None)),
+                "zeros are put in, not the means": lambda: _run(model, tokens, torch.zeros_like(means)),
+                "every hook uses the last head of the list: a function made in a loop must remember its own head":
+                    lambda: _run_last_head(model, tokens, means),
+                "every hook uses the last pair of the list, layer and head": lambda: run(heads=HEADS[-1:]),
+                "only the first head of the list is replaced": lambda: run(heads=HEADS[:1]),
+                "the whole layer is replaced: only the heads of the list":
+                    lambda: run(heads=[(la, h) for la in (0, 1) for h in range(model.cfg.n_heads)]),
+                "layer and head are exchanged: the list holds (layer, head)":
+                    lambda: run(heads=[(h, la) for la, h in HEADS if h < model.cfg.n_layers]),
+            },
+        )  # fmt: skip
+    return f"the same logits as an independent hook run, and no hook left behind ({held})"
+
+
+def _run_last_head(model: TransformerBridge, tokens: Tensor, means: Tensor) -> Tensor:
+    """What late binding does: hooks in the right layers, all with the last head."""
+    last_layer, last_head = HEADS[-1]
+
+    def put(z, hook):
+        z = z.clone()
+        z[:, 1:, last_head] = means[last_layer, last_head]
+        return z
+
+    layers = dict.fromkeys(layer for layer, _ in HEADS)
+    return model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.attn.hook_z", put) for layer in layers])
+
+
+@exercise("09", look="section 2: one ratio of two means, taken from 1")
+def check_share_removed(learner: Callable) -> str:
+    before = torch.tensor([0.9, 0.4, -0.1, 0.6])
+    after = torch.tensor([0.2, 0.3, 0.1, -0.4])
+    grown = torch.tensor([1.0, 0.8, -0.3, 0.9])
+    for rows, what in ((after, "a gap that shrinks"), (grown, "a gap that grows")):
+        held = compare(
+            call(learner, before, rows),
+            (before.sum() - rows.sum()) / before.sum(),
+            f"1 - mean(after) / mean(before), for {what}",
+            mistakes={
+                "this is the share that is left: subtract it from 1": lambda rows=rows: rows.mean() / before.mean(),
+                "a mean of ratios, ruled by rows near zero: divide the means":
+                    lambda rows=rows: (1 - rows / before).mean(),
+                "absolute values of rows: a row whose sign turned is more than removed, so keep signs":
+                    lambda rows=rows: 1 - rows.abs().mean() / before.abs().mean(),
+                "a difference, not a share: divide by the mean before": lambda rows=rows: before.mean() - rows.mean(),
+                "before and after are exchanged": lambda rows=rows: 1 - before.mean() / rows.mean(),
+                "divided by the gap after: the share is of what there was before":
+                    lambda rows=rows: (before.mean() - rows.mean()) / rows.mean(),
+                "one share per row: take means first": lambda rows=rows: 1 - rows / before,
+            },
+        )  # fmt: skip
+    return f"1 is all of it, 0 is nothing, below 0 is more than before ({held})"
+
+
+@exercise("09", look="section 4: hypergeom.sf(shared - 1, n_total, len(one), len(other))")
+def check_overlap_p(learner: Callable) -> str:
+    one = [(layer, 0) for layer in range(8)]
+    other = [(layer, layer % 3) for layer in range(7, -1, -1)][:6]
+    total, shared = 48, len(set(one) & set(other))
+    want = _at_least(shared, total, len(one), len(other))
+    got = call(learner, one, other, total)
+    require(isinstance(got, float | int), f"what you return: {type(got).__name__}", "return one float")
+    in_order = sum(a == b for a, b in zip(one, other, strict=False))
+    named = {
+        "P(more than that many): at least as many means sf(shared - 1, ...)": _at_least(shared + 1, total, 8, 6),
+        "P(exactly that many): at least as many is wanted, the survival function": want - _at_least(shared + 1, total, 8, 6),
+        "P(fewer): this is the other tail": 1 - want,
+        "P(at most): this is the other tail": 1 - _at_least(shared + 1, total, 8, 6),
+        "heads are compared place by place: the order of a ranking does not matter, use sets":
+            _at_least(in_order, total, 8, 6),
+        "this is the share of heads in common, not a probability": shared / 6,
+        "this is how many are shared, not a probability": shared,
+    }  # fmt: skip
+    likely = next((message for message, value in named.items() if abs(got - value) < 1e-6), "")
+    require(
+        abs(got - want) < 1e-6, f"your probability with that counted out by hand: {got:.4f} against {want:.4f}", likely
+    )
+    return f"{shared} shared heads of {len(one)} and {len(other)}: p = {want:.3f}"
+
+
+def _at_least(k: int, total: int, a: int, b: int) -> float:
+    return sum(comb(a, i) * comb(total - a, b - i) for i in range(k, min(a, b) + 1)) / comb(total, b)

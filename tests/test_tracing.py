@@ -1,0 +1,233 @@
+"""utils.tracing against independent runs, the notebooks' solutions against utils, and whole files through the pipeline."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+from transformer_lens import patching as builtin
+
+from tests.checks.fixtures import tiny_model
+from utils import dialect, stats, tracing
+from utils.dialect import DialectError, Pair
+from utils.prompts import end_logits, tokenize
+
+U_WORDS, F_WORDS = ["lazy", "rude", "loud"], ["kind", "honest", "smart"]
+FRAME = 'A person who says " {} " is'
+DONE = [Pair(f"{p} done {v}", f"{p} has {v}", v, "done") for p in ("he", "she") for v in ("walked", "car")]
+
+
+@pytest.fixture(params=["gpt2", "llama"])
+def model(request):
+    return tiny_model(request.param)
+
+
+def answers(model):
+    return tuple(dialect.attribute_tokens(model, group) for group in (U_WORDS, F_WORDS))
+
+
+def solution(chapter: str) -> dict:
+    """The functions of a solution notebook: its imports, functions and constants, and none of its experiments."""
+    source = next(Path("solutions").glob(f"{chapter}_*.py")).read_text(encoding="utf-8")
+    kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef)
+    namespace: dict = {}
+    exec(
+        compile(ast.Module([n for n in ast.parse(source).body if isinstance(n, kinds)], []), chapter, "exec"), namespace
+    )
+    return namespace
+
+
+# --- tracing ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_aligned_and_says_where(model):
+    odd = Pair("he has then walked", "he has walked", "walked")
+    batch = tracing.guise_batch(model, [odd, *DONE], FRAME)
+    assert batch.pairs and all(pair in DONE for pair in batch.pairs)
+    differs = batch.aae_tokens != batch.sae_tokens
+    assert differs.sum(1).eq(1).all() and differs[:, batch.position].all()
+    assert batch.labels[batch.position].endswith("done / has")
+    assert len(tracing.guise_batch(model, DONE, FRAME, n=1)) == 1
+    with pytest.raises(DialectError, match="none of 1 pairs"):
+        tracing.guise_batch(model, [odd], FRAME)
+
+
+def test_components_and_heads_add_up_to_every_rows_gap(model):
+    batch = tracing.guise_batch(model, DONE, FRAME)
+    u, f = answers(model)
+    prefers = tracing.preference_of(u, f)
+    (logits_a, aae), (logits_s, sae) = (model.run_with_cache(t) for t in (batch.aae_tokens, batch.sae_tokens))
+    direction = dialect.gap_direction(model, U_WORDS, F_WORDS)
+    gap = prefers(logits_a) - prefers(logits_s)
+    parts = tracing.gap_by_component(aae, sae, direction)
+    assert torch.allclose(parts.sum(0), gap, atol=1e-3)
+    lens = tracing.gap_after_layers(aae, sae, direction)
+    assert lens.shape == (model.cfg.n_layers + 1,) and lens[-1] == pytest.approx(gap.mean().item(), abs=1e-3)
+    heads = tracing.gap_by_head(model, aae, sae, direction)
+    attention = parts[1::2]  # [layer, batch]; the output bias is the same on both sides but for the scale
+    if model.cfg.normalization_type.startswith("RMS"):
+        assert torch.allclose(heads.sum(1), attention, atol=1e-3)
+
+
+def test_gaps_of_pairs_of_different_lengths_reconcile_row_by_row(model):
+    pairs = dialect.pairs_of("be_usually", 4)
+    direction = dialect.gap_direction(model, U_WORDS, F_WORDS)
+    sides = []
+    for side in ("aae", "sae"):
+        tokens, mask = tokenize(model, [FRAME.format(getattr(pair, side)) for pair in pairs])
+        sides.append((model.run_with_cache(tokens)[1], mask.sum(-1) - 1))
+    (aae, aae_last), (sae, sae_last) = sides
+    parts = tracing.gap_by_component(aae, sae, direction, aae_last, sae_last)
+    gaps = dialect.trait_gaps(model, pairs, [FRAME], U_WORDS, F_WORDS)[:, 0]
+    assert torch.allclose(parts.sum(0), gaps, atol=1e-3)
+
+
+def test_a_preference_needs_the_bias_and_a_gap_does_not(model):
+    text = FRAME.format("he done walked")
+    direction = dialect.gap_direction(model, U_WORDS, F_WORDS)
+    logits, cache = model.run_with_cache(model.to_tokens(text))
+    final = tracing.apply_final_norm(tracing.decompose_at(cache).sum(0), cache)
+    bias = dialect.gap_bias(model, U_WORDS, F_WORDS)
+    preference = tracing.preference_of(*answers(model))(logits)
+    assert torch.allclose(preference, final @ direction + bias, atol=1e-3)
+    assert (abs(bias) > 1e-2) == (model.cfg.model_name == "tiny-gpt2")
+
+
+def test_patching_a_guise_is_1_at_the_word_and_0_before_it(model):
+    batch = tracing.guise_batch(model, DONE, FRAME)
+    u, f = answers(model)
+    resid = tracing.patch_guise(model, batch, u, f, progress=False)
+    assert resid[0, batch.position] == pytest.approx(1, abs=1e-4)
+    assert resid[:, : batch.position].abs().max() < 1e-5
+    assert resid[0, batch.position + 1 :].abs().max() < 1e-5
+    oracle = tracing.patch_guise(model, batch, u, f, builtin.get_act_patch_resid_pre)
+    assert torch.allclose(resid, oracle, atol=1e-4)
+    back = tracing.patch_guise(model, batch, u, f, back=True, progress=False)
+    assert back[0, batch.position] == pytest.approx(-1, abs=1e-4) and back[:, : batch.position].abs().max() < 1e-5
+    logits = tracing.patch_guise(model, batch, u, f, normalise=False, progress=False)
+    gap = dialect.trait_gaps(model, batch.pairs, [FRAME], U_WORDS, F_WORDS).mean()
+    assert torch.allclose(logits, resid * gap, atol=1e-4)
+
+
+def test_mean_ablation(model):
+    prompts = ["He says he has walked. He is", "They are", "She is"]
+    alone = [model.run_with_cache(model.to_tokens(p))[1]["z", 1][0, 1:] for p in prompts]
+    means = tracing.mean_z(model, prompts, batch_size=2)
+    assert torch.allclose(means[1], torch.cat(alone).mean(0), atol=1e-5)
+    hooks = tracing.ablation_hooks([(1, 2), (0, 1), (1, 0)], means)
+    assert len(hooks) == 2
+    seen = {}
+    watch = [("blocks.1.attn.hook_z", lambda z, hook: seen.update(z=z.clone()))]
+    model.run_with_hooks(model.to_tokens(prompts[0]), fwd_hooks=[*hooks, *watch])
+    assert torch.allclose(seen["z"][0, 1:, [0, 2]], means[1][[0, 2]].expand(len(seen["z"][0]) - 1, -1, -1))
+    assert torch.allclose(tracing.hooked_end_logits(model, prompts, []), end_logits(model, prompts), atol=1e-4)
+    loss = tracing.next_token_loss(model, ["He is kind"])
+    tokens = model.to_tokens("He is kind")
+    by_hand = torch.nn.functional.cross_entropy(model(tokens)[0, :-1], tokens[0, 1:])
+    assert loss == pytest.approx(by_hand.item(), abs=1e-4)
+
+
+# --- solutions and utils ----------------------------------------------------------------------------------------------
+
+
+def test_chapter_07_agrees_with_utils(model):
+    ns = solution("07")
+    prompts = [FRAME.format(side) for pair in dialect.pairs_of("be_usually", 3) for side in (pair.aae, pair.sae)]
+    u, f = answers(model)
+    ids = torch.cat([u, f])
+    expected = end_logits(model, prompts, ids, log_softmax=True)
+    assert torch.allclose(ns["log_probs_at_end"](model, prompts, ids), expected, atol=1e-4)
+    _, mask = tokenize(model, prompts)
+    assert torch.equal(ns["last_token_index"](mask), mask.sum(-1) - 1)
+    assert torch.allclose(ns["association_scores"](expected[::2], expected[1::2]),
+                          dialect.association_scores(expected[::2], expected[1::2]))  # fmt: skip
+    pairs = list(zip(prompts[::2], prompts[1::2], strict=True))
+    gaps = dialect.trait_gaps(model, dialect.pairs_of("be_usually", 3), [FRAME], U_WORDS, F_WORDS)[:, 0]
+    assert torch.allclose(ns["trait_gap"](model, pairs, u, f), gaps, atol=1e-4)
+    values, clusters = torch.randn(12), list("aabbccddeeff")
+    assert ns["bootstrap_interval"](values, clusters) == pytest.approx(
+        stats.bootstrap_interval(values, clusters), abs=1e-6
+    )
+    observed, null = torch.randn(5), torch.randn(9)
+    assert ns["null_swaps"](observed, null).tolist() == pytest.approx([stats.rank_p(o, null) for o in observed])
+
+
+def test_chapters_08_and_09_agree_with_utils(model):
+    ns = solution("08") | solution("09")
+    u, f = answers(model)
+    batch = tracing.guise_batch(model, DONE, FRAME)
+    prompts = [(FRAME.format(pair.aae), FRAME.format(pair.sae)) for pair in DONE]
+    found = dialect.aligned_pairs(model, DONE, FRAME)
+    assert ns["aligned_pairs"](model, prompts) == [(i, at) for i, (_, at) in enumerate(found)]
+    direction = dialect.gap_direction(model, U_WORDS, F_WORDS)
+    assert torch.allclose(ns["gap_direction"](model, u, f), direction)
+    (logits, aae), (_, sae) = (model.run_with_cache(tokens) for tokens in (batch.aae_tokens, batch.sae_tokens))
+    assert torch.allclose(
+        ns["gap_by_component"](aae, sae, direction), tracing.gap_by_component(aae, sae, direction).mean(-1)
+    )
+    assert ns["reconcile"](model, logits, aae, (u, f))[1].abs().max() < 1e-3
+    resid = ns["patch_guise"](model, batch.aae_tokens, batch.sae_tokens, (u, f))
+    assert torch.allclose(resid, tracing.patch_guise(model, batch, u, f, progress=False), atol=1e-4)
+    texts = [FRAME.format(pair.aae) for pair in DONE] + ["They are"]
+    means = tracing.mean_z(model, texts)
+    assert torch.allclose(ns["mean_z"](model, *tokenize(model, texts)), means, atol=1e-5)
+    heads = [(0, 1), (2, 3), (2, 0)]
+    hooked = model.run_with_hooks(batch.aae_tokens, fwd_hooks=tracing.ablation_hooks(heads, means))
+    assert torch.allclose(ns["ablate_heads"](model, batch.aae_tokens, heads, means), hooked, atol=1e-5)
+
+
+# --- whole files of the two public formats ------------------------------------------------------------------------------
+
+
+def pairs_file(path: Path) -> Path:
+    """699 pairs with what public files hold: no final newline, curly apostrophes, sides of different lengths."""
+    verbs = [forms[3] for forms in dialect.grammar()["verbs"].values()]
+    lines = [f"{p} {a}\t{p}{b}" for v in verbs for p in ("he", "she", "they")
+             for a, b in ((f"be {v}", f"’s usually {v}"), (f"be {v} now", f"'s usually {v} now"), (f"done {v}", f" has {v}"),
+                          (f"be out {v}", f" is out {v}"), (f"be {v} too", f" is {v} too"), (f"stay {v}", f" keeps {v}"),
+                          (f"been {v}", f"’s been {v}"))]  # fmt: skip
+    path.write_text("\n".join(lines[:699]), encoding="utf-8")
+    return path
+
+
+def test_a_pairs_file_of_699_lines_through_gap_and_patching(tmp_path, model):
+    pairs = dialect.read_pairs(pairs_file(tmp_path / "pairs.txt"))
+    assert len(pairs) == 699 and not any("’" in pair.sae for pair in pairs)
+    gaps = dialect.trait_gaps(model, pairs, [FRAME], U_WORDS, F_WORDS, progress=False)
+    assert gaps.shape == (699, 1) and torch.isfinite(gaps).all()
+    one = pairs[500]
+    alone = dialect.trait_gaps(model, [one], [FRAME], U_WORDS, F_WORDS)
+    assert gaps[500, 0] == pytest.approx(alone.item(), abs=1e-4)
+    low, high = stats.bootstrap_interval(gaps[:, 0], [pair.cluster for pair in pairs])
+    assert low <= gaps.mean() <= high
+    aligned = dialect.aligned_pairs(model, pairs, FRAME)
+    assert 0 < len(aligned) < 699
+    batch = tracing.guise_batch(model, pairs, FRAME, n=6)
+    resid = tracing.patch_guise(model, batch, *answers(model), progress=False)
+    assert resid[0, batch.position] == pytest.approx(1, abs=1e-4)
+
+
+def test_a_dataset_of_315_rows_through_gap_and_patching(tmp_path, model):
+    lines = [",".join(dialect.COLUMNS)]
+    for i in range(315):
+        pair = [*dialect.pairs_of("done"), *dialect.pairs_of("be_usually")][i % 70]
+        texts = [FRAME.format(side).replace("'", "’" if i % 5 == 0 else "'") for side in (pair.aae, pair.sae)]
+        quoted = ['"' + text.replace('"', '""') + f" {'too ' * (i // 70)}" + '"' for text in texts]
+        lines.append(f"{quoted[0]},{quoted[1]},lazy,kind,{i / 7:.3f},{-i / 9:.3f}")
+    path = tmp_path / "data.csv"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    rows = dialect.read_dataset(path, model)
+    assert len(rows) == 315
+    prompts = [row.prompt_aae for row in rows] + [row.prompt_sae for row in rows]
+    logits = end_logits(model, prompts, torch.cat(answers(model)), progress=False)
+    values = dialect.preference(logits, [*U_WORDS, *F_WORDS], U_WORDS, F_WORDS)
+    gaps = values[:315] - values[315:]
+    assert torch.isfinite(gaps).all()
+    pairs = [Pair(row.prompt_aae, row.prompt_sae) for row in rows]
+    batch = tracing.guise_batch(model, pairs, "{}", n=5)
+    assert tracing.patch_guise(model, batch, *answers(model), progress=False)[0, batch.position] == pytest.approx(
+        1, abs=1e-4
+    )
+    assert [row for row in rows if len(dialect.aligned_pairs(model, [Pair(row.prompt_aae, row.prompt_sae)])) == 0]
+    with pytest.raises(DialectError, match=r"tokens in tiny-"):
+        dialect.read_dataset(path, model, aligned=True)

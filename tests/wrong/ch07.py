@@ -1,0 +1,218 @@
+"""Wrong solutions of chapter 07's exercises, by the words of the message that each must get."""
+
+import numpy as np
+import scipy.stats
+import torch
+
+from utils.prompts import tokenize
+
+
+def last_minus_one(mask):
+    return torch.full((mask.shape[0],), -1)
+
+
+def last_by_length(mask):
+    return mask.sum(1) - 1
+
+
+def last_column(mask):
+    return torch.tensor([mask.shape[1] - 1 for _ in mask])
+
+
+def last_first(mask):
+    return mask.argmax(1)
+
+
+def logp_logits(model, prompts, attribute_tokens):
+    return torch.cat([model(model.to_tokens(p))[:, -1][:, attribute_tokens] for p in prompts])
+
+
+def logp_padding(model, prompts, attribute_tokens):
+    tokens, _ = tokenize(model, prompts)
+    return torch.log_softmax(model(tokens)[:, -1], dim=-1)[:, attribute_tokens]
+
+
+def logp_subset(model, prompts, attribute_tokens):
+    return logp_logits(model, prompts, attribute_tokens).log_softmax(-1)
+
+
+def logp_without_bos(model, prompts, attribute_tokens):
+    rows = [model(model.to_tokens(p, prepend_bos=False))[0, -1].log_softmax(-1) for p in prompts]
+    return torch.stack(rows)[:, attribute_tokens]
+
+
+def logp_off_by_one(model, prompts, attribute_tokens):
+    tokens, mask = tokenize(model, prompts)
+    logp = model(tokens).log_softmax(-1)
+    return torch.stack([logp[i, m.sum() - 2] for i, m in enumerate(mask)])[:, attribute_tokens]
+
+
+def scores_of_means(logp_aae, logp_sae):
+    return torch.log(logp_aae.exp().mean(0)) - torch.log(logp_sae.exp().mean(0))
+
+
+def scores_sign(logp_aae, logp_sae):
+    return logp_sae.mean(0) - logp_aae.mean(0)
+
+
+def scores_probabilities(logp_aae, logp_sae):
+    return logp_aae.exp().mean(0) - logp_sae.exp().mean(0)
+
+
+def scores_per_row(logp_aae, logp_sae):
+    return (logp_aae - logp_sae).mean(-1)
+
+
+def calibrated_divides(logp, logp_empty):
+    return logp / logp_empty
+
+
+def calibrated_probabilities(logp, logp_empty):
+    return logp.exp() - logp_empty.exp()
+
+
+def calibrated_sign(logp, logp_empty):
+    return logp_empty - logp
+
+
+def calibrated_mean(logp, logp_empty):
+    return logp - logp_empty.mean(0, keepdim=True)
+
+
+def _ends(model, prompts):
+    return torch.stack([model(model.to_tokens(p))[0, -1] for p in prompts])
+
+
+def gap_sign(model, pairs, unfavourable, favourable):
+    aae, sae = (_ends(model, [pair[i] for pair in pairs]) for i in (0, 1))
+    difference = sae - aae
+    return difference[:, unfavourable].mean(1) - difference[:, favourable].mean(1)
+
+
+def gap_per_row(model, pairs, unfavourable, favourable):
+    ids = torch.cat([unfavourable, favourable])
+    rows = []
+    for aae, sae in pairs:
+        ratio = _ends(model, [aae]).log_softmax(-1)[0, ids] - _ends(model, [sae]).log_softmax(-1)[0, ids]
+        rows.append(ratio.max() - ratio.min())
+    return torch.stack(rows)
+
+
+def gap_sums(model, pairs, unfavourable, favourable):
+    aae, sae = (_ends(model, [pair[i] for pair in pairs]) for i in (0, 1))
+    difference = aae - sae
+    return difference[:, unfavourable].sum(1) - difference[:, favourable].sum(1)
+
+
+def gap_padding(model, pairs, unfavourable, favourable):
+    sides = []
+    for i in (0, 1):
+        logits = model(tokenize(model, [pair[i] for pair in pairs])[0])[:, -1]
+        sides.append(logits[:, unfavourable].mean(-1) - logits[:, favourable].mean(-1))
+    return sides[0] - sides[1]
+
+
+def interval_rows(values, clusters):
+    found = scipy.stats.bootstrap((np.asarray(values),), np.mean, method="percentile", rng=0).confidence_interval
+    return found.low, found.high
+
+
+def interval_of_values(values, clusters):
+    names = sorted(set(clusters))
+    means = [np.mean([v for v, c in zip(values.tolist(), clusters, strict=True) if c == name]) for name in names]
+    return tuple(np.quantile(means, [0.025, 0.975]))
+
+
+def interval_order(values, clusters):
+    names = sorted(set(clusters))
+    means = [np.mean([v for v, c in zip(values.tolist(), clusters, strict=True) if c == name]) for name in names]
+    found = scipy.stats.bootstrap((means,), np.mean, method="percentile", rng=0).confidence_interval
+    return found.high, found.low
+
+
+def rank_one_sided(observed, null):
+    return torch.stack([(1 + (null >= o).sum()) / (1 + len(null)) for o in observed])
+
+
+def rank_left_out(observed, null):
+    return torch.stack([(null.abs() >= o.abs()).float().mean() for o in observed])
+
+
+def rank_smaller(observed, null):
+    return torch.stack([(1 + (null.abs() < o.abs()).sum()) / (1 + len(null)) for o in observed])
+
+
+def rank_zero(observed, null):
+    return torch.stack([(null.abs() >= o.abs()).sum() / (1 + len(null)) for o in observed])
+
+
+def circular_not_chosen_again(logp_aae, logp_sae):
+    ratio = logp_aae - logp_sae
+    best, worst = ratio.argmax(1, keepdim=True), ratio.argmin(1, keepdim=True)
+    gap = (ratio.gather(1, best) - ratio.gather(1, worst)).mean()
+    exchanged = ((-ratio).gather(1, best) - (-ratio).gather(1, worst)).mean()
+    return torch.stack([gap, exchanged])
+
+
+def circular_most_likely(logp_aae, logp_sae):
+    out = []
+    for a, s in ((logp_aae, logp_sae), (logp_sae, logp_aae)):
+        best, worst = a.argmax(1, keepdim=True), s.argmax(1, keepdim=True)
+        out.append(((a - s).gather(1, best) - (a - s).gather(1, worst)).mean())
+    return torch.stack(out)
+
+
+def circular_one_choice(logp_aae, logp_sae):
+    mean = (logp_aae - logp_sae).mean(0)
+    return torch.stack([mean.max() - mean.min(), (-mean).max() - (-mean).min()])
+
+
+WRONG = {
+    "last_token_index": {
+        "-1 for every prompt": last_minus_one,
+        "only where the padding is on the right": last_by_length,
+        "the last column for every prompt": last_column,
+        "the first real token": last_first,
+    },
+    "log_probs_at_end": {
+        "these are logits": logp_logits,
+        "padding for the shorter prompts": logp_padding,
+        "over the attributes alone": logp_subset,
+        "BOS is missing": logp_without_bos,
+        "one position too early": logp_off_by_one,
+    },
+    "association_scores": {
+        "averaged probabilities": scores_of_means,
+        "AAE minus SAE": scores_sign,
+        "differences of probabilities": scores_probabilities,
+        "averaged over attributes": scores_per_row,
+    },
+    "calibrated": {
+        "you divided": calibrated_divides,
+        "subtracted probabilities": calibrated_probabilities,
+        "the other way round": calibrated_sign,
+        "its own baseline": calibrated_mean,
+    },
+    "trait_gap": {
+        "the sign": gap_sign,
+        "row by row": gap_per_row,
+        "sums over the sets": gap_sums,
+        "the last column": gap_padding,
+    },
+    "bootstrap_interval": {
+        "you resampled rows": interval_rows,
+        "not of their mean": interval_of_values,
+        "wrong order": interval_order,
+    },
+    "null_swaps": {
+        "one-sided": rank_one_sided,
+        "left out": rank_left_out,
+        "share of swaps that are smaller": rank_smaller,
+        "can then be 0": rank_zero,
+    },
+    "is_circular": {
+        "not chosen again": circular_not_chosen_again,
+        "largest log-probability": circular_most_likely,
+        "one pair of traits for all rows": circular_one_choice,
+    },
+}

@@ -1,0 +1,226 @@
+"""Where a gap between two guises comes from: aligned batches, decompositions that add up, patching, and mean ablation.
+
+AAE is the clean run and SAE the corrupted one, so a patch of 1 restores the whole gap; the same functions take a neutral
+swap, whose first word stands in the place of AAE.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import ActivationCache
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.utilities import get_act_name
+
+from utils import dialect, patching
+from utils.attribution import apply_final_norm, decompose_at, head_results
+from utils.dialect import DialectError, Pair
+from utils.prompts import tokenize
+
+Heads = Iterable[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class GuiseBatch:
+    """Pairs in one frame, all of one length, that differ in the token at `position`. `guise_batch` builds it."""
+
+    pairs: list[Pair]
+    frame: str
+    position: int
+    aae_tokens: Int[Tensor, "batch seq"]
+    sae_tokens: Int[Tensor, "batch seq"]
+    labels: list[str]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+
+def guise_batch(model: TransformerBridge, pairs: Sequence[Pair], frame: str, n: int | None = None) -> GuiseBatch:
+    """The aligned pairs of the commonest length and differing position, at most `n` of them.
+
+    Raises DialectError if none is aligned.
+    """
+    found = dialect.aligned_pairs(model, pairs, frame)
+    if not found:
+        example = pairs[0] if pairs else None
+        raise DialectError(f"none of {len(pairs)} pairs differs in exactly one token in {model.cfg.model_name}, "
+                           f"such as {example}; see utils.dialect.aligned_pairs(..., strict=True)")  # fmt: skip
+    lengths = [model.to_tokens(frame.format(pair.aae)).shape[1] for pair, _ in found]
+    shapes = [(length, at) for length, (_, at) in zip(lengths, found, strict=True)]
+    common = Counter(shapes).most_common(1)[0][0]
+    chosen = [pair for (pair, _), shape in zip(found, shapes, strict=True) if shape == common][:n]
+    aae, sae = (model.to_tokens([frame.format(getattr(p, side)) for p in chosen]) for side in ("aae", "sae"))
+    first = model.to_str_tokens(frame.format(chosen[0].aae))
+    labels = [f"{i} {token.strip() or '␣'}" for i, token in enumerate(first)]
+    labels[common[1]] += f" / {model.to_str_tokens(frame.format(chosen[0].sae))[common[1]].strip()}"
+    return GuiseBatch(chosen, frame, common[1], aae, sae, labels)
+
+
+# --- decomposition ----------------------------------------------------------------------------------------------------
+
+
+def gap_by_component(
+    aae: ActivationCache,
+    sae: ActivationCache,
+    direction: Float[Tensor, "d_model"],
+    aae_last: Int[Tensor, "batch"] | None = None,
+    sae_last: Int[Tensor, "batch"] | None = None,
+) -> Float[Tensor, "component batch"]:
+    """Each component's part of each pair's gap: embedding, then attention and MLP of each layer. They add up to the gap.
+
+    Each side is divided by the scale of its own final norm, as the model does. The unembedding's bias is the same on both
+    sides and leaves no gap. Labels: `utils.attribution.component_labels`.
+    """
+    parts = [
+        apply_final_norm(decompose_at(cache, last), cache, last) @ direction
+        for cache, last in ((aae, aae_last), (sae, sae_last))
+    ]  # component batch
+    return parts[0] - parts[1]
+
+
+def gap_by_head(
+    model: TransformerBridge,
+    aae: ActivationCache,
+    sae: ActivationCache,
+    direction: Float[Tensor, "d_model"],
+    aae_last: Int[Tensor, "batch"] | None = None,
+    sae_last: Int[Tensor, "batch"] | None = None,
+) -> Float[Tensor, "layer head batch"]:
+    """Each head's direct part of each pair's gap."""
+    parts = [
+        apply_final_norm(head_results(model, cache, last), cache, last) @ direction
+        for cache, last in ((aae, aae_last), (sae, sae_last))
+    ]
+    return parts[0] - parts[1]
+
+
+def gap_after_layers(
+    aae: ActivationCache, sae: ActivationCache, direction: Float[Tensor, "d_model"]
+) -> Float[Tensor, "layer"]:
+    """The logit lens of the gap: what the final norm's scale and the direction make of the stream before each layer and
+    at the end."""
+    return torch.cat([torch.zeros(1, device=direction.device), gap_by_component(aae, sae, direction).mean(-1)]).cumsum(
+        0
+    )[1::2]
+
+
+# --- patching ---------------------------------------------------------------------------------------------------------
+
+
+def preference_of(
+    unfavourable: Int[Tensor, "u"], favourable: Int[Tensor, "f"]
+) -> Callable[[Float[Tensor, "batch seq d_vocab"]], Float[Tensor, "batch"]]:
+    """A function from logits to each row's preference for unfavourable traits, read at the last position."""
+    return lambda logits: logits[:, -1][:, unfavourable].mean(-1) - logits[:, -1][:, favourable].mean(-1)
+
+
+def patch_guise(
+    model: TransformerBridge,
+    batch: GuiseBatch,
+    unfavourable: Int[Tensor, "u"],
+    favourable: Int[Tensor, "f"],
+    sweep: Callable = patching.get_act_patch_resid_pre,
+    normalise: bool = True,
+    back: bool = False,
+    **options,
+) -> Float[Tensor, "..."]:
+    """A sweep of AAE activations patched into the SAE run: 1 where the patch restores the whole gap, 0 where nothing.
+
+    back: SAE activations into the AAE run, where 0 is no change and -1 takes the whole gap away. normalise: else in
+    logits. sweep: any `get_act_patch_*` of utils.patching.
+    """
+    preference = preference_of(unfavourable, favourable)
+    clean, corrupted = (batch.sae_tokens, batch.aae_tokens) if back else (batch.aae_tokens, batch.sae_tokens)
+    logits, cache = model.run_with_cache(clean)
+    target, start = preference(logits).mean(), preference(model(corrupted)).mean()
+    unit = (start - target if back else target - start) if normalise else 1.0
+    return sweep(model, corrupted, cache, lambda logits: (preference(logits).mean() - start) / unit, **options)
+
+
+# --- mean ablation ----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def mean_z(
+    model: TransformerBridge, prompts: Sequence[str], batch_size: int = 32
+) -> Float[Tensor, "layer head d_head"]:
+    """Each head's mean output z over all real positions of the prompts but the first (BOS)."""
+    tokens, mask = tokenize(model, prompts)
+    total, count = 0, 0
+    for rows, real in zip(tokens.split(batch_size), mask.split(batch_size), strict=True):
+        _, cache = model.run_with_cache(rows, names_filter=lambda name: name.endswith("hook_z"))
+        z = torch.stack([cache["z", layer] for layer in range(model.cfg.n_layers)])[:, :, 1:]
+        weights = real[:, 1:].to(z.dtype)
+        total = total + torch.einsum("lbphd,bp->lhd", z, weights)
+        count = count + weights.sum()
+    return total / count
+
+
+def ablation_hooks(heads: Heads, means: Float[Tensor, "layer head d_head"]) -> list[tuple[str, Callable]]:
+    """Hooks that put each head's mean in the place of its z, at every position but the first."""
+    by_layer = itertools.groupby(sorted(heads), key=lambda pair: pair[0])
+    return [(get_act_name("z", layer), _setter([h for _, h in group], means[layer])) for layer, group in by_layer]
+
+
+def _setter(heads: list[int], means: Float[Tensor, "head d_head"]) -> Callable:
+    def set_mean(z, hook):
+        z = z.clone()
+        z[:, 1:, heads] = means[heads]
+        return z
+
+    return set_mean
+
+
+@torch.no_grad()
+def hooked_end_logits(
+    model: TransformerBridge,
+    prompts: Sequence[str],
+    hooks: list[tuple[str, Callable]],
+    tokens: Int[Tensor, "attribute"] | None = None,
+    batch_size: int = 64,
+) -> Float[Tensor, "batch attribute"]:
+    """`utils.prompts.end_logits` of a run that hooks change: no shared beginnings, since a hook may touch every position."""
+    order = sorted(range(len(prompts)), key=lambda i: len(model.to_tokens(prompts[i])[0]))
+    results: list[Tensor | None] = [None] * len(prompts)
+    for start in range(0, len(order), batch_size):
+        chunk = order[start : start + batch_size]
+        rows, mask = tokenize(model, [prompts[i] for i in chunk])
+        everyone, last = torch.arange(len(chunk), device=rows.device), mask.sum(-1) - 1
+        at_end = ("unembed.hook_in", lambda x, hook, everyone=everyone, last=last: x[everyone, last].unsqueeze(1))
+        logits = model.run_with_hooks(rows, fwd_hooks=[*hooks, at_end])[:, 0]
+        for i, row in zip(chunk, logits if tokens is None else logits[:, tokens], strict=True):
+            results[i] = row
+    return torch.stack(results)
+
+
+def hooked_gaps(
+    model: TransformerBridge,
+    pairs: Sequence[Pair],
+    frames: Sequence[str],
+    hooks: list[tuple[str, Callable]],
+    unfavourable: Int[Tensor, "u"],
+    favourable: Int[Tensor, "f"],
+) -> Float[Tensor, "pair frame"]:
+    """`utils.dialect.trait_gaps` of a run that hooks change."""
+    prompts = [frame.format(getattr(pair, side)) for side in ("aae", "sae") for pair in pairs for frame in frames]
+    logits = hooked_end_logits(model, prompts, hooks)
+    preference = logits[:, unfavourable].mean(-1) - logits[:, favourable].mean(-1)
+    aae, sae = preference.unflatten(0, (2, len(pairs), len(frames)))
+    return aae - sae
+
+
+@torch.no_grad()
+def next_token_loss(
+    model: TransformerBridge, texts: Sequence[str], hooks: list[tuple[str, Callable]] = ()
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy (nats per token) on texts, padding and the prediction of BOS left out."""
+    tokens, mask = tokenize(model, texts)
+    logp = model.run_with_hooks(tokens, fwd_hooks=list(hooks)).log_softmax(-1)
+    loss = -logp[:, :-1].gather(-1, tokens[:, 1:, None])[..., 0]
+    return (loss * mask[:, 1:]).sum() / mask[:, 1:].sum()
