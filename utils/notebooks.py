@@ -28,7 +28,6 @@ from pathlib import Path
 import jupytext
 import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
-from jupytext.combine import combine_inputs_with_outputs
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert.preprocessors import TagRemovePreprocessor
@@ -90,14 +89,9 @@ def derive(source: Path) -> dict[Path, str]:
     for notebook in (solution, chapter):
         _clean(notebook)
     twin = SOLUTIONS / f"{source.stem}.ipynb"
-    if twin.exists():
-        solution_with_outputs = combine_inputs_with_outputs(solution, nbformat.read(twin, as_version=4), fmt=FORMAT)
-        _clean(solution_with_outputs)
-    else:
-        solution_with_outputs = solution
     return {
         source: _as_script(solution),
-        twin: _as_json(solution_with_outputs),
+        twin: _as_json(_with_outputs(solution, twin)),
         CHAPTERS / source.name: _as_script(chapter),
         CHAPTERS / f"{source.stem}.ipynb": _as_json(chapter),
     }
@@ -157,7 +151,7 @@ def _exercises(solution: NotebookNode) -> NotebookNode:
 
 
 def _clean(notebook: NotebookNode) -> None:
-    """Ids from content, and no metadata that differs between machines, so that a diff shows only what changed."""
+    """Ids from content, tidy outputs, and no metadata that differs between machines: a diff shows only what changed."""
     seen: Counter[str] = Counter()
     notebook.metadata = nbformat.from_dict({
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -170,6 +164,35 @@ def _clean(notebook: NotebookNode) -> None:
         cell.metadata = nbformat.from_dict(
             {k: v for k, v in sorted(cell.metadata.items()) if k in ("nbgrader", "tags")}
         )
+        if cell.cell_type == "code":
+            cell.outputs = _tidy(cell.outputs)
+
+
+def _with_outputs(notebook: NotebookNode, twin: Path) -> NotebookNode:
+    """The notebook with the outputs of those cells of `twin` whose source is still the same (ids are hashes of it)."""
+    notebook = copy.deepcopy(notebook)
+    old = {cell.id: cell for cell in nbformat.read(twin, as_version=4).cells} if twin.exists() else {}
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and cell.id in old:
+            cell.outputs, cell.execution_count = _tidy(old[cell.id].outputs), old[cell.id].execution_count
+    return notebook
+
+
+def is_progress_bar(output: NotebookNode) -> bool:
+    """Whether an output is tqdm's widget, of which a saved notebook could only show the empty beginning."""
+    bar = re.search(r"\d+%\|", output.get("data", {}).get("text/plain", ""))
+    return bool(bar) and "application/vnd.jupyter.widget-view+json" in output.data
+
+
+def _tidy(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Without progress bars, and with streams in one piece: the pieces in which they arrive differ from run to run."""
+    tidy: list[NotebookNode] = []
+    for output in outputs:
+        if tidy and output.output_type == "stream" == tidy[-1].output_type and output.name == tidy[-1].name:
+            tidy[-1].text += output.text
+        elif not is_progress_bar(output):
+            tidy.append(copy.deepcopy(output))
+    return tidy
 
 
 def _as_script(notebook: NotebookNode) -> str:
@@ -181,7 +204,7 @@ def _as_script(notebook: NotebookNode) -> str:
 
 
 def _as_json(notebook: NotebookNode) -> str:
-    return json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    return nbformat.writes(notebook) + "\n"
 
 
 def readme_table() -> str:
@@ -250,8 +273,8 @@ def _cell_problems(path: Path) -> Iterator[str]:
 
 
 def environment(model: str) -> None:
-    """What a run sets for its kernels: the model, no waiting for a hub where none is needed, no progress bars."""
-    os.environ.update(COURSE_MODEL=model, TQDM_DISABLE="1")
+    """What a run sets for its kernels: the model, and no waiting for a hub where none is needed."""
+    os.environ["COURSE_MODEL"] = model
     if model == DEFAULT_EMBEDDED:
         os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -276,21 +299,7 @@ def execute(source: Path, progress: Progress | None = None) -> tuple[NotebookNod
         error = f"{stopped.ename}: {stopped.evalue}"
     if progress:
         progress.update(task, completed=len(notebook.cells))
-    _tidy_outputs(notebook)
     return notebook, error
-
-
-def _tidy_outputs(notebook: NotebookNode) -> None:
-    """Join the pieces in which a stream arrives, which differ from run to run."""
-    for cell in notebook.cells:
-        joined: list[NotebookNode] = []
-        for output in cell.get("outputs", []):
-            if joined and output.output_type == "stream" == joined[-1].output_type and output.name == joined[-1].name:
-                joined[-1].text += output.text
-            else:
-                joined.append(output)
-        if cell.cell_type == "code":
-            cell.outputs = joined
 
 
 def sync(chapters: list[str], execute_too: bool) -> None:
@@ -348,7 +357,8 @@ def run(chapters: list[str], model: str) -> bool:
 def _table(rows: list[dict], model: str) -> Table:
     table = Table("chapter", "seconds", "references compared", "all within tolerance", title=f"the course on {model}")
     for row in rows:
-        verdict = f"stopped: {row['error']}" if row["error"] else "yes" if row["known"] == row["agree"] else "NO"
+        verdict = "NO" if row["known"] != row["agree"] else "yes" if row["known"] else "no figures for this model"
+        verdict = f"stopped: {row['error']}" if row["error"] else verdict
         table.add_row(row["title"], f"{row['seconds']:.0f}", str(row["known"]), verdict)
     return table
 
@@ -359,7 +369,7 @@ def main() -> int:
     parser.add_argument("chapters", nargs="*", help="numbers or names; none means all")
     parser.add_argument("--execute", action="store_true", help="with sync: run the solutions and keep their outputs")
     parser.add_argument("--model", default=os.environ.get("MODEL") or DEFAULT_EMBEDDED, help="with run")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     try:
         if arguments.command == "sync":
             sync(arguments.chapters, arguments.execute)

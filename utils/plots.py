@@ -17,7 +17,9 @@ import numpy as np
 import plotly.express as px
 import plotly.graph_objects as go
 import plotly.io as pio
+from IPython import get_ipython
 from jaxtyping import Float
+from plotly.subplots import make_subplots
 from torch import Tensor
 
 from utils.attribution import head_name
@@ -37,7 +39,7 @@ DIVERGING = "RdBu_r"
 def _array(values: Any, digits: int = 5) -> np.ndarray:
     """Rounded to what a reader can see, so that saved notebooks are small and do not change in the last bit."""
     values = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    return values.round(digits) if np.issubdtype(values.dtype, np.floating) else values
+    return values.astype(float).round(digits) if np.issubdtype(values.dtype, np.floating) else values
 
 
 def imshow(
@@ -110,8 +112,10 @@ def bar(
     y: str,
     x_labels: Sequence[Any] | None = None,
     intervals: tuple[Sequence[float], Sequence[float]] | None = None,
+    stacked: bool = False,
 ) -> go.Figure:
-    """Bars, or groups of bars by name. intervals: (low, high) of every bar, for one group only."""
+    """Bars, or groups of bars by name. intervals: (low, high) of every bar, for one group only. stacked: the groups of one
+    bar on top of each other (negative ones below zero), with a mark at their sum."""
     groups = values if isinstance(values, dict) else {"": values}
     figure = go.Figure()
     for name, heights in groups.items():
@@ -123,6 +127,11 @@ def bar(
         at = list(x_labels) if x_labels is not None else list(range(len(heights)))
         figure.add_bar(x=at, y=heights, name=name, error_y=error)
     figure.add_hline(0, line_color="grey", line_width=1)
+    if stacked:
+        figure.update_layout(barmode="relative")
+        total = np.sum([_array(heights) for heights in groups.values()], axis=0)
+        marks = {"symbol": "diamond", "color": "black", "size": 9}
+        figure.add_scatter(x=figure.data[0].x, y=total, mode="markers", name="sum", marker=marks)
     return figure.update_layout(title=title, xaxis_title=x, yaxis_title=y, showlegend=len(groups) > 1, height=400)
 
 
@@ -136,10 +145,11 @@ def scatter(
     colours: Any = None,
     colour: str = "",
     diagonal: bool = False,
+    slopes: dict[str, float] | None = None,
 ) -> go.Figure:
     """One point per item; labels show on hover, and beside the ten points farthest from the middle.
 
-    colours: a value per point, named by `colour`. diagonal: draw y = x.
+    colours: a value per point, named by `colour`. diagonal: draw y = x. slopes: draw y = slope · x, by name.
     """
     x_values, y_values = _array(x_values).ravel(), _array(y_values).ravel()
     far = np.argsort(-np.hypot(x_values - x_values.mean(), y_values - y_values.mean()), kind="stable")[:10]
@@ -152,6 +162,9 @@ def scatter(
     if diagonal:
         low, high = min(x_values.min(), y_values.min()), max(x_values.max(), y_values.max())
         figure.add_shape(type="line", x0=low, y0=low, x1=high, y1=high, line={"dash": "dot", "color": "grey"})
+    for name, slope in (slopes or {}).items():
+        ends = np.array([x_values.min(), x_values.max()])
+        figure.add_scatter(x=ends, y=_array(ends * slope), mode="lines", name=name, showlegend=True)
     return figure.update_layout(height=480)
 
 
@@ -193,29 +206,54 @@ def heads(values: Float[Tensor, "layer head"], title: str, unit: str = "value", 
     return figure.update_xaxes(dtick=1)
 
 
+def mosaic(
+    tables: dict[str, Float[Tensor, "layer head"]], title: str, unit: str = "value", columns: int = 4
+) -> go.Figure:
+    """One small [layer, head] heatmap per model, of whatever size, with one colour scale from zero up."""
+    columns = min(columns, len(tables))
+    figure = make_subplots(
+        rows=-(-len(tables) // columns), cols=columns, subplot_titles=list(tables), vertical_spacing=0.12
+    )
+    for i, values in enumerate(tables.values()):
+        at = {"row": i // columns + 1, "col": i % columns + 1}
+        figure.add_heatmap(z=_array(values), coloraxis="coloraxis", **at)
+        figure.update_xaxes(title_text="head", dtick=1 if values.shape[1] <= 12 else None, **at)
+        rows = {"title_text": "layer" if at["col"] == 1 else None, "dtick": 1 if values.shape[0] <= 12 else None}
+        figure.update_yaxes(autorange="reversed", **rows, **at)
+    limit = max(float(_array(values).max()) for values in tables.values())
+    colours = {"colorscale": "Blues", "cmin": 0, "cmax": limit, "colorbar_title_text": unit}
+    return figure.update_layout(title=title, coloraxis=colours, height=120 + 330 * -(-len(tables) // columns))
+
+
 class AttentionView:
     """An attention view as HTML that works without the internet. Shown by Jupyter; `str()` gives the HTML."""
 
-    def __init__(self, body: str) -> None:
-        self.body = body
+    def __init__(self, title: str, body: str) -> None:
+        self.title, self.body = title, body
+
+    def __repr__(self) -> str:
+        return f"AttentionView({self.title!r})"
 
     def __str__(self) -> str:
         return self.body
 
     def _repr_html_(self) -> str:
-        return self.body if _library_is_on_page() else circuitsvis_library() + self.body
+        return circuitsvis_library() + self.body if _brings_library(self.title) else self.body
 
 
-_shown_library = False
+_library_cell: str | None = None
 
 
-def _library_is_on_page() -> bool:
-    """circuitsvis' JavaScript (1.3 MB) goes into a notebook's first view only; on Colab, where every output is a page
-    of its own, into each."""
-    global _shown_library
-    on_page = _shown_library and "google.colab" not in sys.modules
-    _shown_library = True
-    return on_page
+def _brings_library(title: str) -> bool:
+    """circuitsvis' JavaScript (1.3 MB) goes into the output of one cell, the first that shows a view, and again whenever
+    that cell is run again: the page may have been reloaded since. On Colab every output is a page of its own: into each."""
+    global _library_cell
+    shell = get_ipython()
+    parent = shell.get_parent() if hasattr(shell, "get_parent") else {}
+    cell = parent.get("metadata", {}).get("cellId", title)  # where there is no JupyterLab to name the cell: its title
+    if _library_cell is None:
+        _library_cell = cell
+    return cell == _library_cell or "google.colab" in sys.modules
 
 
 def circuitsvis_library() -> str:
@@ -242,9 +280,12 @@ def attention(
     data = json.dumps(properties).replace("</", "<\\/")
     identity = "attention-" + hashlib.sha256((title + data).encode()).hexdigest()[:12]
     return AttentionView(
+        title,
         f'<div style="font-family: sans-serif"><b>{html.escape(title)}</b><div id="{identity}">'
         "<i>Run the notebook from the top to draw this view.</i></div></div>"
-        f'<script>CircuitsVis.render("{identity}", "AttentionHeads", {data})</script>'
+        f"<script>(function draw(tries) {{ if (window.CircuitsVis) "
+        f'CircuitsVis.render("{identity}", CircuitsVis.AttentionHeads, {data}); '
+        "else if (tries) setTimeout(draw, 250, tries - 1); })(100)</script>",  # the library may come later on the page
     )
 
 

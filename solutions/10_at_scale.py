@@ -1,0 +1,706 @@
+# %% [markdown]
+# # 10 · At scale
+#
+# Seventy-five minutes. Chapter 03 patched one cell at a time, and each cell cost a whole forward pass. That is fine for eight short
+# prompts and hopeless for a data set. This chapter makes the same sweep many times faster without changing one number in it, and
+# then looks at a method that is faster still and does change them.
+#
+# You will be able to
+# - say which part of a patched forward pass is new, and which part has been computed before;
+# - skip, resume and batch a sweep, and show that it still equals the built-in one;
+# - tell when the gradient shortcut, *attribution patching*, can be trusted;
+# - find out what limits the speed of a computation on your own machine.
+
+# %% [markdown] tags=["solution"]
+# *This is the solution notebook; the exercises are in `chapters/`. The outputs were computed on the embedded model,
+# `smollm2-135m`, by `make sync EXECUTE=1`. On gpt2-small the numbers differ and the code does not. Every time in it is from the
+# machine that ran it, which was busy with other work; yours will differ, and nothing compares them.*
+
+# %% tags=["setup"]
+import subprocess
+import sys
+from pathlib import Path
+
+COURSE, REPOSITORY = Path("/content/course"), "https://github.com/OWNER/mechinterp-course"
+ON_COLAB = "google.colab" in sys.modules
+if ON_COLAB and not COURSE.exists():
+    subprocess.run(["git", "clone", "--depth=1", REPOSITORY, COURSE], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-r", COURSE / "requirements.txt"], check=True)
+START = COURSE if ON_COLAB else Path.cwd()
+sys.path.insert(0, str(next(p for p in [START, *START.parents] if (p / "utils" / "models.py").exists())))
+
+# %%
+import time
+from functools import partial
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from scipy.stats import spearmanr
+from torch import Tensor
+from transformer_lens import patching as builtin
+from transformer_lens.model_bridge import TransformerBridge
+
+from tests.checks import (
+    check_attention_from_position,
+    check_cells_that_can_change,
+    check_patch_every_layer,
+    check_run_from_layer,
+)
+from utils import patching, plots
+from utils.attribution import head_name, logit_diff
+from utils.forward import CorruptedRun, run_block
+from utils.ioi import NAMES, TEMPLATES, ioi_metric, ioi_pairs
+from utils.models import load_model
+from utils.reference import compare
+
+# %% tags=["nbval-ignore-output"]
+model = load_model()
+
+# %% [markdown]
+# ## 1 · What does a sweep cost?
+#
+# Two prompts are enough to see everything here, so take the first pair of chapter 01. The clean run is about the prompt, the
+# corrupted run about its neighbour with the other name at **S2**. The metric is 0 for the corrupted run and 1 for the clean one.
+
+# %%
+pairs = ioi_pairs(model, TEMPLATES[:1], NAMES[:1])
+clean_tokens, corrupted_tokens = pairs.clean_tokens, pairs.corrupted_tokens  # each [prompt, position]
+clean_logits, clean_cache = model.run_with_cache(clean_tokens)
+corrupted_logits, corrupted_cache = model.run_with_cache(corrupted_tokens)
+metric = partial(
+    ioi_metric,
+    answer_tokens=pairs.answer_tokens,
+    clean=logit_diff(clean_logits, pairs.answer_tokens),
+    corrupted=logit_diff(corrupted_logits, pairs.answer_tokens),
+)
+n_layers, (n_prompts, n_pos) = model.cfg.n_layers, corrupted_tokens.shape
+labels = plots.numbered(model.to_str_tokens(pairs.clean_text[0]))
+print(pairs.clean_text[0], "|", pairs.corrupted_text[0])
+
+# %% [markdown]
+# Here is the result that we are after, computed by the engine that this chapter explains: the clean residual stream is
+# patched into the corrupted run, in one cell (layer, position) at a time.
+#
+# *What do you expect?* In how many of these cells can a patch change anything at all? And how many of them does a program run
+# that knows nothing about transformers?
+# <details><summary>Our guess</summary>
+# It runs all of them, layers × positions forward passes. The two runs read the same tokens before S2, and a causal model cannot see
+# ahead, so all the columns left of S2 are zero before anything is computed.
+# </details>
+
+# %%
+exact = patching.get_act_patch_resid_pre(model, corrupted_tokens, clean_cache, metric, progress=False)  # [layer, pos]
+plots.imshow(
+    exact, "Residual stream, clean patched into corrupted", x="position", y="layer", x_labels=labels,
+    unit="0 corrupted, 1 clean",
+)
+
+# %% [markdown]
+# **How to read it.** Red cells bring the clean answer back. It sits at S2 in the early layers, moves, and sits at END in the late ones
+# (chapter 03 says why). Now look at it as an accountant: the columns left of S2 are exactly zero.
+#
+# **What it does not show.** What it cost. The built-in loop runs one forward pass per cell, zeros included. Time a few of its
+# cells; `index_df` names the cells to run, so you need not wait for all of them.
+
+# %%
+cells = builtin.make_df_from_ranges([n_layers, n_pos], ["layer", "pos"])  # one row per cell
+
+
+def timed(function, *args) -> tuple[float, object]:
+    """Seconds, and the result."""
+    start = time.perf_counter()
+    result = function(*args)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, result
+
+
+def builtin_cells(some: pd.DataFrame) -> Float[Tensor, "cell"]:
+    """The built-in's value in the given cells, one forward pass each."""
+    setter = builtin.layer_pos_patch_setter
+    return builtin.generic_activation_patch(
+        model, corrupted_tokens, clean_cache, metric, setter, "resid_pre", index_df=some
+    )
+
+
+compare("scale.cells", len(cells), model)
+
+# %% tags=["nbval-ignore-output"]
+builtin_cells(cells.head(1))  # the first call of anything is slower
+sample = cells[7::41]
+took, found = timed(builtin_cells, sample)
+seconds = {"built-in": took * len(cells) / len(sample)}
+print(f"{len(sample)} cells in {took:.1f} s, so about {seconds['built-in']:.0f} s for all {len(cells)} (scaled up, not run)")
+
+
+# %% [markdown]
+# Scaled up from a sample: all cells cost the built-in loop the same. The number to beat is on your screen. Eight prompts take about
+# four times as long, and a data set of hundreds takes hours.
+#
+# ## 2 · Which cells can change?
+#
+# A patch replaces a corrupted activation by a clean one. If the two are equal, the run stays as it was and the metric is that of the
+# corrupted run, without running it.
+#
+# ### Exercise 10.1 · Skip what cannot change
+#
+# > Difficulty: ●●○○○  Importance: ●●●○○  10 minutes
+#
+# Given the residual streams of both runs, `[layer, batch, position, d_model]`, return a boolean `[layer, position]`: True where
+# patching that cell can change something. A cell is patched in all prompts at once.
+#
+# <details><summary>Hint</summary>
+#
+# `clean != corrupted` is boolean and has four axes. Which two have to go, and is one difference enough or are all needed?
+# </details>
+
+# %%
+def cells_that_can_change(
+    clean: Float[Tensor, "layer batch pos d_model"], corrupted: Float[Tensor, "layer batch pos d_model"]
+) -> Bool[Tensor, "layer pos"]:
+    """True in every cell where the clean and the corrupted activation of any prompt differ at all."""
+    ### BEGIN SOLUTION
+    return (clean != corrupted).any(-1).any(1)
+    ### END SOLUTION
+
+
+# %%
+check_cells_that_can_change(cells_that_can_change)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# return (clean != corrupted).any(-1).any(1)
+# ```
+#
+# Averaging over prompts first would be a trap: in mirrored prompts the differences are opposite and cancel.
+# </details>
+#
+# Now the real model. The cells outside the mask need no run; a few of them are run by the built-in to see that you are right.
+
+# %%
+clean_resid = torch.stack([clean_cache["resid_pre", layer] for layer in range(n_layers)])  # [layer, batch, pos, d_model]
+corrupted_resid = torch.stack([corrupted_cache["resid_pre", layer] for layer in range(n_layers)])
+can_change = cells_that_can_change(clean_resid, corrupted_resid)
+changing = cells[can_change.flatten().tolist()].reset_index(drop=True)
+outside = cells[(~can_change).flatten().tolist()]
+compare("scale.cells_that_can_change", len(changing), model)
+print("largest effect outside the mask:", builtin_cells(outside[::101]).abs().max().item())
+
+# %% tags=["nbval-ignore-output"]
+seconds["1 skip cells"] = seconds["built-in"] * len(changing) / len(cells)
+print(f"{seconds['1 skip cells']:.0f} s, {seconds['built-in'] / seconds['1 skip cells']:.1f} times faster than the built-in")
+
+
+# %% [markdown]
+# The gain is the share of cells, no more and no less: it is large if the prompts differ late, and nothing if they differ in their first
+# token. That is worth knowing when you choose prompts.
+#
+# ## 3 · Which layers have run before?
+#
+# Take a cell in layer 20. Layers 0 to 19 of the patched run are those of the corrupted run, and you have them in a cache. Only layers
+# 20 and later are new.
+#
+# TransformerLens accepts `model(resid, start_at_layer=20)`, and the result is right. But in version 4.3 the earlier blocks run all the
+# same, and their result is replaced. You will have to write the loop yourself; `run_block(model, layer, resid)` from
+# `utils.forward` runs one block and returns the residual stream behind it. (Calling `model.blocks[layer]` directly is not enough for a
+# model with *rotary* positions: a block called by itself does not know where its tokens stand.)
+#
+# ### Exercise 10.2 · Resume at a layer
+#
+# > Difficulty: ●●○○○  Importance: ●●●●○  10 minutes
+#
+# Return the logits `[batch, position, d_vocab]` of a run whose residual stream just before block `layer` is `resid`. No earlier block
+# may run.
+#
+# <details><summary>Hint</summary>
+#
+# After the last block come `model.ln_final` and `model.unembed`.
+# </details>
+
+# %%
+def run_from_layer(
+    model: TransformerBridge, resid: Float[Tensor, "batch pos d_model"], layer: int
+) -> Float[Tensor, "batch pos d_vocab"]:
+    """Logits of the run that has `resid` before block `layer`; runs the blocks from there to the last, and no other."""
+    ### BEGIN SOLUTION
+    for later in range(layer, model.cfg.n_layers):
+        resid = run_block(model, later, resid)
+    return model.unembed(model.ln_final(resid))
+    ### END SOLUTION
+
+
+# %%
+check_run_from_layer(run_from_layer)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# for later in range(layer, model.cfg.n_layers):
+#     resid = run_block(model, later, resid)
+# return model.unembed(model.ln_final(resid))
+# ```
+# </details>
+#
+# Compare with the built-in on a sample of the cells that can change, spread evenly over the layers. The time is scaled up from the
+# sample to all of them, as the built-in's was.
+
+# %%
+sample = changing[5::12]
+expected = builtin_cells(sample)
+
+
+def patched(layer: int, pos: int) -> Float[Tensor, "batch pos d_model"]:
+    """The corrupted residual stream before block `layer`, with the clean one at `pos`."""
+    resid = corrupted_resid[layer].clone()
+    resid[:, pos] = clean_resid[layer][:, pos]
+    return resid
+
+
+def by_layer(some: pd.DataFrame) -> Float[Tensor, "cell"]:
+    return torch.stack([metric(run_from_layer(model, patched(layer, pos), layer)) for layer, pos in some.values])
+
+
+took, found = timed(by_layer, sample)
+print(f"{len(sample)} cells equal to the built-in:", torch.allclose(found, expected, atol=1e-4))
+
+# %% tags=["nbval-ignore-output"]
+seconds["2 resume at layer"] = took * len(changing) / len(sample)
+print(f"{seconds['2 resume at layer']:.1f} s, {seconds['built-in'] / seconds['2 resume at layer']:.1f} times faster")
+
+
+# %% [markdown]
+# On average a patch sits in the middle layer, so this should halve the time. Did it?
+#
+# ## 4 · Which positions have run before?
+#
+# The same argument once more, sideways. A patch at position `p` changes nothing before `p`, in any layer. Norms and MLPs work on each
+# position by itself, so they can simply be given the positions from `p` on. Attention is different: position `p` reads earlier
+# ones. But what it reads of them are their keys and values, and those are the corrupted run's.
+#
+# ### Exercise 10.3 · Resume at a position
+#
+# > Difficulty: ●●●●○  Importance: ●●●●○  20 minutes
+#
+# One attention layer for the positions from `start` on. You are given their queries, keys and values (`q`, `k`, `v`, with rotation
+# done) and the keys and values of the `start` positions before them. Return `z`, the weighted mean of values, `[batch, new, head,
+# d_head]`.
+#
+# Some models have fewer key/value heads than query heads (*grouped-query attention*): with four query heads and two key/value heads, query
+# heads 0 and 1 share the first one.
+#
+# <details><summary>Hint 1</summary>
+#
+# Query number `i` stands at position `start + i` and may read keys `0 … start + i`. `torch.tril` takes a diagonal.
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# `k.repeat_interleave(n, dim=2)` repeats each key/value head `n` times in place. Scores are divided by the square root of `d_head`.
+# </details>
+
+# %%
+def attention_from_position(
+    q: Float[Tensor, "batch new head d_head"],
+    k: Float[Tensor, "batch new kv_head d_head"],
+    v: Float[Tensor, "batch new kv_head d_head"],
+    k_prefix: Float[Tensor, "batch start kv_head d_head"],
+    v_prefix: Float[Tensor, "batch start kv_head d_head"],
+) -> Float[Tensor, "batch new head d_head"]:
+    """z at the new positions, which follow the prefix and read it; causal, scores scaled by 1 / sqrt(d_head)."""
+    ### BEGIN SOLUTION
+    k, v = torch.cat([k_prefix, k], dim=1), torch.cat([v_prefix, v], dim=1)  # [batch, start + new, kv_head, d_head]
+    k, v = (x.repeat_interleave(q.shape[2] // k.shape[2], dim=2) for x in (k, v))
+    scores = torch.einsum("bqhd,bkhd->bhqk", q, k) / q.shape[-1] ** 0.5
+    allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril(k_prefix.shape[1])
+    pattern = scores.masked_fill(~allowed, -torch.inf).softmax(-1)
+    return torch.einsum("bhqk,bkhd->bqhd", pattern, v)
+    ### END SOLUTION
+
+
+# %%
+check_attention_from_position(attention_from_position)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# k, v = torch.cat([k_prefix, k], dim=1), torch.cat([v_prefix, v], dim=1)
+# k, v = (x.repeat_interleave(q.shape[2] // k.shape[2], dim=2) for x in (k, v))
+# scores = torch.einsum("bqhd,bkhd->bhqk", q, k) / q.shape[-1] ** 0.5
+# allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril(k_prefix.shape[1])
+# pattern = scores.masked_fill(~allowed, -torch.inf).softmax(-1)
+# return torch.einsum("bhqk,bkhd->bqhd", pattern, v)
+# ```
+# </details>
+#
+# Everything else needs no new idea, so here it is: `CorruptedRun` of `utils.forward` holds the corrupted run's residual streams, keys and
+# values, and the parts of a block. Around your attention they make a run that resumes at a layer *and* at a position, and
+# that unembeds the last position only, which is all that the metric reads.
+
+# %%
+run = CorruptedRun(model, corrupted_tokens)
+
+
+def run_from_position(resid: Float[Tensor, "batch new d_model"], layer: int, start: int) -> Float[Tensor, "batch 1 d_vocab"]:
+    """Logits at the last position, from the residual stream before block `layer` at positions `start` and later."""
+    prompts = torch.arange(len(resid), device=resid.device)
+    for later in range(layer, n_layers):
+        q, k, v = run.qkv(later, resid)
+        q, k = run.rotated(q, prompts, start), run.rotated(k, prompts, start)
+        z = attention_from_position(q, k, v, run.k[later][:, :start], run.v[later][:, :start])
+        resid = resid + run.attn_out(later, z)
+        resid = resid + run.mlp_out(later, resid)
+    return run.unembed(resid[:, -1:])
+
+
+def by_position(some: pd.DataFrame) -> Float[Tensor, "cell"]:
+    return torch.stack([metric(run_from_position(patched(layer, pos)[:, pos:], layer, pos)) for layer, pos in some.values])
+
+
+took, found = timed(by_position, sample)
+print(f"{len(sample)} cells equal to the built-in:", torch.allclose(found, expected, atol=1e-4))
+
+# %% tags=["nbval-ignore-output"]
+seconds["3 … and at position"] = took * len(changing) / len(sample)
+print(f"{seconds['3 … and at position']:.1f} s, {seconds['built-in'] / seconds['3 … and at position']:.1f} times faster")
+
+
+# %% [markdown]
+# S2 is the eleventh of fifteen positions: at most five positions are left of fifteen, three on average. Is the run five times faster
+# than the one before? Probably not. Keep that in mind for section 7.
+#
+# ## 5 · Why one at a time?
+#
+# So far every cell walks through the layers alone. But a patched copy of the prompts is just another row of a batch. Fix a position and
+# let all its patches travel together: before block 0, one copy is patched and sets off. Before block 1 a second one joins, patched there, and
+# block 1 runs both. When the last block has run, there is one copy per layer, in order, and each block has run *once*.
+#
+# ### Exercise 10.4 · Patch many at once
+#
+# > Difficulty: ●●●●○  Importance: ●●●●●  20 minutes
+#
+# For one position, return the logits at the last position of one patched run per layer: `[layer, batch, d_vocab]`. You are given the
+# residual streams of both runs. Each block may run only once.
+#
+# <details><summary>Hint 1</summary>
+#
+# Start with an empty batch, `corrupted[0][:0]`. Before each block, concatenate the new copy *behind* the old ones.
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# In the end the first axis holds layer 0's prompts, then layer 1's, …: `unflatten(0, (-1, batch))` takes it apart.
+# </details>
+
+# %%
+def patch_every_layer(
+    model: TransformerBridge,
+    clean: Float[Tensor, "layer batch pos d_model"],
+    corrupted: Float[Tensor, "layer batch pos d_model"],
+    pos: int,
+) -> Float[Tensor, "layer batch d_vocab"]:
+    """Logits at the last position of the corrupted run with the clean resid_pre at `pos`, patched before each layer in turn.
+
+    clean, corrupted: resid_pre of every layer in both runs. One growing batch: each block runs once.
+    """
+    ### BEGIN SOLUTION
+    running = corrupted[0][:0]  # no copies yet
+    for layer in range(model.cfg.n_layers):
+        new = corrupted[layer].clone()
+        new[:, pos] = clean[layer][:, pos]
+        running = run_block(model, layer, torch.cat([running, new]))  # [(layer + 1) * batch, pos, d_model]
+    logits = model.unembed(model.ln_final(running[:, -1]))
+    return logits.unflatten(0, (-1, corrupted.shape[1]))
+    ### END SOLUTION
+
+
+# %%
+check_patch_every_layer(patch_every_layer)
+
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# running = corrupted[0][:0]
+# for layer in range(model.cfg.n_layers):
+#     new = corrupted[layer].clone()
+#     new[:, pos] = clean[layer][:, pos]
+#     running = run_block(model, layer, torch.cat([running, new]))
+# logits = model.unembed(model.ln_final(running[:, -1]))
+# return logits.unflatten(0, (-1, corrupted.shape[1]))
+# ```
+# </details>
+#
+# This is fast enough to run whole: every position that can change, every layer. The engine does all four things at once, so compare
+# with it too.
+
+# %%
+def together(positions: list[int]) -> Float[Tensor, "layer pos"]:
+    """The whole sweep; a position that is not listed keeps the corrupted value, 0."""
+    values = torch.zeros(n_layers, n_pos)
+    for pos in positions:
+        logits = patch_every_layer(model, clean_resid, corrupted_resid, pos)  # [layer, batch, d_vocab]
+        values[:, pos] = torch.stack([metric(at_end.unsqueeze(1)) for at_end in logits])
+    return values
+
+
+took, found = timed(together, sorted(set(changing["pos"].tolist())))
+on_sample = found[sample["layer"].tolist(), sample["pos"].tolist()]
+print("equal to the built-in on its sample:", torch.allclose(on_sample, expected.cpu(), atol=1e-4))
+print("equal to the engine everywhere:     ", torch.allclose(found, exact.cpu(), atol=1e-4))
+
+# %% tags=["nbval-ignore-output"]
+seconds["4 … all layers at once"] = took
+engine = partial(patching.get_act_patch_resid_pre, model, corrupted_tokens, clean_cache, metric, progress=False)
+seconds["engine: 1 to 4"], _ = timed(engine)
+pd.DataFrame(
+    {"seconds": seconds, "times faster than the built-in": {k: seconds["built-in"] / s for k, s in seconds.items()}}
+).round(1)
+
+
+# %% [markdown]
+# **How to read it.** Step 4 has the layers' loop of step 2, not step 3's positions: it does *more* arithmetic than step 3.
+# The last row puts all of them together: `utils.patching`, with the names and signatures of `transformer_lens.patching`, for every
+# kind of activation. The engine's first part is a run of its own on the corrupted tokens, which it compares with the model's, so that
+# an architecture that it does not understand is sent to the built-in loops rather than answered wrongly.
+#
+# **What it does not show.** How the gain depends on the prompts. `make bench` measures it over prompts, lengths and layers.
+#
+# **Try.** Use all eight prompts: `ioi_pairs(model)`. Which steps gain more than with two, and which less?
+#
+# ## 6 · Can a gradient replace the sweep?
+#
+# All that was exact. There is a cheaper bargain. Write the metric as a function of one activation, $m(a)$. A sweep computes
+# $m(a_\text{clean})$ for every cell. The first-order estimate from the corrupted run is
+#
+# $$ m(a_\text{corrupted}) + (a_\text{clean} - a_\text{corrupted}) \cdot \nabla m(a_\text{corrupted}) $$
+#
+# and one backward pass gives the gradient at *every* cell. Two forward passes and one backward pass, whatever the number of cells:
+# **attribution patching** (Nanda 2023, "Attribution Patching: Activation Patching At Industrial Scale").
+#
+# *What do you expect?* It is exact where the metric is linear in the activation. Will it be better in early or in late layers? For the whole
+# residual stream, or for a single head?
+# <details><summary>Our guess</summary>
+# Late layers, single heads: a small change with little machinery behind it. Patching the residual stream at S2 in layer 0 exchanges one name
+# for another, and all the layers follow.
+# </details>
+
+# %%
+def estimate_of(sweep: str) -> Float[Tensor, "layer *where"]:
+    return patching.attribution_patching(model, corrupted_tokens, clean_cache, metric, sweep)
+
+
+estimated = estimate_of("resid_pre")  # [layer, pos]
+plots.imshow(
+    torch.stack([exact, estimated]), "Residual stream: the sweep, and its estimate from one gradient", x="position", y="layer",
+    x_labels=labels, panels=["exact", "attribution patching"], limit=1.0, unit="0 corrupted, 1 clean",
+)
+
+# %%
+heads_exact = patching.get_act_patch_attn_head_out_all_pos(model, corrupted_tokens, clean_cache, metric, progress=False)
+heads_estimated = estimate_of("attn_head_out_all_pos")  # [layer, head]
+plots.imshow(
+    torch.stack([heads_exact, heads_estimated]), "Heads' outputs, all positions: the sweep and its estimate", x="head", y="layer",
+    panels=["exact", "attribution patching"], unit="effect",
+)
+
+# %% [markdown]
+# **How to read it.** The colours of a figure share one scale, and the darkest red of the first stands for 1 *and more*. Compare the columns of S2 and
+# END from the top down. Where is the estimate too weak, too strong, of the wrong sign? Then look at the heads: the pale ones agree,
+# which is easy. The question is whether the strong ones are the same in both panels.
+#
+# A scatter shows that better. On the dotted line the estimate is exact.
+
+# %%
+s2_on = (clean_tokens != corrupted_tokens).any(0).long().argmax().item()
+late = [f"L{layer} {labels[pos]}" for layer in range(n_layers) for pos in range(s2_on, n_pos)]
+depth = torch.arange(n_layers).unsqueeze(1).expand(n_layers, n_pos - s2_on)
+plots.scatter(
+    exact[:, s2_on:], estimated[:, s2_on:], "Residual stream: each cell from S2 on", x="exact", y="estimate",
+    labels=late, colours=depth.flatten(), colour="layer", diagonal=True,
+)
+
+# %%
+names = [head_name(layer, head) for layer in range(n_layers) for head in range(model.cfg.n_heads)]
+head_depth = torch.arange(n_layers).unsqueeze(1).expand_as(heads_exact)
+plots.scatter(
+    heads_exact, heads_estimated, "Heads' outputs: each head", x="exact", y="estimate", labels=names,
+    colours=head_depth.flatten(), colour="layer", diagonal=True,
+)
+
+
+# %% [markdown]
+# Look for a point far from the line and near zero on the estimate's axis: a head that matters and that the gradient does not see.
+#
+# One number for each: **Spearman's rank correlation**, the correlation of the ranks, 1 if both put the cells in the same order. It is fair to a
+# method that is used to *find* cells and not to measure them. And a second: how many of the ten strongest heads does the estimate find?
+
+# %%
+def rank_correlation(a: Tensor, b: Tensor) -> float:
+    return float(spearmanr(a.flatten().cpu(), b.flatten().cpu()).statistic)
+
+
+def strongest(values: Tensor, k: int = 10) -> set[int]:
+    return set(values.abs().flatten().topk(k).indices.tolist())
+
+
+half = n_layers // 2
+compare("scale.spearman.resid_pre", rank_correlation(exact[:, s2_on:], estimated[:, s2_on:]), model)
+compare("scale.spearman.resid_pre_early", rank_correlation(exact[:half, s2_on:], estimated[:half, s2_on:]), model)
+compare("scale.spearman.resid_pre_late", rank_correlation(exact[half:, s2_on:], estimated[half:, s2_on:]), model)
+compare("scale.spearman.heads", rank_correlation(heads_exact, heads_estimated), model)
+compare("scale.top_ten_heads_found", len(strongest(heads_exact) & strongest(heads_estimated)), model)
+compare("scale.s2_in_layer_0", [exact[0, s2_on].item(), estimated[0, s2_on].item()], model)
+
+# %% [markdown]
+# Two different questions: a high rank correlation does not mean that the sizes are right. The last line is the telling one. Patching S2 before layer 0 *is* the clean run, so the exact value is 1; the gradient has its own
+# opinion. Why? Walk from the corrupted activation to the clean one in small steps and watch the metric. The estimate is the
+# tangent at the start.
+
+# %%
+steps = torch.linspace(0, 1, 11)
+
+
+def along_the_way(layer: int, pos: int) -> list[float]:
+    """The metric when the activation has gone a share of the way from corrupted to clean, at one cell."""
+    difference = (clean_resid - corrupted_resid)[layer][:, pos]  # [batch, d_model]
+    copies = corrupted_resid[layer].repeat(len(steps), 1, 1, 1)  # [step, batch, pos, d_model]
+    copies[:, :, pos] += steps.to(difference.device)[:, None, None] * difference
+    resid = copies.flatten(0, 1)
+    for later in range(layer, n_layers):
+        resid = run_block(model, later, resid)
+    at_end = model.unembed(model.ln_final(resid[:, -1:])).unflatten(0, (len(steps), -1))
+    return [metric(logits).item() for logits in at_end]
+
+
+middle, end = n_layers // 2, n_layers - 2
+ways = {}
+for layer, pos in ((0, s2_on), (middle, s2_on), (end, n_pos - 1)):
+    ways[f"L{layer} {labels[pos]}"] = along_the_way(layer, pos)
+    ways[f"L{layer} {labels[pos]}, tangent"] = (steps * estimated[layer, pos].cpu()).tolist()
+figure = plots.line(
+    ways, "From the corrupted activation to the clean one: the metric, and its tangent at the start",
+    x="share of the way", y="0 corrupted, 1 clean", x_labels=[round(step, 1) for step in steps.tolist()],
+)
+for curve, tangent in zip(figure.data[::2], figure.data[1::2], strict=True):
+    tangent.update(mode="lines", line={"color": curve.line.color, "dash": "dot"})
+figure
+
+
+# %% [markdown]
+# **How to read it.** Each curve comes with a dotted straight line that leaves 0 in the same direction. Where they part early, the model does
+# something that a straight line cannot: a norm rescales, a softmax saturates, a head that looked at one name looks at the other.
+# The more layers still follow, the more of that there is. At the end of the network little follows but the final norm, and curve and
+# line stay close.
+#
+# **What it does not show.** That the estimate is useless. As a way to find candidates among thousands of heads it may be good enough;
+# the two numbers above say how good, here. But a figure made with it wants a check of its strongest *and* some of its weakest
+# cells by exact patching, and the engine makes that cheap. Kramár et al. 2024 ("AtP*") study where it misses.
+#
+# **Try.** Estimate `"attn_head_q_by_pos"` and `"attn_head_pattern_all_pos"`. Behind which of them does a softmax follow directly?
+#
+# ## 7 · Where does the remaining time go?
+#
+# A patched copy at layer $l$ and position $p$ cannot avoid the layers after $l$ at the positions from $p$ on. Count that work. Each weight of a block
+# takes part in one multiplication and one addition per token, so a token costs 2 FLOP (floating-point operations) per weight and block, and
+# twice the unembedding's weights where logits are wanted. (Attention scores are left out: with so few tokens they are a per cent.)
+#
+# *What do you expect?* Your machine can multiply large matrices at some rate. How near to it does a sweep come?
+
+# %%
+def block_weights() -> int:
+    """Weights in the matrices of one block."""
+    cfg = model.cfg
+    kv_heads = cfg.n_key_value_heads or cfg.n_heads
+    gated = 3 if cfg.gated_mlp else 2
+    return cfg.d_model * (2 * cfg.d_head * (cfg.n_heads + kv_heads) + gated * cfg.d_mlp)
+
+
+def work(layers_positions: list[tuple[int, int]], unembedded: int) -> int:
+    """FLOP of cells that each run so many layers at so many positions, and unembed so many positions."""
+    rows = n_prompts * sum(layers * positions for layers, positions in layers_positions)
+    unembedding = len(layers_positions) * n_prompts * unembedded * model.cfg.d_model * model.cfg.d_vocab
+    return 2 * (rows * block_weights() + unembedding)
+
+
+to_run = [(layer, pos) for layer in range(n_layers) for pos in range(s2_on, n_pos) if layer or pos == s2_on]
+flop = {
+    "built-in": work([(n_layers, n_pos)] * (n_layers * n_pos), n_pos),
+    "1 skip cells": work([(n_layers, n_pos)] * len(to_run), n_pos),
+    "2 resume at layer": work([(n_layers - layer, n_pos) for layer, _ in to_run], n_pos),
+    "3 … and at position": work([(n_layers - layer, n_pos - pos) for layer, pos in to_run], 1),
+    "4 … all layers at once": work([(n_layers - layer, n_pos) for layer in range(n_layers)] * (n_pos - s2_on), 1),
+    "engine: 1 to 4": work([(n_layers - layer, n_pos - pos) for layer, pos in to_run], 1),
+}
+rows_per_product = {
+    "built-in": n_prompts * n_pos,
+    "2 resume at layer": n_prompts * n_pos,
+    "3 … and at position": n_prompts * (n_pos - s2_on + 1) / 2,
+    "4 … all layers at once": n_prompts * n_pos * (n_layers + 1) / 2,
+    "engine: 1 to 4": n_prompts * (n_pos - s2_on + 1) / 2 * (n_layers + 1) / 2,
+}
+print({name: f"{value / 1e9:.0f} GFLOP" for name, value in flop.items()})
+compare("scale.unavoidable_share", flop["engine: 1 to 4"] / flop["built-in"], model)
+
+# %% [markdown]
+# So the arithmetic alone allows a certain gain, and step 3 has reached the same arithmetic as the engine. Yet it is slower. The
+# reason is in the shape of the matrix products. Multiply `n` rows by the weights of an MLP, one layer after the other as a model does, and
+# measure the rate for growing `n`.
+
+# %% tags=["nbval-ignore-output"]
+weights = [torch.randn(model.cfg.d_model, model.cfg.d_mlp, device=model.cfg.device) for _ in range(n_layers)]
+counts = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
+
+
+def rate(n_rows: int) -> float:
+    """GFLOP/s of n rows times each layer's weights; the best of three."""
+    x = torch.randn(n_rows, model.cfg.d_model, device=model.cfg.device)
+    best = min(timed(lambda: [x @ w for w in weights])[0] for _ in range(3))
+    return 2 * n_rows * sum(w.numel() for w in weights) / best / 1e9
+
+
+rates = [rate(n) for n in counts]
+figure = plots.line(
+    {"one matrix product": rates}, "A roofline: products of few rows are slow, and so are sweeps made of them",
+    x="rows in a product (log)", y="GFLOP/s (log)", x_labels=counts,
+)
+solved = [name for name in rows_per_product if name in seconds]
+figure.add_scatter(
+    x=[rows_per_product[name] for name in solved], y=[flop[name] / seconds[name] / 1e9 for name in solved], text=solved,
+    mode="markers+text", textposition="middle right", name="sweeps", marker={"size": 10},
+)
+figure.layout.shapes = []
+figure.update_xaxes(type="log", range=[-0.2, 4]).update_yaxes(type="log").update_layout(showlegend=True, height=480)
+
+# %% [markdown]
+# **How to read it.** The line is the **roofline** of your machine: it rises while the time goes into *reading the weights* (a product of
+# one row reads every weight for two operations), and becomes flat where *arithmetic* is the limit. Each point is a sweep: the FLOP it
+# does, by the seconds you measured, at the average number of rows in its products. A point below the line pays for something else: the
+# small steps between products, Python, hooks.
+#
+# Step 3 lies far to the left. It has cut the work to what is unavoidable and its products to a handful of rows, and those read all weights
+# of all layers for each cell anew. Step 4 moves to the right. The engine has the work of step 3 and rows by the dozen.
+# With more prompts it moves right by itself, up to the flat part: from there on, only a faster machine, fewer cells, or an estimate helps.
+#
+# **What it does not show.** Memory. A batch that grows without bound does not fit at some point; the engine splits it at
+# `max_memory`, and a split costs little once the rows are many.
+#
+# ## Recap
+#
+# | you met | what it does |
+# |---|---|
+# | `transformer_lens.patching.generic_activation_patch(…, index_df=…)` | the built-in loop over some cells |
+# | `utils.patching.get_act_patch_*` | the same sweeps, resumed and batched |
+# | `utils.patching.attribution_patching(…, sweep)` | the estimate from one gradient |
+# | `utils.forward.run_block`, `CorruptedRun` | one block; a run that can resume |
+# | `scipy.stats.spearmanr` | rank correlation |
+#
+# **Glossary.** *Attribution patching*: a first-order estimate of a patching sweep from one gradient. *Cell*: one place that is patched, such as
+# (layer, position). *FLOP*: one floating-point multiplication or addition; GFLOP/s are billions of them per second. *Grouped-query attention*:
+# several query heads share a key/value head. *Prefix*: the positions before the patched one. *Rank correlation*: how far two lists
+# agree in order. *Resume*: continue a run from stored activations instead of from the tokens. *Roofline*: the highest rate that reading
+# the weights, or arithmetic, allows. *Rotary positions*: queries and keys are turned by an angle that grows with their position.
+# *Sweep*: patching every cell in turn.

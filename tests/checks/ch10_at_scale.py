@@ -1,0 +1,263 @@
+"""Checks of chapter 10. Oracles: hooked runs, one per cell, as the loops of transformer_lens.patching make them."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from tests.checks.core import both_models, call, compare, exercise, require
+from utils.forward import CorruptedRun, run_block
+
+N_POS, S2 = 7, 3
+
+
+def _tokens(n_prompts: int = 2) -> tuple[Tensor, Tensor]:
+    """Clean and corrupted prompts: the first two exchange their token at S2, a third differs two positions later."""
+    clean = torch.randint(110, 190, (1, N_POS), generator=torch.Generator().manual_seed(3)).repeat(n_prompts, 1)
+    clean[1, S2] = clean[0, S2] + 5
+    corrupted = clean.clone()
+    corrupted[:2, S2] = clean[:2, S2].flip(0)
+    if n_prompts > 2:
+        corrupted[2, S2 + 2] += 7
+    return clean, corrupted
+
+
+def _residuals(model, tokens: Tensor) -> Tensor:
+    """resid_pre of every layer: [layer, batch, position, d_model]."""
+    cache = model.run_with_cache(tokens)[1]
+    return torch.stack([cache["resid_pre", layer] for layer in range(model.cfg.n_layers)])
+
+
+def _patched_run(model, tokens: Tensor, clean: Tensor, layer: int, pos: int | slice) -> Tensor:
+    """Logits [batch, position, d_vocab] of the slow way: a whole hooked pass."""
+
+    def patch(resid, hook):
+        resid[:, pos] = clean[layer][:, pos]
+        return resid
+
+    return model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.hook_resid_pre", patch)])
+
+
+def _logits(model, resid: Tensor) -> Tensor:
+    return model.unembed(model.ln_final(resid))
+
+
+@contextlib.contextmanager
+def _counted(model) -> Iterator[list[int]]:
+    """How often each block runs inside the `with`."""
+    counts = [0] * model.cfg.n_layers
+
+    def count(layer: int) -> Callable:
+        def hook(*_) -> None:
+            counts[layer] += 1
+
+        return hook
+
+    handles = [block.register_forward_hook(count(layer)) for layer, block in enumerate(model.blocks)]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a block called without its rotation warns at length; the check says it
+            yield counts
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@exercise("10", look="section 2: what a cell patches in, it patches into every prompt and every dimension at once")
+def check_cells_that_can_change(learner: Callable) -> str:
+    for model in both_models():
+        clean, corrupted = (_residuals(model, tokens) for tokens in _tokens(3))
+        n_layers, n_prompts = clean.shape[:2]
+        want = torch.tensor(
+            [
+                [
+                    any(not torch.equal(clean[layer, b, pos], corrupted[layer, b, pos]) for b in range(n_prompts))
+                    for pos in range(N_POS)
+                ]
+                for layer in range(n_layers)
+            ]
+        )
+        differs = clean != corrupted  # [layer, batch, position, d_model]
+        held = compare(
+            call(learner, clean, corrupted),
+            want,
+            f"whether any prompt's activation differs, on {model.cfg.model_name}",
+            axes="layer position",
+            mistakes={
+                "inverted: True where the runs differ, so where a patch can change something": lambda: ~want,
+                "you asked that every prompt differs: one is enough": lambda: differs.any(-1).all(1),
+                "you looked at the first prompt only: any of them may differ": lambda: differs[:, 0].any(-1),
+                "you averaged over prompts first: in mirrored prompts the differences cancel": lambda: (
+                    clean.mean(1) != corrupted.mean(1)
+                ).any(-1),
+                "the prompts are still there: one answer per cell, for all of them (any over axis 1)": lambda: (
+                    differs.any(-1)
+                ),
+                "you looked at whether tokens differ: later positions read the changed one from layer 1 on": lambda: (
+                    want[:1].expand_as(want)
+                ),
+            },
+        )
+        slow, base = _patched_run(model, _tokens(3)[1], clean, 1, S2 - 1), model(_tokens(3)[1])
+        require(torch.equal(slow, base), "a cell outside the mask", "the oracle is at fault: please report this")
+    return f"on both models, every cell outside your mask leaves the built-in's run as it was ({held})"
+
+
+@exercise("10", points=2, look="section 3: blocks layer, layer + 1, … to the last, then ln_final, then unembed")
+def check_run_from_layer(learner: Callable) -> str:
+    for model in both_models():
+        clean_tokens, corrupted_tokens = _tokens()
+        clean, corrupted = _residuals(model, clean_tokens), _residuals(model, corrupted_tokens)
+        for layer in (1, 0, 2):
+            resid = corrupted[layer].clone()
+            resid[:, S2] = clean[layer][:, S2]
+            with _counted(model) as ran:
+                got = call(learner, model, resid, layer)
+            with _counted(model):
+                held = compare(
+                    got,
+                    _patched_run(model, corrupted_tokens, clean, layer, S2),
+                    f"the hooked run with resid_pre patched at layer {layer}, on {model.cfg.model_name}",
+                    axes="prompt position token",
+                    mistakes={
+                        "you start one block late: resid_pre is what block `layer` itself reads":
+                            lambda: _logits(model, _blocks(model, resid, range(layer + 1, 3))),
+                        "you start at block 0: the blocks before `layer` have run already":
+                            lambda: _logits(model, _blocks(model, resid, range(3))),
+                        "you run one block only: all later ones follow":
+                            lambda: _logits(model, _blocks(model, resid, [layer])),
+                        "the final norm is missing: model.ln_final comes before model.unembed":
+                            lambda: model.unembed(_blocks(model, resid, range(layer, 3))),
+                        "you return the residual stream: model.unembed turns it into logits":
+                            lambda: _blocks(model, resid, range(layer, 3)),
+                        "no rotation: a block called by itself does not know where its tokens stand; use run_block":
+                            lambda: _logits(model, _bare_blocks(model, resid, layer)),
+                    },
+                )  # fmt: skip
+            require(
+                not any(ran[:layer]),
+                f"which blocks ran for layer {layer}: {ran} times each; the logits are right",
+                "the earlier blocks ran as well: start_at_layer replaces their result and saves no work; loop yourself",
+            )
+    return f"on both models and every layer, the same logits, and no block before the layer has run ({held})"
+
+
+def _blocks(model, resid: Tensor, layers) -> Tensor:
+    for layer in layers:
+        resid = run_block(model, layer, resid)
+    return resid
+
+
+def _bare_blocks(model, resid: Tensor, layer: int) -> Tensor:
+    for block in model.blocks[layer:]:
+        resid = block(resid)[0]
+    return resid
+
+
+@exercise("10", points=2, look="section 4: query i stands at position start + i, and reads keys 0 to start + i")
+def check_attention_from_position(learner: Callable) -> str:
+    for model in both_models():
+        tokens = _tokens()[1]
+        run, z = CorruptedRun(model, tokens), model.run_with_cache(tokens)[1]["z", 1]
+        everyone = torch.arange(len(tokens))
+        q, k, v = run.qkv(1, run.resid_pre[1])
+        q, k = run.rotated(q, everyone, 0), run.rotated(k, everyone, 0)
+        for start in (S2, 1, 0):
+            own, prefix = (part[:, start:] for part in (q, k, v)), (part[:, :start] for part in (k, v))
+            q_own, k_own, v_own = own
+            k_before, v_before = prefix
+            args = q_own, k_own, v_own, k_before, v_before
+            n = N_POS - start
+            held = compare(
+                call(learner, *args),
+                z[:, start:],
+                f"hook_z of layer 1 from position {start} on, on {model.cfg.model_name}",
+                axes="prompt position head d_head",
+                mistakes={
+                    "the causal mask has lost its offset: query i stands at start + i and reads that far":
+                        lambda: _attention(q_own, k, v, torch.ones(n, N_POS).tril().bool()),
+                    "no causal mask: a query reads keys that come after it":
+                        lambda: _attention(q_own, k, v, torch.ones(n, N_POS).bool()),
+                    "the query cannot read itself: the mask is one too strict (tril or triu by one)":
+                        lambda: _attention(q_own, k, v, torch.ones(n, N_POS).tril(start - 1).bool()),
+                    "the prefix is missing: the new queries read the old keys and values too":
+                        lambda: _attention(q_own, k_own, v_own, torch.ones(n, n).tril().bool()),
+                    "the prefix comes after your own keys: positions must stay in order, prefix first":
+                        lambda: _attention(q_own, torch.cat([k_own, k_before], 1), torch.cat([v_own, v_before], 1),
+                                           torch.ones(n, N_POS).tril(start).bool()),
+                    "not scaled: divide the scores by the square root of d_head":
+                        lambda: _attention(q_own, k, v, torch.ones(n, N_POS).tril(start).bool(), scale=1.0),
+                    "key/value heads are dealt round: heads 0, 1 share the first one; repeat_interleave, not repeat":
+                        lambda: _attention(q_own, k, v, torch.ones(n, N_POS).tril(start).bool(), deal=True),
+                },
+            )  # fmt: skip
+    return f"on both models, the same z from every start ({held})"
+
+
+def _attention(q, k, v, allowed, scale: float | None = None, deal: bool = False) -> Tensor:
+    group = q.shape[2] // k.shape[2]
+    k, v = ((x.repeat(1, 1, group, 1) if deal else x.repeat_interleave(group, 2)) for x in (k, v))
+    scores = torch.einsum("bqhd,bkhd->bhqk", q, k) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    pattern = scores.masked_fill(~allowed, -torch.inf).softmax(-1).nan_to_num()
+    return torch.einsum("bhqk,bkhd->bqhd", pattern, v)
+
+
+@exercise(
+    "10",
+    points=3,
+    look="section 5: before block l the batch grows by the copies patched there, then the block runs",
+)
+def check_patch_every_layer(learner: Callable) -> str:
+    for model in both_models():
+        clean_tokens, corrupted_tokens = _tokens()
+        clean, corrupted = _residuals(model, clean_tokens), _residuals(model, corrupted_tokens)
+        n_layers, pos = model.cfg.n_layers, S2 + 1
+        with _counted(model) as ran:
+            got = call(learner, model, clean, corrupted, pos)
+
+        def looped(at=pos, tokens=corrupted_tokens, source=clean, model=model, n_layers=n_layers) -> Tensor:
+            return torch.stack([_patched_run(model, tokens, source, layer, at)[:, -1] for layer in range(n_layers)])
+
+        want = looped()
+        every_position = torch.stack([_patched_run(model, corrupted_tokens, clean, i, pos) for i in range(n_layers)])
+        with _counted(model):
+            held = compare(
+                got,
+                want,
+                f"one hooked run per layer, patched at position {pos}, on {model.cfg.model_name}",
+                axes="layer prompt token",
+                mistakes={
+                    "clean and corrupted are exchanged: the clean activation goes into the corrupted run":
+                        lambda: looped(tokens=clean_tokens, source=corrupted),
+                    "you patch every position: index position `pos` only": lambda: looped(slice(None)),
+                    "nothing is patched: write the clean activation into the new copies":
+                        lambda: model(corrupted_tokens)[:, -1].expand_as(want),
+                    "the copies come out in reverse: new ones go behind those already under way (cat([x, new]))":
+                        lambda: want.flip(0),
+                    "the new copies join after their block: resid_pre is what block l itself reads":
+                        lambda: _joined_late(model, clean, corrupted, pos),
+                    "every position is still there: read the last one only": lambda: every_position,
+                    "the copies are still in the batch axis: unflatten it into [layer, batch]": lambda: want.flatten(0, 1),
+                    "read as [batch, layer]: the copies of one layer lie side by side; unflatten into (-1, batch)":
+                        lambda: want.flatten(0, 1).unflatten(0, (2, n_layers)).transpose(0, 1),
+                },
+            )  # fmt: skip
+        require(
+            max(ran) == 1,
+            f"how often each block ran: {ran}; the logits are right",
+            "more than one pass over the layers: let the batch grow instead, so that each block runs once for all",
+        )
+    return f"on both models, the same logits with each block run once ({held})"
+
+
+def _joined_late(model, clean: Tensor, corrupted: Tensor, pos: int) -> Tensor:
+    x = corrupted[0][:0]
+    for layer in range(len(corrupted)):
+        new = corrupted[layer].clone()
+        new[:, pos] = clean[layer][:, pos]
+        x = torch.cat([run_block(model, layer, x) if len(x) else x, new])
+    return _logits(model, x[:, -1]).unflatten(0, (-1, corrupted.shape[1]))
