@@ -132,7 +132,6 @@ plots.attention_of_heads(
 # query, and `torch.stack` the layers. `cache.model.cfg.n_layers` is the number of layers.
 # </details>
 
-
 # %%
 def attention_to_first_token(cache: ActivationCache) -> Float[Tensor, "layer head"]:
     """Mean attention each head pays to position 0.
@@ -196,7 +195,6 @@ compare("hooks.share_of_heads_above_half", (to_first > 0.5).float().mean(), mode
 #
 # The axes are `[batch, position, head, d_head]`. `z.clone()` copies.
 # </details>
-
 
 # %%
 def zero_head(

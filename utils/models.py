@@ -311,3 +311,7 @@ def _move_to_mps(model: TransformerBridge, tolerance: float = 1e-2) -> Transform
     if not difference <= tolerance:
         raise ModelError(f"device 'mps' gives logits that differ from the CPU's by {difference:.3g}; use device='cpu'")
     return model
+
+
+if __name__ == "__main__":  # what setup and Binder run, so that the first notebook need not wait
+    convert_wheel_model(DEFAULT_EMBEDDED, REGISTRY[DEFAULT_EMBEDDED])

@@ -359,7 +359,7 @@ def main() -> int:
     parser.add_argument("chapters", nargs="*", help="numbers or names; none means all")
     parser.add_argument("--execute", action="store_true", help="with sync: run the solutions and keep their outputs")
     parser.add_argument("--model", default=os.environ.get("MODEL") or DEFAULT_EMBEDDED, help="with run")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     try:
         if arguments.command == "sync":
             sync(arguments.chapters, arguments.execute)

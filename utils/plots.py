@@ -163,8 +163,11 @@ def heads(values: Float[Tensor, "layer head"], title: str, unit: str = "value", 
 class AttentionView:
     """An attention view as HTML that works without the internet. Shown by Jupyter; `str()` gives the HTML."""
 
-    def __init__(self, body: str) -> None:
-        self.body = body
+    def __init__(self, title: str, body: str) -> None:
+        self.title, self.body = title, body
+
+    def __repr__(self) -> str:
+        return f"AttentionView({self.title!r})"
 
     def __str__(self) -> str:
         return self.body
@@ -209,9 +212,10 @@ def attention(
     data = json.dumps(properties).replace("</", "<\\/")
     identity = "attention-" + hashlib.sha256((title + data).encode()).hexdigest()[:12]
     return AttentionView(
+        title,
         f'<div style="font-family: sans-serif"><b>{html.escape(title)}</b><div id="{identity}">'
         "<i>Run the notebook from the top to draw this view.</i></div></div>"
-        f'<script>CircuitsVis.render("{identity}", "AttentionHeads", {data})</script>'
+        f'<script>CircuitsVis.render("{identity}", "AttentionHeads", {data})</script>',
     )
 
 
