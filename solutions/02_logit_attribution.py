@@ -16,6 +16,17 @@
 # `smollm2-135m`, by `make sync EXECUTE=1`. On gpt2-small the numbers differ and the code does not.*
 
 # %% tags=["setup"]
+import subprocess
+import sys
+from pathlib import Path
+
+COURSE, REPOSITORY = Path("/content/course"), "https://github.com/OWNER/mechinterp-course"
+ON_COLAB = "google.colab" in sys.modules
+if ON_COLAB and not COURSE.exists():
+    subprocess.run(["git", "clone", "--depth=1", REPOSITORY, COURSE], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-r", COURSE / "requirements.txt"], check=True)
+START = COURSE if ON_COLAB else Path.cwd()
+sys.path.insert(0, str(next(p for p in [START, *START.parents] if (p / "utils" / "models.py").exists())))
 
 # %%
 import einops
@@ -52,7 +63,7 @@ answer_tokens = pairs.answer_tokens  # [prompt, (correct, incorrect)]
 logits, cache = model.run_with_cache(pairs.clean_tokens)
 per_prompt = logit_diff(logits, answer_tokens, per_prompt=True)
 for text, (correct, incorrect), value in zip(pairs.clean_text, pairs.answers, per_prompt.tolist(), strict=True):
-    print(f"{value:6.2f}  logit({correct}) − logit({incorrect})  {text}")
+    print(f"{value:6.2f}  logit({correct.strip()}) − logit({incorrect.strip()})  {text}")
 
 # %%
 compare("ioi.logit_diff.per_prompt", per_prompt, model)
@@ -91,15 +102,15 @@ plots.line(
     y="length of what is written (L2 norm)",
 )
 
+
 # %% [markdown]
 # **How to read it.** One point per layer and kind: the length of the vector it adds at END, averaged over the eight prompts.
-# Look at the right end: the last MLPs write the longest vectors.
+# Compare the right end with the left: the last layers write much longer vectors than the first ones.
 #
 # **What it does not show.** What is written. Most of the numbers in a long vector may concern anything but names. We
 # need the one direction that separates the two answers.
 #
-# **Try.** Use `pos_slice=0` (BOS). Its stream is far longer than any other and holds no word; that is why so many heads can
-# rest their attention there.
+# **Try.** Use `pos_slice=0` (BOS), where so many heads rest their attention. Which layers write there, and how much?
 #
 # ## 2 · Which direction is "Mary, not John"?
 #
@@ -121,7 +132,6 @@ plots.line(
 #
 # `model.W_U[:, answer_tokens]` has the shape `[d_model, batch, 2]`: indexing with a table of ids gives a table of columns.
 # </details>
-
 
 # %%
 def logit_diff_directions(
@@ -153,6 +163,7 @@ directions = logit_diff_directions(model, answer_tokens)
 built_in = model.tokens_to_residual_directions(answer_tokens)  # [batch, 2, d_model]
 print("largest difference:", (directions - (built_in[:, 0] - built_in[:, 1])).abs().max().item())
 
+
 # %% [markdown]
 # ## 3 · From a vector to logits: the norm in between
 #
@@ -180,7 +191,6 @@ print("largest difference:", (directions - (built_in[:, 0] - built_in[:, 1])).ab
 # `cache["ln_final.hook_scale"]` is `[batch, position, 1]`; at END it is `[batch, 1]`, which broadcasts against the last two axes
 # of the stack. A dot product over `d_model` is a multiplication and a sum over the last axis.
 # </details>
-
 
 # %%
 def residual_stack_to_logit_diff(
@@ -261,7 +271,8 @@ compare("ioi.attribution.lens_at_one_half_of_layers", lens[len(lens) // 2], mode
 # %% [markdown]
 # **How to read it.** For more than half of the layers the line lies on zero. Then it jumps, within a single layer or over two or
 # three, and at a `mid`: attention did it, not an MLP. Afterwards it need not rise: look for a layer that takes some
-# of it back. All of this holds for both models; the layer does not.
+# of it back. The executed demo of TransformerLens shows the same on gpt2-small (flat before layer 7, most of the rise in the attention
+# of layer 9, and some of it taken back after that); SmolLM2 does it in one jump. Only the layer differs.
 #
 # **What it does not show.** That nothing happens in the flat part. END may be gathering *which* name to look for long before
 # any name can be read there. Chapter 03 finds exactly that.
@@ -292,9 +303,10 @@ compare("ioi.attribution.best_attention_layer", attention_parts.argmax(), model)
 compare("ioi.attribution.best_attention_layer_adds", attention_parts.max(), model)
 compare("ioi.attribution.worst_attention_layer", attention_parts.argmin(), model)
 
+
 # %% [markdown]
-# **How to read it.** One attention layer does most of it, late in the model but not at its end. One of the layers after it
-# pulls the other way. MLPs matter less, and mostly in the last layer.
+# **How to read it.** One attention layer does most of it, late in the model but not at its end. Look for an attention layer
+# after it that pulls the other way. MLPs matter less, and where they do, late.
 #
 # That attention should do it makes sense: an MLP sees one position at a time, and the answer stands at another position than END.
 #
@@ -321,7 +333,6 @@ compare("ioi.attribution.worst_attention_layer", attention_parts.argmin(), model
 # `cache.decompose_resid(layer=-1, pos_slice=-1)` gives the parts; exercise 2.2 with `per_prompt=True` gives their contributions;
 # `model.b_U[answer_tokens]` has the shape `[batch, 2]`.
 # </details>
-
 
 # %%
 def attribution_total(
@@ -379,6 +390,7 @@ for some_model in (model, tiny_model("gpt2")):
 # %%
 compare("ioi.attribution.largest_bias", bias_term(model, answer_tokens).abs().max(), model)
 
+
 # %% [markdown]
 # **How to read it.** Neighbouring prompts have opposite signs, so the mean is zero on any model. On prompts whose answers are not
 # mirrored (chapter 08 has some), leaving out the bias gives a wrong total that nobody notices.
@@ -404,7 +416,6 @@ compare("ioi.attribution.largest_bias", bias_term(model, answer_tokens).abs().ma
 # `cache["z", layer]` is `[batch, position, head, d_head]`; `model.W_O` is `[layer, head, d_head, d_model]`. Stack `z` at END
 # over layers, multiply with one `einops.einsum` into `[layer, head, batch, d_model]`, and use exercise 2.2.
 # </details>
-
 
 # %%
 def head_attributions(
@@ -449,6 +460,7 @@ compare("ioi.attribution.top_head", by_head.max(), model)
 compare("ioi.attribution.all_heads", by_head.sum(), model)
 compare("ioi.attribution.heads_above_a_tenth", (by_head.abs() > 0.1 * by_head.max()).sum(), model)
 
+
 # %% [markdown]
 # **How to read it.** Red heads push towards the right name, blue ones towards the wrong one. Almost all are white. The reddest stand
 # in the layer that the bars pointed at; the bluest ones come later. Hover for the numbers.
@@ -464,7 +476,6 @@ compare("ioi.attribution.heads_above_a_tenth", (by_head.abs() > 0.1 * by_head.ma
 #
 # `(sign * attributions).flatten().topk(k).indices` are flat indices. `divmod(index, number_of_heads)` turns one into a pair.
 # </details>
-
 
 # %%
 def top_heads(attributions: Float[Tensor, "layer head"], k: int, sign: int = 1) -> list[tuple[int, int]]:
@@ -514,10 +525,10 @@ plots.attention_of_heads(cache, positive, str_tokens, title="The three heads tha
 # %%
 plots.attention_of_heads(cache, negative, str_tokens, title="The three heads that push most against it")
 
+
 # %% [markdown]
 # One prompt can mislead: here the subject stands first, in the next prompt second. So name positions by their *role*: IO where the
 # answer stands, S1 and S2 where the subject is named first and again. Then average over prompts.
-
 
 # %%
 def positions_by_role(tokens: Int[Tensor, "batch position"], answers: Int[Tensor, "batch 2"]) -> dict[str, Tensor]:
@@ -559,7 +570,8 @@ compare("ioi.attribution.top_head_attention_to_it", max(without_bos.values()), m
 # %% [markdown]
 # **How to read it.** Find the first head. On gpt2-small it looks at IO, as our guess says. On SmolLM2 the head that does more
 # for the answer than any other does not look at the answer at all: from END it reads **S2**, the word that must *not* be repeated.
-# Look also for a head that looks mostly at END itself, and for heads of both signs that look at IO: the same place, opposite effects.
+# Look also for heads of both signs that look at IO: the same place, opposite effects. And a head may look mostly at END itself: there it
+# can read what the heads of earlier layers have just brought.
 #
 # How can a head that reads the wrong name help the right one? A logit *difference* has two sides. Project what each head writes onto the
 # two columns one at a time, and onto the columns of names that are not in the prompt. (`load_model` has centred the unembedding: a logit

@@ -24,7 +24,9 @@ def _run(model: TransformerBridge) -> tuple[Tensor, Tensor, ActivationCache, Ten
 
 def _model_logit_diff(logits: Tensor, answers: Tensor) -> Tensor:
     at_end = logits[:, -1]
-    return torch.stack([row[correct] - row[incorrect] for row, (correct, incorrect) in zip(at_end, answers.tolist(), strict=True)])
+    return torch.stack(
+        [row[correct] - row[incorrect] for row, (correct, incorrect) in zip(at_end, answers.tolist(), strict=True)]
+    )
 
 
 @exercise("02", look="section 2: a column of W_U for each answer, [d_model, batch, 2] after indexing")
