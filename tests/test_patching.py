@@ -1,0 +1,406 @@
+"""The patching engine equals the built-in loops, and its errors name the value and the fix."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import os
+from functools import partial
+
+import pytest
+import torch
+import transformers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformer_lens import ActivationCache
+from transformer_lens import patching as builtin
+from transformer_lens.utilities import get_act_name
+
+from tests.checks.fixtures import tiny_model, tiny_tokenizer
+from utils import forward, patching
+from utils.last_logits import LastLogits
+from utils.models import ModelError, load_model
+
+FAMILIES = ("gpt2", "llama")
+SINGLE = [name for name, sweeps in patching.SWEEPS.items() if len(sweeps) == 1]
+EVERY = [name for name, sweeps in patching.SWEEPS.items() if len(sweeps) > 1]
+N_WORDS = 300
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch):
+    monkeypatch.setattr(builtin, "tqdm", lambda items: items)
+
+
+def ours(name: str, *args, **kwargs):
+    return getattr(patching, f"get_act_patch_{name}")(*args, progress=False, **kwargs)
+
+
+def theirs(name: str, *args, **kwargs):
+    return getattr(builtin, f"get_act_patch_{name}")(*args, **kwargs)
+
+
+def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-4) -> bool:
+    return a.shape == b.shape and (a - b).abs().max().item() <= tolerance
+
+
+class Case:
+    """Clean and corrupted random prompts on a tiny model, and a metric per prompt."""
+
+    def __init__(self, family="gpt2", n_layers=3, seed=0, batch=3, n_pos=7, first=3, mask=None, also=None):
+        self.model = tiny_model(family, n_layers, seed)
+        g = torch.Generator().manual_seed(seed)
+        self.corrupted = torch.randint(1, N_WORDS, (batch, n_pos), generator=g)
+        self.clean = self.corrupted.clone()
+        for pos in {first, *([also] if also is not None else [])}:
+            self.clean[:, pos] = 1 + (self.corrupted[:, pos] + 11) % (N_WORDS - 1)
+        self.mask = mask
+        self.cache = self.model.run_with_cache(self.clean, attention_mask=mask)[1]
+        self.ids = torch.randint(0, N_WORDS, (2, batch), generator=g)
+
+    def per_prompt(self, logits):
+        at_end = logits[:, -1]
+        rows = torch.arange(len(at_end))
+        return at_end[rows, self.ids[0]] - at_end[rows, self.ids[1]]
+
+    def metric(self, logits):
+        return self.per_prompt(logits).mean()
+
+    @property
+    def args(self):
+        return self.model, self.corrupted, self.cache, self.metric
+
+
+def hook_loop(case: Case, name: str) -> torch.Tensor:
+    """The sweep by its definition, one masked run per cell, metric at the true last positions. [L, P, H] axes in order."""
+    ((site, axes),) = patching.SWEEPS[name]
+    heads = case.cache[get_act_name(site, 0)].shape[1 if site == "pattern" else 2]
+    sizes = {"layer": case.model.cfg.n_layers, "pos": case.corrupted.shape[1], "dest_pos": case.corrupted.shape[1]}
+    ends = [int(row.nonzero().max()) for row in case.mask]
+    out = torch.zeros([sizes.get(axis, heads) for axis in axes])
+    for cell in itertools.product(*map(range, out.shape)):
+        where = dict(zip(axes, cell, strict=True))
+        pos = where.get("pos", where.get("dest_pos", slice(None)))
+        head = where.get("head", where.get("head_index", slice(None)))
+        index = (slice(None), head, pos) if site == "pattern" else (slice(None), pos, head)
+        index = index if site in patching.HEAD_SITES else index[:2]
+
+        def patch(activation, hook, index=index, layer=cell[0]):
+            activation[index] = case.cache[get_act_name(site, layer)][index]
+            return activation
+
+        hooks = [(get_act_name(site, cell[0]), patch)]
+        logits = case.model.run_with_hooks(case.corrupted, fwd_hooks=hooks, attention_mask=case.mask)
+        out[cell] = case.metric(logits[torch.arange(len(ends)), ends].unsqueeze(1))
+    return out
+
+
+shapes = st.tuples(st.integers(1, 4), st.integers(2, 8))  # prompts, positions
+models = st.sampled_from([(family, *size) for family in FAMILIES for size in ((1, 3), (2, 1), (3, 0))])
+relaxed = partial(settings, deadline=None, derandomize=True,
+                  suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])  # fmt: skip
+
+
+@relaxed(max_examples=40)
+@given(model=models, shape=shapes, name=st.sampled_from(SINGLE), data=st.data())
+def test_equals_builtin(model, shape, name, data):
+    batch, n_pos = shape
+    first, also = (data.draw(st.integers(0, n_pos - 1)) for _ in range(2))
+    case = Case(*model, batch, n_pos, first, also=also)
+    max_batch = data.draw(st.sampled_from([None, 1, 5]))
+    assert close(ours(name, *case.args, max_batch=max_batch), theirs(name, *case.args))
+
+
+@relaxed(max_examples=24)
+@given(
+    model=models, shape=shapes, name=st.sampled_from(SINGLE), side=st.sampled_from(["left", "right"]), data=st.data()
+)
+def test_padding_and_different_lengths_equal_a_loop_of_masked_runs(model, shape, name, side, data):
+    batch, n_pos = shape
+    lengths = [data.draw(st.integers(1, n_pos)) for _ in range(batch - 1)] + [n_pos]
+    mask = torch.zeros(batch, n_pos, dtype=torch.long)
+    for row, length in zip(mask, lengths, strict=True):
+        row[slice(-length, None) if side == "left" else slice(length)] = 1
+    case = Case(*model, batch, n_pos, data.draw(st.integers(0, n_pos - 1)), mask)
+    assert close(ours(name, *case.args, attention_mask=mask), hook_loop(case, name))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", EVERY)
+def test_every_equals_builtin_with_its_zero_rows(family, name):
+    case = Case(family)
+    assert close(ours(name, *case.args), theirs(name, *case.args))
+
+
+@pytest.mark.parametrize("name", ["resid_pre", "attn_head_pattern_by_pos", "attn_head_all_pos_every"])
+def test_per_prompt_results_are_the_builtins(name):
+    case = Case("llama")
+    args = (case.model, case.corrupted, case.cache, case.per_prompt)
+    found, expected = ours(name, *args, reduce="none"), theirs(name, *args, reduce="none", baseline=True)
+    assert close(found.values, expected.values) and close(found.baseline, expected.baseline)
+    assert found.axis_names == expected.axis_names and found.index_df.equals(expected.index_df)
+    assert found.patch_type_names == expected.patch_type_names and not found.reduced
+    assert close(ours(name, *args, reduce="mean"), theirs(name, *args, reduce="mean"))
+
+
+@pytest.mark.parametrize("name", ["resid_mid", "attn_head_v_by_pos", "attn_head_pattern_by_pos"])
+def test_positions_are_the_columns_asked_for(name):
+    case = Case("llama")
+    full, some = ours(name, *case.args), ours(name, *case.args, positions=[5, -1, 0])
+    axis = [axis for axis, size in enumerate(full.shape) if size == 7][-1]
+    assert close(some, full.index_select(axis, torch.tensor([5, 6, 0])))
+    result = ours(name, *case.args, positions=[5, -1, 0], baseline=True)
+    assert set(result.index_df.iloc[:, axis]) == {0, 5, 6}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ["resid_pre", "mlp_out", "attn_head_k_all_pos"])
+def test_all_logits(family, name):
+    case = Case(family)
+
+    def spread(logits):
+        return logits[:, 2:, :5].log_softmax(-1).std()
+
+    args = (case.model, case.corrupted, case.cache, spread)
+    assert close(ours(name, *args, logits="all"), theirs(name, *args))
+
+
+def test_one_at_the_differing_token_in_layer_0_and_zero_before():
+    case = Case("gpt2", first=3)
+    low, high = case.metric(case.model(case.corrupted)), case.metric(case.model(case.clean))
+    result = ours("resid_pre", case.model, case.corrupted, case.cache, lambda x: (case.metric(x) - low) / (high - low))
+    assert close(result[0, 3], torch.tensor(1.0)) and close(result[:, :3], torch.zeros(3, 3))
+    assert close(result[0, 4:], torch.zeros(3))  # the same tokens there: nothing is patched in
+
+
+def test_prompts_that_are_equal_keep_their_corrupted_value():
+    case = Case("llama")
+    clean = case.clean.clone()
+    clean[1] = case.corrupted[1]
+    cache = case.model.run_with_cache(clean)[1]
+    result = ours("attn_head_out_all_pos", case.model, case.corrupted, cache, case.per_prompt, reduce="none")
+    assert (result.effect()[..., 1] == 0).all() and (result.effect()[..., 0] != 0).any()
+
+
+def test_nothing_is_changed_and_no_hook_is_left():
+    case = Case("gpt2")
+    before = {name: case.cache[name].clone() for name in case.cache}, case.corrupted.clone(), case.model(case.corrupted)
+    for name in SINGLE:
+        ours(name, *case.args)
+    patching.attribution_patching(*case.args)
+    assert all(torch.equal(case.cache[name], value) for name, value in before[0].items())
+    assert torch.equal(case.corrupted, before[1]) and torch.equal(case.model(case.corrupted), before[2])
+    assert not any(p.fwd_hooks or p.bwd_hooks for p in case.model.hook_dict.values())
+    assert all(p.grad is None for p in case.model.parameters()) and not torch.is_grad_enabled()
+
+
+# --- attribution patching -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", SINGLE)
+def test_attribution_is_the_exact_sweep_of_a_small_patch(family, name):
+    mask = torch.ones(3, 7, dtype=torch.long)
+    mask[0, :2] = 0
+    case, small = Case(family, mask=mask), 1e-3
+    corrupted = case.model.run_with_cache(case.corrupted, attention_mask=mask)[1]
+    ((site, _),) = patching.SWEEPS[name]
+    names = [get_act_name(site, layer) for layer in range(3)]
+    near = {n: corrupted[n] + small * (case.cache[n] - corrupted[n]) for n in names}
+    args = (case.model, case.corrupted, ActivationCache(near, case.model), lambda x: case.metric(x.double()))
+    exact = ours(name, *args, attention_mask=mask, baseline=True).effect() / small
+    estimate = patching.attribution_patching(*case.args, name, attention_mask=mask, baseline=True).effect()
+    assert close(estimate, exact, 0.03 * max(1.0, exact.abs().max().item()))
+
+
+def test_attribution_has_the_shapes_and_the_units_of_the_exact_sweep():
+    case = Case("llama")
+    for name in patching.SWEEPS:
+        assert patching.attribution_patching(*case.args, name).shape == ours(name, *case.args).shape
+    args = (case.model, case.corrupted, case.cache, case.per_prompt)
+    per_prompt = patching.attribution_patching(*args, "attn_head_q_by_pos", reduce="none")
+    assert close(per_prompt.mean(), patching.attribution_patching(*case.args, "attn_head_q_by_pos"))
+    with pytest.raises(ValueError, match="resid_post"):
+        patching.attribution_patching(*case.args, "resid_post")
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------------
+
+
+def test_training_mode():
+    case = Case()
+    case.model.train()
+    try:
+        with pytest.raises(ValueError, match=r"model\.eval"):
+            ours("resid_pre", *case.args)
+    finally:
+        case.model.eval()
+
+
+def test_hooks_left_on_the_model():
+    case = Case()
+    case.model.add_hook("blocks.1.attn.hook_z", lambda z, hook: z * 0)
+    try:
+        with pytest.raises(ValueError, match=r"hook_z.*reset_hooks"):
+            ours("resid_pre", *case.args)
+    finally:
+        case.model.reset_hooks()
+
+
+@pytest.mark.parametrize("metric, error, message", [
+    (lambda case, logits: case.metric(logits).item(), TypeError, "drop .item()"),
+    (lambda case, logits: case.per_prompt(logits), ValueError, 'reduce="none"'),
+    (lambda case, logits: logits[:, 2].mean(), IndexError, r'logits\[:, 2\].*logits="all"'),
+    (lambda case, logits: logits[:, :-1].mean(), IndexError, 'logits="all"'),
+    (lambda case, logits: logits.mean(), IndexError, 'logits="all"'),
+])  # fmt: skip
+def test_bad_metrics(metric, error, message):
+    case = Case()
+    for run in (partial(ours, "resid_pre"), patching.attribution_patching):
+        with pytest.raises(error, match=message):
+            run(case.model, case.corrupted, case.cache, partial(metric, case))
+
+
+def test_bad_metric_per_prompt():
+    case = Case()
+    with pytest.raises(ValueError, match=r"one value per prompt: \(3,\)"):
+        ours("resid_pre", *case.args, reduce="none")
+
+
+def test_bad_caches():
+    case = Case()
+    missing = case.model.run_with_cache(case.clean, names_filter=lambda name: name.endswith("hook_resid_pre"))[1]
+    ours("resid_pre", case.model, case.corrupted, missing, case.metric)  # all that this sweep needs
+    with pytest.raises(KeyError, match=r"hook_attn_out.*names_filter"):
+        ours("attn_out", case.model, case.corrupted, missing, case.metric)
+    for tokens in (case.clean[:2], case.clean[:, :5]):
+        with pytest.raises(ValueError, match="3 prompts of 7 tokens"):
+            ours("resid_pre", case.model, case.corrupted, case.model.run_with_cache(tokens)[1], case.metric)
+    same = case.model.run_with_cache(case.corrupted)[1]
+    for name in ("resid_pre", "attn_head_pattern_all_pos", "attn_head_out_by_pos"):
+        with pytest.raises(ValueError, match=r"same .* everywhere"):
+            ours(name, case.model, case.corrupted, same, case.metric)
+
+
+@pytest.mark.parametrize("options, error, message", [
+    ({"positions": [7]}, IndexError, "position 7 is outside prompts of 7 tokens"),
+    ({"logits": "first"}, ValueError, "'first'"),
+    ({"reduce": "sum"}, ValueError, "'sum'"),
+])  # fmt: skip
+def test_bad_options(options, error, message):
+    with pytest.raises(error, match=message):
+        ours("resid_pre", *Case().args, **options)
+
+
+def test_positions_of_a_sweep_over_all_positions():
+    with pytest.raises(ValueError, match="by position"):
+        ours("attn_head_out_all_pos", *Case().args, positions=[1])
+
+
+def test_a_model_that_the_pass_cannot_reproduce_goes_to_the_builtin(monkeypatch):
+    case = Case()
+    monkeypatch.setattr(forward.CorruptedRun, "attend", lambda self, q, k, v, allowed: 2 * q)
+    for name in ("resid_pre", "block_every"):
+        with pytest.warns(UserWarning, match=r"tiny-gpt2 differ.*slow loops"):
+            assert close(ours(name, *case.args), theirs(name, *case.args))
+    with pytest.raises(forward.UnsupportedModel):
+        ours("resid_pre", *case.args, positions=[1])
+
+
+@pytest.mark.parametrize("model_class, config", [
+    (transformers.GPTNeoXForCausalLM, transformers.GPTNeoXConfig(intermediate_size=64, num_attention_heads=4)),
+    (transformers.MistralForCausalLM, transformers.MistralConfig(intermediate_size=64, num_attention_heads=4,
+                                                                 num_key_value_heads=2, sliding_window=4)),
+])  # fmt: skip
+def test_other_architectures_are_found_out_by_their_numbers(model_class, config, tmp_path):
+    """Parallel blocks with partial rotation; attention that forgets. Neither is named anywhere in the engine."""
+    tokenizer = tiny_tokenizer()
+    config.update({"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2, "bos_token_id": 0})
+    model_class(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    case = Case(n_pos=8)
+    case.model = load_model(str(tmp_path), device="cpu")
+    case.cache = case.model.run_with_cache(case.clean)[1]
+    with pytest.warns(UserWarning, match="slow loops"):
+        assert close(ours("resid_pre", *case.args), theirs("resid_pre", *case.args))
+
+
+# --- the logits a metric gets ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def guarded():
+    return torch.randn(3, 1, 5).as_subclass(LastLogits)
+
+
+@pytest.mark.parametrize("read", [
+    lambda x: x[:, -1],
+    lambda x: x[:, -1, :],
+    lambda x: x[..., -1, :],
+    lambda x: x[:, -1:][:, -1],
+    lambda x: x[torch.arange(3), -1],
+    lambda x: x[torch.tensor([True, True, True]), -1],
+    lambda x: x.double().float()[:, -1],
+    lambda x: x.gather(-1, torch.arange(5).expand(3, 1, 5))[:, -1],
+])  # fmt: skip
+def test_reading_the_last_position(guarded, read):
+    found = read(guarded)
+    assert type(found) is torch.Tensor and torch.equal(found, guarded.as_subclass(torch.Tensor)[:, 0])
+
+
+@pytest.mark.parametrize("read", [
+    lambda x: x[:, 0],
+    lambda x: x[0],
+    lambda x: x[:, 3, 1],
+    lambda x: x[:, :-1],
+    lambda x: x[torch.arange(3), torch.tensor([4, 5, 5])],
+    lambda x: x.mean(1),
+    lambda x: x.sum(),
+    lambda x: x.tolist(),
+    lambda x: next(iter(x)),
+    lambda x: x.squeeze(1),
+])  # fmt: skip
+def test_reading_anything_else_is_refused(guarded, read):
+    with pytest.raises(IndexError, match='logits="all"'):
+        read(guarded)
+
+
+def test_the_last_position_through_functions_that_keep_it(guarded):
+    plain = guarded.as_subclass(torch.Tensor)
+    assert torch.equal(guarded.log_softmax(-1)[:, -1, 2], plain.log_softmax(-1)[:, 0, 2])
+    assert torch.equal(torch.softmax(guarded, dim=-1).argmax(-1)[:, -1], plain.argmax(-1)[:, 0])
+    assert guarded.shape == (3, 1, 5) and guarded.shape[-1] == 5 and "tensor" in repr(guarded[:, -1])
+
+
+# --- the real model -------------------------------------------------------------------------------------------------------
+
+
+def test_smollm2_equals_builtin_on_two_prompts(monkeypatch):
+    monkeypatch.setitem(os.environ, "HF_HUB_OFFLINE", "1")
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            model = load_model("smollm2-135m", device="cpu")
+    except ModelError as reason:
+        pytest.skip(str(reason))
+    text = "When John and Mary went to the shops,{} gave the bag to"
+    clean, corrupted = (
+        model.to_tokens([text.format(name) for name in names]) for names in ((" John", " Mary"), (" Mary", " John"))
+    )
+    cache = model.run_with_cache(clean)[1]
+    ids = torch.tensor(
+        [[model.to_single_token(n) for n in names] for names in ((" Mary", " John"), (" John", " Mary"))]
+    )
+
+    def metric(logits):
+        return (logits[:, -1].gather(1, ids) @ torch.tensor([1.0, -1.0])).mean()
+
+    cells = {"resid_pre": [[2, 10], [12, 10], [20, 14]], "attn_head_k_by_pos": [[5, 11, 2], [9, 14, 1]],
+             "attn_head_pattern_all_pos": [[17, 3], [20, 8]]}  # fmt: skip
+    for name, chosen in cells.items():
+        function = getattr(builtin, f"get_act_patch_{name}")
+        options = {key: value for key, value in function.keywords.items() if key != "index_axis_names"}
+        frame = builtin.pd.DataFrame(chosen, columns=function.keywords["index_axis_names"])
+        expected = function.func(model, corrupted, cache, metric, index_df=frame, **options)
+        found = ours(name, model, corrupted, cache, metric)
+        assert close(torch.stack([found[tuple(cell)] for cell in chosen]), expected)
