@@ -166,8 +166,8 @@ compare("hooks.share_of_heads_above_half", (to_first > 0.5).float().mean(), mode
 
 
 # %% [markdown]
-# **How to read it.** One cell per head; a dark one rests on BOS most of the time. Early layers are pale: there, heads look
-# at neighbours and at equal tokens. Pale cells in dark layers are heads that found something in this sentence. Keep two or
+# **How to read it.** One cell per head; a dark one rests on BOS most of the time. The first layers are pale: heads there
+# still look at neighbours and at equal tokens. Pale cells in dark layers are heads that found something in this sentence. Keep two or
 # three of them in mind, by name: `L9H6` means layer 9, head 6.
 #
 # **Try.** Change `prompt` to something with no names in it. Which heads go dark?

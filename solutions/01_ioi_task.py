@@ -260,7 +260,8 @@ check_logit_diff(logit_diff)
 #
 # <details><summary>Our prediction</summary>
 #
-# Equal. $\log p_i = \ell_i - \log \sum_j e^{\ell_j}$, and the sum is the same for both answers, so it cancels.
+# Equal. The log-probability of a token is its logit minus the logarithm of the sum of all exponentiated logits. That sum is
+# the same for both answers, so it cancels.
 # </details>
 
 # %%
@@ -312,8 +313,8 @@ compare("ioi.logit_diff.mean_corrupted", logit_diff(corrupted, answer_tokens), m
 compare("ioi.accuracy", (by_prompt > 0).float().mean(), model)
 
 # %% [markdown]
-# **How to read it.** Each bar is one prompt; above zero the model prefers the right name. A difference of $d$ means that the right
-# name is $e^d$ times as probable as the wrong one: 3 is twenty to one. Exchanging one token, S2, turns every bar over. That is
+# **How to read it.** Each bar is one prompt; above zero the model prefers the right name. A difference of *d* means that the right
+# name is exp(*d*) times as probable as the wrong one: 3 is twenty to one. Exchanging one token, S2, turns every bar over. That is
 # no accident: with mirrored pairs, the corrupted value of a prompt is minus the clean value of its neighbour.
 #
 # Look at a pair of neighbours. If their clean bars differ in height, the model prefers one of the two *names* as well, and the

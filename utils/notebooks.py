@@ -28,7 +28,6 @@ from pathlib import Path
 import jupytext
 import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
-from jupytext.combine import combine_inputs_with_outputs
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert.preprocessors import TagRemovePreprocessor
@@ -90,14 +89,9 @@ def derive(source: Path) -> dict[Path, str]:
     for notebook in (solution, chapter):
         _clean(notebook)
     twin = SOLUTIONS / f"{source.stem}.ipynb"
-    if twin.exists():
-        solution_with_outputs = combine_inputs_with_outputs(solution, nbformat.read(twin, as_version=4), fmt=FORMAT)
-        _clean(solution_with_outputs)
-    else:
-        solution_with_outputs = solution
     return {
         source: _as_script(solution),
-        twin: _as_json(solution_with_outputs),
+        twin: _as_json(_with_outputs(solution, twin)),
         CHAPTERS / source.name: _as_script(chapter),
         CHAPTERS / f"{source.stem}.ipynb": _as_json(chapter),
     }
@@ -172,6 +166,16 @@ def _clean(notebook: NotebookNode) -> None:
         )
 
 
+def _with_outputs(notebook: NotebookNode, twin: Path) -> NotebookNode:
+    """The notebook with the outputs of those cells of `twin` whose source is still the same (ids are hashes of it)."""
+    notebook = copy.deepcopy(notebook)
+    old = {cell.id: cell for cell in nbformat.read(twin, as_version=4).cells} if twin.exists() else {}
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and cell.id in old:
+            cell.outputs, cell.execution_count = old[cell.id].outputs, old[cell.id].execution_count
+    return notebook
+
+
 def _as_script(notebook: NotebookNode) -> str:
     plain = copy.deepcopy(notebook)
     for cell in plain.cells:
@@ -181,7 +185,7 @@ def _as_script(notebook: NotebookNode) -> str:
 
 
 def _as_json(notebook: NotebookNode) -> str:
-    return json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    return nbformat.writes(notebook) + "\n"
 
 
 def readme_table() -> str:
@@ -348,7 +352,8 @@ def run(chapters: list[str], model: str) -> bool:
 def _table(rows: list[dict], model: str) -> Table:
     table = Table("chapter", "seconds", "references compared", "all within tolerance", title=f"the course on {model}")
     for row in rows:
-        verdict = f"stopped: {row['error']}" if row["error"] else "yes" if row["known"] == row["agree"] else "NO"
+        verdict = "NO" if row["known"] != row["agree"] else "yes" if row["known"] else "no figures for this model"
+        verdict = f"stopped: {row['error']}" if row["error"] else verdict
         table.add_row(row["title"], f"{row['seconds']:.0f}", str(row["known"]), verdict)
     return table
 

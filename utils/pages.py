@@ -5,12 +5,19 @@ from __future__ import annotations
 import copy
 import html
 import importlib.resources
+import re
 from pathlib import Path
 
 import plotly.io as pio
+from latex2mathml.converter import convert as to_mathml
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
+FORMULA = re.compile(
+    r"(?P<code>```.*?```|`[^`\n]+`)|\$\$(?P<block>.+?)\$\$"
+    r"|(?<![\\\w$])\$(?P<inline>[^\s$](?:[^$\n]*[^\s$])?)\$(?!\d)",
+    re.DOTALL,
+)
 PLOTLY = "application/vnd.plotly.v1+json"
 STYLE = (
     "body{font-family:sans-serif;max-width:60em;margin:2em auto;padding:0 1em}td,th{text-align:left;padding:.3em 1em}"
@@ -24,9 +31,25 @@ def write_page(notebook: NotebookNode, title: str, path: Path) -> None:
         library.write_text(
             importlib.resources.files("plotly").joinpath("package_data/plotly.min.js").read_text("utf-8"), "utf-8"
         )
-    page, _ = HTMLExporter().from_notebook_node(_with_plots(notebook), {"metadata": {"name": title}})
+    page, _ = HTMLExporter().from_notebook_node(_with_plots(_with_formulas(notebook)), {"metadata": {"name": title}})
     page = page.replace("<head>", f'<head><script src="{library.name}"></script>', 1)
     path.write_text(page, encoding="utf-8")
+
+
+def _with_formulas(notebook: NotebookNode) -> NotebookNode:
+    """nbconvert leaves formulas to a script from the internet: give them as MathML, which browsers draw themselves."""
+    notebook = copy.deepcopy(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = FORMULA.sub(_formula, cell.source)
+    return notebook
+
+
+def _formula(match: re.Match[str]) -> str:
+    if match["code"]:
+        return match["code"]
+    latex = match["block"] or match["inline"]
+    return to_mathml(latex.strip(), display="block" if match["block"] else "inline")
 
 
 def _with_plots(notebook: NotebookNode) -> NotebookNode:

@@ -17,6 +17,7 @@ import numpy as np
 import plotly.express as px
 import plotly.graph_objects as go
 import plotly.io as pio
+from IPython import get_ipython
 from jaxtyping import Float
 from torch import Tensor
 
@@ -37,7 +38,7 @@ DIVERGING = "RdBu_r"
 def _array(values: Any, digits: int = 5) -> np.ndarray:
     """Rounded to what a reader can see, so that saved notebooks are small and do not change in the last bit."""
     values = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    return values.round(digits) if np.issubdtype(values.dtype, np.floating) else values
+    return values.astype(float).round(digits) if np.issubdtype(values.dtype, np.floating) else values
 
 
 def imshow(
@@ -218,19 +219,22 @@ class AttentionView:
         return self.body
 
     def _repr_html_(self) -> str:
-        return self.body if _library_is_on_page() else circuitsvis_library() + self.body
+        return circuitsvis_library() + self.body if _brings_library(self.title) else self.body
 
 
-_shown_library = False
+_library_cell: str | None = None
 
 
-def _library_is_on_page() -> bool:
-    """circuitsvis' JavaScript (1.3 MB) goes into a notebook's first view only; on Colab, where every output is a page
-    of its own, into each."""
-    global _shown_library
-    on_page = _shown_library and "google.colab" not in sys.modules
-    _shown_library = True
-    return on_page
+def _brings_library(title: str) -> bool:
+    """circuitsvis' JavaScript (1.3 MB) goes into the output of one cell, the first that shows a view, and again whenever
+    that cell is run again: the page may have been reloaded since. On Colab every output is a page of its own: into each."""
+    global _library_cell
+    shell = get_ipython()
+    parent = shell.get_parent() if hasattr(shell, "get_parent") else {}
+    cell = parent.get("metadata", {}).get("cellId", title)  # where there is no JupyterLab to name the cell: its title
+    if _library_cell is None:
+        _library_cell = cell
+    return cell == _library_cell or "google.colab" in sys.modules
 
 
 def circuitsvis_library() -> str:
@@ -260,7 +264,9 @@ def attention(
         title,
         f'<div style="font-family: sans-serif"><b>{html.escape(title)}</b><div id="{identity}">'
         "<i>Run the notebook from the top to draw this view.</i></div></div>"
-        f'<script>CircuitsVis.render("{identity}", "AttentionHeads", {data})</script>',
+        f"<script>(function draw(tries) {{ if (window.CircuitsVis) "
+        f'CircuitsVis.render("{identity}", CircuitsVis.AttentionHeads, {data}); '
+        "else if (tries) setTimeout(draw, 250, tries - 1); })(100)</script>",  # the library may come later on the page
     )
 
 

@@ -65,10 +65,11 @@ def compare(key: str, value: Any, model: TransformerBridge) -> None:
         parts.append(f"no figure for {name}")
     if published is not None and name != DEFAULT_PUBLISHED:
         parts.append(f"{DEFAULT_PUBLISHED} {_show(published['value'])} ({published.get('source', 'published')})")
-    print(" · ".join(parts))
+    line = " · ".join(parts)
+    print(line if len(line) < 140 else "\n    ".join(parts))
     _log(key, value, name, known is not None, agrees)
     if _strict() and (not agrees or (known is None and name == DEFAULT_EMBEDDED)):
-        raise ReferenceMismatch(" · ".join(parts))
+        raise ReferenceMismatch(line)
 
 
 def _strict() -> bool:

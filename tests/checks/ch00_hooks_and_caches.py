@@ -74,7 +74,7 @@ def _zeroed(z: Tensor, index: tuple) -> Tensor:
     return z
 
 
-@exercise("00", look="section 3: utils.get_act_name('z', layer) names the point; run_with_hooks removes its hooks")
+@exercise("00", look="section 3: utilities.get_act_name('z', layer) names the point; run_with_hooks removes its hooks")
 def check_logits_without_head(learner: Callable) -> str:
     layer, head = 1, 2
     for model in both_models():

@@ -1,0 +1,18 @@
+"""Fixtures that more than one test module uses."""
+
+import pytest
+
+from tests.checks.fixtures import tiny_model
+from utils.models import DEFAULT_EMBEDDED, load_model
+
+
+@pytest.fixture(params=["gpt2", "llama"])
+def tiny(request):
+    """Both tiny models, one after the other."""
+    return tiny_model(request.param)
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """The embedded model: real weights."""
+    return load_model(DEFAULT_EMBEDDED)

@@ -1,0 +1,151 @@
+"""Deriving the notebooks: nothing drifts unnoticed, and exercise notebooks do what they promise."""
+
+import shutil
+import subprocess
+import sys
+
+import jupytext
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbgrader import nbgraderformat
+
+from tests.checks import REGISTRY
+from utils import notebooks
+from utils.notebooks import CHAPTERS, ROOT, SOLUTIONS, STUB, derive, sources
+
+SOURCES = pytest.mark.parametrize("source", sources(), ids=lambda path: path.stem)
+DERIVED = (
+    "solutions/00_hooks_and_caches.ipynb",
+    "chapters/00_hooks_and_caches.py",
+    "chapters/00_hooks_and_caches.ipynb",
+)
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch):
+    """A copy of what the tool reads, to harm; in this process, the tool reads the copy."""
+    for name in ("solutions", "chapters", "utils", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    monkeypatch.setattr(notebooks, "ROOT", tmp_path)
+    monkeypatch.setattr(notebooks, "SOLUTIONS", tmp_path / "solutions")
+    monkeypatch.setattr(notebooks, "CHAPTERS", tmp_path / "chapters")
+    return tmp_path
+
+
+def test_check_passes_on_what_is_committed(copy):
+    assert notebooks.problems() == []
+
+
+def test_check_names_every_kind_of_drift(copy):
+    edited, broken, unparsable = (copy / name for name in DERIVED)
+    edited.write_text(edited.read_text().replace("John", "Jon", 1))
+    broken.write_text(broken.read_text() + "\n# %%\nprint('by hand')\n")
+    unparsable.write_text(unparsable.read_text().replace("import torch", "import torch as", 1))
+    (copy / "chapters" / "99_stray.ipynb").write_text("{}")
+    (copy / "chapters" / "01_ioi_task.ipynb").unlink()
+    command = [sys.executable, "-m", "utils.notebooks", "check"]
+    result = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+    assert result.returncode == 1
+    for name in (*DERIVED, "chapters/99_stray.ipynb", "chapters/01_ioi_task.ipynb"):
+        assert name in result.stdout
+    assert "does not parse" in result.stdout and "no source" in result.stdout and "missing" in result.stdout
+
+
+def test_check_notices_a_source_that_was_not_synced(copy):
+    source = copy / "solutions" / "01_ioi_task.py"
+    source.write_text(source.read_text().replace("Forty-five minutes", "An hour"))
+    found = " ".join(notebooks.problems())
+    assert "chapters/01_ioi_task.ipynb: differs" in found and "solutions/01_ioi_task.ipynb: differs" in found
+
+
+def test_check_notices_a_changed_cell_that_was_not_run(copy):
+    source = copy / "solutions" / "01_ioi_task.py"
+    source.write_text(source.read_text().replace("argsort(descending=True)", "argsort(descending=False)"))
+    notebooks.sync(["01"], execute_too=False)
+    (problem,) = notebooks.problems()
+    assert (
+        problem.startswith("solutions/01_ioi_task.ipynb: code cell") and "not been run since it was changed" in problem
+    )
+
+
+def test_unknown_chapter_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["notebooks", "sync", "77"])
+    assert notebooks.main() == 1
+    assert "no chapter '77'; there are: 00_hooks_and_caches" in capsys.readouterr().err
+
+
+@SOURCES
+def test_deriving_twice_changes_nothing(source):
+    once = derive(source)
+    assert all(path.read_text(encoding="utf-8") == text for path, text in once.items())
+    assert derive(source) == once
+
+
+@SOURCES
+def test_exercise_notebook_gives_nothing_away(source):
+    chapter = nbformat.read(CHAPTERS / f"{source.stem}.ipynb", as_version=4)
+    code = "\n".join(cell.source for cell in chapter.cells if cell.cell_type == "code")
+    exercises = [name for name, exercise in REGISTRY.items() if exercise.chapter == source.stem[:2]]
+    assert code.count(STUB) == len(exercises) and "SOLUTION" not in code
+    assert not any(cell.get("outputs") for cell in chapter.cells)
+    assert not any("solution" in cell.metadata.get("tags", []) for cell in chapter.cells)
+
+
+@SOURCES
+def test_exercises_with_their_solutions_are_the_solution_notebook(source):
+    solution = nbformat.read(SOLUTIONS / f"{source.stem}.ipynb", as_version=4)
+    chapter = nbformat.read(CHAPTERS / f"{source.stem}.ipynb", as_version=4)
+    written = {cell.metadata.nbgrader.grade_id: cell for cell in solution.cells if "nbgrader" in cell.metadata}
+    solved = [written[c.metadata.nbgrader.grade_id].source if STUB in c.source else c.source for c in chapter.cells]
+    assert solved == [c.source for c in solution.cells if "solution" not in c.metadata.get("tags", [])]
+
+
+@SOURCES
+def test_nbgrader_metadata(source):
+    chapter = nbgraderformat.read(CHAPTERS / f"{source.stem}.ipynb", as_version=4)  # nbgrader's own validation
+    marked = [cell for cell in chapter.cells if "nbgrader" in cell.metadata]
+    ids = [cell.metadata.nbgrader.grade_id for cell in marked]
+    assert len(set(ids)) == len(ids)
+    for cell in marked:
+        meta = cell.metadata.nbgrader
+        assert meta.schema_version == 3 and meta.grade != meta.solution and meta.locked == meta.grade
+        assert cell.source.startswith("check_") == meta.grade
+        if meta.grade:
+            assert meta.points == REGISTRY[meta.grade_id.removeprefix("check_")].points
+    assert sum(cell.metadata.nbgrader.grade for cell in marked) == sum(
+        exercise.chapter == source.stem[:2] for exercise in REGISTRY.values()
+    )
+
+
+@SOURCES
+def test_pairs_hold_the_same_cells(source):
+    for folder in (SOLUTIONS, CHAPTERS):
+        script = jupytext.read(folder / f"{source.stem}.py")
+        notebook = nbformat.read(folder / f"{source.stem}.ipynb", as_version=4)
+        assert [(c.cell_type, c.source) for c in script.cells] == [(c.cell_type, c.source) for c in notebook.cells]
+        assert (folder / f"{source.stem}.ipynb").stat().st_size < 2_000_000
+
+
+@SOURCES
+def test_first_lines(source):
+    notebook = nbformat.read(SOLUTIONS / f"{source.stem}.ipynb", as_version=4)
+    assert "outputs were computed on the embedded model" in notebook.cells[1].source.replace("\n", " ")
+    first_code = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    assert "setup" in first_code.metadata.tags
+
+
+def test_exercise_notebook_stops_at_the_first_exercise_and_says_so():
+    """Run as a learner would who opens chapter 00 and runs everything."""
+    notebook = nbformat.read(CHAPTERS / "00_hooks_and_caches.ipynb", as_version=4)
+    notebooks.environment("smollm2-135m")
+    with pytest.raises(CellExecutionError):
+        NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(CHAPTERS)}}).execute()
+    errors = [output for cell in notebook.cells for output in cell.get("outputs", []) if output.output_type == "error"]
+    (error,) = errors
+    assert error.ename == "CheckFailed"
+    assert "this exercise is not written yet" in error.evalue
+    assert "core.py" not in "\n".join(error.traceback), "no traceback of the checker's internals"

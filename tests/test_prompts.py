@@ -1,0 +1,101 @@
+"""Prompts, answers and metrics: right on good input, and an error that names the value on bad input."""
+
+import pytest
+import torch
+
+from tests.checks.fixtures import tiny_model
+from tests.solutions import solution_functions
+from utils import attribution, ioi
+from utils.prompts import PromptError, make_pairs, single_token, tokenize
+
+ONE = "When John and Mary went to the store, John gave a drink to"
+OTHER = "When John and Mary went to the store, Mary gave a drink to"
+ANSWER = (" Mary", " John")
+
+
+def test_eight_prompts(tiny):
+    pairs = ioi.ioi_pairs(tiny)
+    assert len(pairs) == 8 and pairs.clean_tokens.shape == (8, 15)
+    assert pairs.clean_text[0] == "When John and Mary went to the shops, John gave the bag to"
+    assert pairs.answers[:2] == [(" Mary", " John"), (" John", " Mary")]
+    differs = pairs.clean_tokens != pairs.corrupted_tokens
+    assert differs.sum(-1).tolist() == [1] * 8 and differs[:, 10].all(), "only S2 differs"
+    assert torch.equal(pairs.corrupted_tokens[0], pairs.clean_tokens[1])
+    assert pairs.clean_last.tolist() == [14] * 8
+
+
+def test_eight_prompts_on_the_real_model(smollm2):
+    pairs = ioi.ioi_pairs(smollm2)
+    clean = attribution.logit_diff(smollm2(pairs.clean_tokens), pairs.answer_tokens)
+    corrupted = attribution.logit_diff(smollm2(pairs.corrupted_tokens), pairs.answer_tokens)
+    assert clean.item() == pytest.approx(4.724, abs=0.01)
+    assert corrupted.item() == pytest.approx(-4.724, abs=0.01)
+
+
+def test_chapter_01_builds_what_utils_builds(tiny):
+    solution = solution_functions("01")
+    prompts, answers = solution["build_prompts"](ioi.TEMPLATES, ioi.NAMES)
+    pairs = ioi.ioi_pairs(tiny)
+    assert (prompts, answers) == ioi.build_prompts() == (pairs.clean_text, pairs.answers)
+    assert torch.equal(solution["answer_token_ids"](tiny, answers), pairs.answer_tokens)
+    logits = tiny(pairs.clean_tokens)
+    for per_prompt in (False, True):
+        theirs = solution["logit_diff"](logits, pairs.answer_tokens, per_prompt)
+        assert torch.equal(theirs, attribution.logit_diff(logits, pairs.answer_tokens, per_prompt))
+
+
+def test_true_last_positions_of_unequal_prompts(tiny):
+    short = "John gave a drink to"
+    tokens, mask = tokenize(tiny, [ONE, short])
+    assert mask.sum(-1).tolist() == [15, 6]
+    answers = torch.tensor([[single_token(tiny, name) for name in ANSWER]] * 2)
+    batched = attribution.logit_diff(tiny(tokens), answers, per_prompt=True, last=mask.sum(-1) - 1)
+    for i, prompt in enumerate((ONE, short)):
+        alone = attribution.logit_diff(tiny(tiny.to_tokens(prompt)), answers[:1])
+        assert batched[i].item() == pytest.approx(alone.item(), abs=1e-4)
+
+
+def test_unequal_lengths_are_allowed_where_not_aligned(tiny):
+    pairs = make_pairs(tiny, [ONE], ["John gave a drink to"], [ANSWER], aligned=False)
+    assert pairs.clean_last.tolist() == [14] and pairs.corrupted_last.tolist() == [5]
+
+
+@pytest.mark.parametrize(
+    ("clean", "corrupted", "answers", "message"),
+    [
+        ([], [], [], "no prompts were given"),
+        ([ONE], [OTHER, OTHER], [ANSWER], "1 clean prompts, 2 corrupted prompts and 1 answer pairs"),
+        ([ONE], [ONE], [ANSWER], r"prompt 0 is the same in both batches: 'When John"),
+        ([ONE], ["John gave a drink to"], [ANSWER], r"unequal length in tiny-gpt2: 'When John.* is 15 tokens.*is 6"),
+        ([ONE], [OTHER], [(" Marianne", " John")], r"answer ' Marianne' is 8 tokens in tiny-gpt2.*single_token_names"),
+    ],
+    ids=["empty", "sizes", "no difference", "lengths", "two tokens"],
+)
+def test_bad_pairs(clean, corrupted, answers, message):
+    with pytest.raises(PromptError, match=message):
+        make_pairs(tiny_model("gpt2"), clean, corrupted, answers)
+
+
+@pytest.mark.parametrize("template", ["John gave it to", "{S} and {S} went to"])
+def test_template_without_its_slot(template):
+    with pytest.raises(PromptError, match=r"template .* has no single slot \{S\}"):
+        ioi.build_prompts([template], [ANSWER])
+
+
+def test_templates_and_names_in_different_numbers():
+    with pytest.raises(PromptError, match="2 templates and 1 pairs of names"):
+        ioi.build_prompts(["a{S} b", "c{S} d"], [ANSWER])
+
+
+def test_names_of_one_token(tiny):
+    assert "Mary" in ioi.single_token_names(tiny) and "Marianne" not in ioi.single_token_names(tiny)
+
+
+def test_metrics_at_their_ends():
+    logits = torch.zeros(2, 3, 5)
+    logits[:, -1, 1] = torch.tensor([3.0, 1.0])
+    answers = torch.tensor([[1, 2], [1, 2]])
+    assert ioi.ioi_metric(logits, answers, clean=2.0, corrupted=-2.0).item() == 1
+    assert ioi.ioi_metric(logits, answers, clean=4.0, corrupted=2.0).item() == 0
+    assert ioi.noising_metric(logits, answers, clean=2.0, corrupted=-2.0).item() == 0
+    assert ioi.noising_metric(logits, answers, clean=6.0, corrupted=2.0).item() == -1

@@ -1,0 +1,307 @@
+"""How much faster the patching engine is than the built-in loops, and how its time and memory grow.
+
+    python -m utils.bench                       every section, on SmolLM2 and on both fixtures
+    python -m utils.bench --quick               a few minutes: samples instead of whole built-in sweeps
+    python -m utils.bench --sections sweeps growth dialect --models smollm2-135m
+
+Writes build/bench.json and build/bench.html. A built-in sweep that would take longer than `--limit` seconds is timed on a
+random sample of its cells and scaled up; its row then says so, and the largest difference is over the cells that ran.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from transformer_lens import patching as builtin
+
+from utils import patching, plots
+from utils.attribution import logit_diff
+from utils.ioi import ioi_metric, ioi_pairs
+from utils.models import load_model
+
+SWEEPS = ("resid_pre", "block_every", "attn_head_out_all_pos", "attn_head_all_pos_every", "attn_head_out_by_pos",
+          "attn_head_by_pos_every")  # fmt: skip
+TARGETS = {"resid_pre": 40, "block_every": 30, "attn_head_out_all_pos": 8, "attn_head_all_pos_every": 8,
+           "attn_head_out_by_pos": 20, "attn_head_by_pos_every": 20}  # fmt: skip
+FIXTURES = ("tiny-gpt2", "tiny-llama")
+
+
+class PeakMemory:
+    """The most memory in use inside a `with`, above what was in use on entry. `bytes` after it."""
+
+    def __enter__(self) -> PeakMemory:
+        self.cuda = torch.cuda.is_available()
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
+        _give_back_free_memory()
+        self.before = self.peak = self._now()
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.done.set()
+        self.thread.join()
+        self.bytes = (torch.cuda.max_memory_allocated() if self.cuda else self.peak) - self.before
+
+    def _watch(self) -> None:
+        while not self.done.wait(0.005):
+            self.peak = max(self.peak, self._now())
+
+    def _now(self) -> int:
+        if self.cuda:
+            return torch.cuda.memory_allocated()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _give_back_free_memory() -> None:
+    """Memory that was freed but kept by the allocator would be used first, and would hide a peak."""
+    gc.collect()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+def timed(function: Callable[[], Tensor]) -> tuple[float, Tensor]:
+    start = time.perf_counter()
+    result = function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, result
+
+
+def the_model(name: str):
+    if name not in FIXTURES:
+        return load_model(name)
+    from tests.checks.fixtures import tiny_model  # fixtures belong to the checks; only the bench borrows them
+
+    return tiny_model(name.removeprefix("tiny-"))
+
+
+class Task:
+    """A model, the two runs, and a metric: what both sides of a comparison get."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.model = the_model(name)
+        pairs = ioi_pairs(self.model)
+        self.clean, self.corrupted, answers = pairs.clean_tokens, pairs.corrupted_tokens, pairs.answer_tokens
+        clean_logits, self.cache = self.model.run_with_cache(self.clean)
+        high, low = logit_diff(clean_logits, answers), logit_diff(self.model(self.corrupted), answers)
+        self.metric = lambda logits: ioi_metric(logits, answers, high, low)
+
+    def ours(self, sweep: str) -> Tensor:
+        function = getattr(patching, f"get_act_patch_{sweep}")
+        return function(self.model, self.corrupted, self.cache, self.metric, progress=False)
+
+    def theirs(self, site: str, axes, cells) -> Tensor:
+        """The built-in loop over some cells of one sweep: cells is a DataFrame of indices."""
+        setter = {("layer", "pos"): builtin.layer_pos_patch_setter,
+                  ("layer", "head"): builtin.layer_head_vector_patch_setter,
+                  ("layer", "pos", "head"): builtin.layer_pos_head_vector_patch_setter,
+                  ("layer", "head_index"): builtin.layer_head_pattern_patch_setter,
+                  ("layer", "head_index", "dest_pos"): builtin.layer_head_pos_pattern_patch_setter}  # fmt: skip
+        args = (self.model, self.corrupted, self.cache, self.metric, setter[axes], site)
+        return builtin.generic_activation_patch(*args, index_df=cells)
+
+    def cells(self, site: str, axes):
+        heads = self.cache[f"blocks.0.attn.hook_{site}"] if site in patching.HEAD_SITES else None
+        n_heads = None if heads is None else heads.shape[1 if site == "pattern" else 2]
+        n_pos = self.corrupted.shape[1]
+        sizes = {"layer": self.model.cfg.n_layers, "pos": n_pos, "dest_pos": n_pos}
+        return builtin.make_df_from_ranges([sizes.get(axis, n_heads) for axis in axes], axes)
+
+
+def builtin_axes(sweep: str) -> list[tuple[str, tuple[str, ...]]]:
+    """The built-in's own axes of every activation of a sweep: pattern has the head before the position."""
+    by_pos = patching.BY_POS if "by_pos" in sweep else patching.ALL_POS
+    return [(site, by_pos.get(site, axes)) for site, axes in patching.SWEEPS[sweep]]
+
+
+def compare(task: Task, sweep: str, repeats: int, limit: float) -> dict:
+    """One row: medians of interleaved runs, and the largest difference over the cells that the built-in ran."""
+    task.ours(sweep)  # the first call of each side also warms up
+    tables = [(site, axes, task.cells(site, axes)) for site, axes in builtin_axes(sweep)]
+    total = sum(len(cells) for *_, cells in tables)
+    warm = [timed(lambda t=t: task.theirs(t[0], t[1], t[2].head(3)))[0] / 3 for t in tables]
+    whole = sum(w * len(cells) for w, (*_, cells) in zip(warm, tables, strict=True)) <= limit
+    n_sampled = max(8, 48 // len(tables))
+    ours_s, theirs_s, off = [], [], 0.0
+    for repeat in range(repeats if not whole or sum(warm) * total / len(tables) < 120 else 1):
+        seconds, found = timed(lambda: task.ours(sweep))
+        ours_s.append(seconds)
+        theirs_s.append(0.0)
+        for kind, (site, axes, cells) in enumerate(tables):
+            some = cells if whole else cells.sample(min(len(cells), n_sampled), random_state=repeat)
+            seconds, expected = timed(lambda site=site, axes=axes, some=some: task.theirs(site, axes, some))
+            theirs_s[-1] += seconds * len(cells) / len(some)
+            mine = found[kind] if len(tables) > 1 else found
+            mine = mine.transpose(1, 2) if len(tables) > 1 and "dest_pos" in axes else mine
+            off = max(off, (mine[tuple(some.T.values.tolist())] - expected).abs().max().item())
+    row = {"model": task.name, "sweep": sweep, "cells": total, "builtin_s": statistics.median(theirs_s),
+           "ours_s": statistics.median(ours_s), "max_difference": off, "repeats": len(ours_s),
+           "builtin_extrapolated_from_a_sample": not whole, "ours_all_s": ours_s, "builtin_all_s": theirs_s,
+           "load_average": os.getloadavg()[0]}  # fmt: skip
+    return row | {
+        "ratio": row["builtin_s"] / row["ours_s"],
+        "target": TARGETS[sweep] if task.name not in FIXTURES else None,
+    }
+
+
+def bench_sweeps(names: list[str], sweeps: list[str], repeats: int, limit: float, console: Console) -> list[dict]:
+    builtin.tqdm = lambda items: items  # bars would be timed too
+    rows = []
+    for name in names:
+        task = Task(name)
+        for sweep in sweeps:
+            rows.append(compare(task, sweep, repeats, limit))
+            console.print({k: v for k, v in rows[-1].items() if not k.endswith("all_s")})
+    return rows
+
+
+# --- how time and memory grow ---------------------------------------------------------------------------------------------
+
+
+def synthetic(model, tokens: Tensor, lengths: list[int], differing: list[int], seed: int = 0):
+    """Left-padded random prompts from the tokens of real ones, which differ in one position; with their mask."""
+    g = torch.Generator().manual_seed(seed)
+    n_pos = max(lengths)
+    words = tokens[:, 1:].flatten().cpu()
+    corrupted = words[torch.randint(len(words), (len(lengths), n_pos), generator=g)]
+    mask = torch.zeros_like(corrupted)
+    clean = corrupted.clone()
+    for row, (length, at) in enumerate(zip(lengths, differing, strict=True)):
+        mask[row, -length:] = 1
+        corrupted[row, : n_pos - length + 1] = clean[row, : n_pos - length + 1] = tokens[0, 0]  # padding, then BOS
+        clean[row, n_pos - length + at] = corrupted[row, n_pos - length + at] + 1
+    device = tokens.device
+    return clean.to(device), corrupted.to(device), mask.to(device)
+
+
+def growth_point(model, tokens, lengths, differing, max_memory: float = patching.DEFAULT_MEMORY) -> dict:
+    clean, corrupted, mask = synthetic(model, tokens, lengths, differing)
+    cache = {}
+    for rows in torch.arange(len(clean)).split(32):  # the logits of every position are large: 32 prompts at a time
+        part = model.run_with_cache(clean[rows], attention_mask=mask[rows],
+                                    names_filter=lambda name: name.endswith("hook_resid_pre"))[1]  # fmt: skip
+        for name, value in part.items():
+            cache.setdefault(name, []).append(value)
+    cache = {name: torch.cat(values) for name, values in cache.items()}
+    with PeakMemory() as memory:
+        seconds, _ = timed(lambda: patching.get_act_patch_resid_pre(
+            model, corrupted, cache, lambda logits: logits[:, -1, :2].mean(), attention_mask=mask, max_memory=max_memory,
+            progress=False))  # fmt: skip
+    cached = len(clean) * clean.shape[1] * model.cfg.n_layers * 4 * (2 * model.cfg.d_model + 2 * _kv_width(model))
+    return {"prompts": len(clean), "length": max(lengths), "layers": model.cfg.n_layers, "seconds": seconds,
+            "peak_bytes": memory.bytes, "corrupted_run_bytes": cached, "asked_bytes": max_memory,
+            "load_average": os.getloadavg()[0]}  # fmt: skip
+
+
+def _kv_width(model) -> int:
+    return (model.cfg.n_key_value_heads or model.cfg.n_heads) * model.cfg.d_head
+
+
+def bench_growth(name: str, quick: bool, console: Console) -> dict[str, list[dict]]:
+    """Residual sweeps; the differing token is five from the end, but for `length`, where it is the tenth."""
+    from tests.checks.fixtures import tiny_model
+
+    model = the_model(name)
+    tokens = ioi_pairs(model).clean_tokens
+    grown: dict[str, list[dict]] = {"prompts": [], "length": [], "layers": []}
+    for n in (8, 16, 32) if quick else (8, 16, 32, 64, 128, 256):
+        grown["prompts"].append(growth_point(model, tokens, [15] * n, [10] * n))
+    for n in (15, 20, 30) if quick else (15, 20, 30, 45, 60):
+        grown["length"].append(growth_point(model, tokens, [n] * 8, [10] * 8))
+    for n in (2, 4, 8, 16):
+        tiny = tiny_model("llama", n)
+        grown["layers"].append(growth_point(tiny, ioi_pairs(tiny).clean_tokens, [15] * 8, [10] * 8))
+    for axis, points in grown.items():
+        console.print(axis, [(p[axis], round(p["seconds"], 2), f"{p['peak_bytes'] / 1e6:.0f} MB") for p in points])
+    return grown
+
+
+def bench_dialect(name: str, quick: bool, console: Console) -> dict:
+    """The dialect-sized sweep: 315 left-padded prompts of 14 to 22 tokens, one of which differs, 6 to 10 from the end."""
+    model = the_model(name)
+    n = 31 if quick else 315
+    lengths = [14 + i % 9 for i in range(n)]
+    point = growth_point(
+        model, ioi_pairs(model).clean_tokens, lengths, [ln - 6 - i % 5 for i, ln in enumerate(lengths)]
+    )
+    console.print(point)
+    return point
+
+
+# --- output ---------------------------------------------------------------------------------------------------------------
+
+
+def table(rows: list[dict]) -> Table:
+    out = Table(title="Activation patching: built-in loops and the engine (~ scaled up from a sample of cells)")
+    for column in ("model", "sweep", "cells", "built-in s", "ours s", "ratio", "target", "max difference"):
+        out.add_column(column, justify="left" if column in ("model", "sweep") else "right")
+    for row in rows:
+        about = "~" if row["builtin_extrapolated_from_a_sample"] else ""
+        out.add_row(row["model"], row["sweep"], str(row["cells"]), f"{about}{row['builtin_s']:.3g}", f"{row['ours_s']:.3g}",
+                    f"{about}{row['ratio']:.1f}", str(row["target"] or ""), f"{row['max_difference']:.1e}")  # fmt: skip
+    return out
+
+
+def figures(report: dict) -> list:
+    found = []
+    rows = report.get("sweeps", [])
+    for name in dict.fromkeys(row["model"] for row in rows):
+        mine = [row for row in rows if row["model"] == name]
+        figure = plots.bar({"built-in": [r["builtin_s"] for r in mine], "ours": [r["ours_s"] for r in mine]},
+                           f"{name}: seconds per sweep", "sweep", "seconds (log)", [r["sweep"] for r in mine])  # fmt: skip
+        found.append(figure.update_yaxes(type="log"))
+    for axis, points in report.get("growth", {}).items():
+        at = [p[axis] for p in points]
+        found.append(
+            plots.line([p["seconds"] for p in points], f"Residual sweep: time against {axis}", axis, "seconds", at)
+        )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m utils.bench", description=__doc__.split("\n")[0])
+    parser.add_argument("--sections", nargs="+", default=["sweeps", "growth", "dialect"])
+    parser.add_argument("--models", nargs="+", default=["smollm2-135m", *FIXTURES])
+    parser.add_argument("--sweeps", nargs="+", default=list(SWEEPS), choices=SWEEPS)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--limit", type=float, default=400, help="longest built-in sweep that is run whole, in seconds")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("build"))
+    args = parser.parse_args()
+    console, limit = Console(), 20 if args.quick else args.limit
+    torch.set_grad_enabled(False)
+    report = {"torch": torch.__version__, "threads": torch.get_num_threads(), "cores": os.cpu_count(),
+              "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"}  # fmt: skip
+    args.out.mkdir(exist_ok=True)
+    for section in args.sections:
+        if section == "sweeps":
+            report["sweeps"] = bench_sweeps(args.models, args.sweeps, args.repeats, limit, console)
+        else:
+            bench = {"growth": bench_growth, "dialect": bench_dialect}[section]
+            report[section] = bench(args.models[0], args.quick, console)
+        (args.out / "bench.json").write_text(json.dumps(report, indent=1))
+    pages = [figure.to_html(include_plotlyjs=not i, full_html=False) for i, figure in enumerate(figures(report))]
+    (args.out / "bench.html").write_text("<meta charset='utf-8'>" + "\n".join(pages))
+    if "sweeps" in report:
+        console.print(table(report["sweeps"]))
+
+
+if __name__ == "__main__":
+    main()
