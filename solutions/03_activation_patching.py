@@ -17,6 +17,17 @@
 # `smollm2-135m`, by `make sync EXECUTE=1`. On gpt2-small the numbers differ and the code does not.*
 
 # %% tags=["setup"]
+import subprocess
+import sys
+from pathlib import Path
+
+COURSE, REPOSITORY = Path("/content/course"), "https://github.com/OWNER/mechinterp-course"
+ON_COLAB = "google.colab" in sys.modules
+if ON_COLAB and not COURSE.exists():
+    subprocess.run(["git", "clone", "--depth=1", REPOSITORY, COURSE], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-r", COURSE / "requirements.txt"], check=True)
+START = COURSE if ON_COLAB else Path.cwd()
+sys.path.insert(0, str(next(p for p in [START, *START.parents] if (p / "utils" / "models.py").exists())))
 
 # %%
 from collections.abc import Callable, Sequence
@@ -82,12 +93,12 @@ compare("ioi.logit_diff.mean_clean", clean, model)
 compare("ioi.logit_diff.mean_corrupted", corrupted, model)
 compare("ioi.prompt_tokens", pairs.clean_tokens.shape[1], model)
 
+
 # %% [markdown]
 # *What do you expect?* At which positions and layers do the two runs differ at all?
 # <details><summary>Our guess</summary>
 # At S2 from the start. At the positions before it never: they cannot see it. At the ones behind it a little, and more with every layer.
 # </details>
-
 
 # %%
 def relative_difference(layer: int) -> Float[Tensor, "position"]:
@@ -106,6 +117,7 @@ plots.imshow(
     sequential=True,
     unit="share",
 )
+
 
 # %% [markdown]
 # **How to read it.** White means that the two runs are the same there, and nothing you patch there can matter. Everything before
@@ -130,7 +142,6 @@ plots.imshow(
 #
 # `logit_diff(logits, answer_tokens)` is in scope. Subtract the value that should become 0; divide by the distance between the two.
 # </details>
-
 
 # %%
 def ioi_metric(
@@ -160,6 +171,7 @@ check_ioi_metric(ioi_metric)
 metric = partial(ioi_metric, answer_tokens=answer_tokens, clean=clean, corrupted=corrupted)
 print(f"corrupted run: {metric(corrupted_logits):.3f}   clean run: {metric(clean_logits):.3f}")
 
+
 # %% [markdown]
 # ## 3 · One patch, then all of them
 #
@@ -175,7 +187,6 @@ print(f"corrupted run: {metric(corrupted_logits):.3f}   clean run: {metric(clean
 # others see.
 # </details>
 
-
 # %%
 def patch_position(
     activation: Float[Tensor, "batch position ..."], hook: HookPoint, pos: int, clean_cache: ActivationCache
@@ -190,6 +201,7 @@ def patch_position(
 
 # %%
 check_patch_position(patch_position)
+
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -213,7 +225,6 @@ check_patch_position(patch_position)
 # `get_act_name("resid_pre", layer)` is the full name. `partial(patch_position, pos=pos, clean_cache=clean_cache)` is a
 # hook function.
 # </details>
-
 
 # %%
 def get_act_patch_resid_pre(
@@ -311,11 +322,12 @@ compare("ioi.patching.handover_begins_in_layer", handover, model)
 compare("ioi.patching.first_layer_where_end_holds_more_than_s2", (at_end > at_s2).nonzero().min(), model)
 compare("ioi.patching.end_before_last_layer", at_end[-1], model)
 
+
 # %% [markdown]
 # **How to read it.** Read the column of S2 from the top: 1, layer after layer. Put the clean stream back at this one
 # position, and the whole answer comes back, although END is corrupted. Then, within a few layers, the column fades and END's
 # column fills up. Whatever S2 knew has been carried to END. On gpt2-small that happens in layers 7 and 8 (the executed demo of
-# TransformerLens), on SmolLM2 in layers 19 to 23. No other position matters; look for a faint column just behind S2.
+# TransformerLens), on SmolLM2 in layers 19 to 23. Hardly another position matters; look for a faint column just behind S2.
 #
 # **What it does not show.** How it was carried. The stream holds everything there is at a position; what moved may be a small part of it.
 #
@@ -337,7 +349,6 @@ compare("ioi.patching.end_before_last_layer", at_end[-1], model)
 #
 # One more loop around exercise 3.3. `patch_position` works for all three: their axes are the same.
 # </details>
-
 
 # %%
 def get_act_patch_block_every(
@@ -407,6 +418,7 @@ compare("ioi.patching.mlp_at_s2", mlp_cells.max(), model)
 compare("ioi.patching.attention_layers_at_s2", (attention_cells[:, S2] > 0.1).nonzero()[:, 0], model)
 compare("ioi.patching.attention_layers_at_end", (attention_cells[:, END] > 0.1).nonzero()[:, 0], model)
 
+
 # %% [markdown]
 # **How to read it.** Two columns matter in the middle panel: attention at S2 early, attention at END later, and few layers of
 # each. In the panel of the MLPs look at layer 0, at S2: it brings back everything.
@@ -430,7 +442,6 @@ compare("ioi.patching.attention_layers_at_end", (attention_cells[:, END] > 0.1).
 #
 # You need another hook function: the head is axis 2 of `z`, `[batch, position, head, d_head]`. Define it inside.
 # </details>
-
 
 # %%
 def get_act_patch_attn_head_out_all_pos(
@@ -460,6 +471,7 @@ def get_act_patch_attn_head_out_all_pos(
 
 # %%
 check_get_act_patch_attn_head_out_all_pos(get_act_patch_attn_head_out_all_pos)
+
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -495,7 +507,6 @@ check_get_act_patch_attn_head_out_all_pos(get_act_patch_attn_head_out_all_pos)
 # `clean_cache[name, layer].shape[axis]` is the number of heads of that activation.
 # `activation.transpose(1, 2)` is a view: writing into it writes into `activation`.
 # </details>
-
 
 # %%
 def get_act_patch_attn_head_all_pos_every(
@@ -603,7 +614,8 @@ plots.imshow(
 # %% [markdown]
 # **How to read it.** Take a red cell of the first panel and look for it in the others. If it is red in *query* and in *pattern*,
 # the head matters because of where it looks. If it is red in *value*, it looks at the same place in both runs, and what it finds
-# there differs. The panel of keys is nearly white in either model.
+# there differs. Look at how little happens in *key*: at most one cell. The word that is read hardly decides whether it is read; the
+# one who asks does.
 #
 # If your model shares keys and values, a cell of *key* or *value* stands for several query heads. Two of them may pull in
 # opposite directions, and the cell shows the sum. The next cell takes the panel apart: the effect of the clean values on *one* query head,
@@ -709,29 +721,39 @@ compare("ioi.patching.pattern_matters", [head_name(*pair) for pair in ten if rea
 directions = logit_diff_directions(model, answer_tokens)
 direct = head_attributions(model, clean_cache, directions)  # [layer, head], chapter 02
 writing = direct.sum(1).argmax().item()
-stages = {
-    "early": [pair for pair in ten if pair[0] < handover],
-    "middle": [pair for pair in ten if handover <= pair[0] < writing],
-    "late": [pair for pair in ten if pair[0] >= writing],
-}
+
+
+def stage_of(layer: int) -> str:
+    """early: before the handover; late: from the layer on that writes the answer; middle: in between."""
+    return "late" if layer >= writing else "early" if layer < handover else "middle"
+
+
+stages = {stage: [pair for pair in ten if stage_of(pair[0]) == stage] for stage in ("early", "middle", "late")}
 for stage, members in stages.items():
     compare(f"ioi.patching.{stage}_heads", [head_name(*pair) for pair in members], model)
 
 # %%
 str_tokens = model.to_str_tokens(pairs.clean_text[0])
-plots.attention_of_heads(clean_cache, stages["early"], str_tokens, title="Early heads, clean run: look at the row of S2")
+
+
+def view(stage: str, row: str) -> plots.AttentionView | str:
+    """The attention of a stage's heads on the first clean prompt."""
+    title = f"{stage.capitalize()} heads, clean run: look at the row of {row}"
+    return plots.attention_of_heads(clean_cache, stages[stage], str_tokens, title) if stages[stage] else f"no {stage} heads"
+
+
+view("early", "S2")
 
 # %%
-plots.attention_of_heads(clean_cache, stages["middle"], str_tokens, title="Middle heads, clean run: look at the row of END")
+view("middle", "END")
 
 # %%
-plots.attention_of_heads(clean_cache, stages["late"], str_tokens, title="Late heads, clean run: look at the row of END")
+view("late", "END")
 
 
 # %% [markdown]
 # The views show one prompt. For all eight, measure three things of each head: the position where its output matters (patch `z` at S2
 # only, then at END only), the role it looks at from there, and its direct attribution.
-
 
 # %%
 def effect_at(layer: int, head: int, pos: int) -> float:
@@ -803,9 +825,8 @@ def listeners(layer: int, head: int) -> Float[Tensor, "layer head"]:
     return head_attributions(model, cache, directions) - corrupted_direct
 
 
-speakers = sorted(
-    [*stages["early"], *stages["middle"]], key=lambda pair: every[0][pair].abs().item(), reverse=True
-)[:3]  # fmt: skip
+not_late = [*stages["early"], *stages["middle"]] or ten
+speakers = sorted(not_late, key=lambda pair: every[0][pair].abs().item(), reverse=True)[:3]
 heard = {pair: listeners(*pair) for pair in speakers}
 changed = sorted(top_heads(sum(change.abs() for change in heard.values()), 8))
 plots.bar(
@@ -821,6 +842,7 @@ strongest = {pair: top_heads(change.abs(), 1)[0] for pair, change in heard.items
 compare("ioi.patching.speakers", [head_name(*pair) for pair in strongest], model)
 compare("ioi.patching.strongest_listeners", [head_name(*other) for other in strongest.values()], model)
 compare("ioi.patching.top_attribution_head_heard", max(change[top_heads(direct, 1)[0]].abs() for change in heard.values()), model)
+
 
 # %% [markdown]
 # **How to read it.** One group of bars per later head, one bar per patched head. Similar groups mean a chain: the first head's message
@@ -849,7 +871,6 @@ compare("ioi.patching.top_attribution_head_heard", max(change[top_heads(direct, 
 # Subtract `clean`; the distance in the denominator is that of exercise 3.1.
 # </details>
 
-
 # %%
 def noising_metric(
     logits: Float[Tensor, "batch position d_vocab"],
@@ -865,6 +886,7 @@ def noising_metric(
 
 # %%
 check_noising_metric(noising_metric)
+
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -887,7 +909,6 @@ check_noising_metric(noising_metric)
 # exchanged: its arguments are called `corrupted_tokens` and `clean_cache`, but it only knows the run that receives and the cache that
 # lends.
 # </details>
-
 
 # %%
 def noising_sweep(
@@ -1012,7 +1033,6 @@ plots.circuit(found, ["IO", "S1", "S1+1", "S2", "END"], f"The circuit so far, as
 # Wang et al. (2022) drew such a diagram for gpt2-small, from the evidence of this chapter and much more. Here are their classes of heads,
 # and beside each the heads that *your* measurements describe in the same words. The rule is in the code: where a head acts, where it looks,
 # and the sign of its effect.
-
 
 # %%
 def described_as(head: dict) -> str:
