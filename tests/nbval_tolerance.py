@@ -1,7 +1,7 @@
 """A pytest plugin: nbval compares numbers in outputs within a tolerance, and everything else exactly.
 
 Loaded by `addopts` in pyproject.toml. It also sets what kernels need in order to give the recorded outputs: the embedded
-model, no hub, no progress bars, strict references.
+model, no hub, strict references. Progress bars are left out, as they are from what is recorded.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import nbval.plugin
 import numpy as np
 
 from utils.models import DEFAULT_EMBEDDED
+from utils.notebooks import is_progress_bar
 
 RELATIVE = ABSOLUTE = 2e-3
 NUMBER = re.compile(r"[-+]?(?:\d+\.\d*|\.\d+|\d+)(?:e[-+]?\d+)?", re.IGNORECASE)
 
-os.environ.update(COURSE_MODEL=DEFAULT_EMBEDDED, HF_HUB_OFFLINE="1", TQDM_DISABLE="1", COURSE_STRICT="1")
+os.environ.update(COURSE_MODEL=DEFAULT_EMBEDDED, HF_HUB_OFFLINE="1", COURSE_STRICT="1")
 
 
 def agree(one: Any, other: Any) -> bool:
@@ -81,6 +82,15 @@ class TolerantData(dict):
         return not self == other
 
 
+_compare_outputs = nbval.plugin.IPyNbCell.compare_outputs
+
+
+def compare_outputs(self: nbval.plugin.IPyNbCell, test: list, ref: list, skip_compare: Any = None) -> bool:
+    test, ref = ([output for output in outputs if not is_progress_bar(output)] for outputs in (test, ref))
+    return _compare_outputs(self, test, ref, skip_compare)
+
+
+nbval.plugin.IPyNbCell.compare_outputs = compare_outputs
 _sanitize = nbval.plugin.IPyNbCell.sanitize
 
 

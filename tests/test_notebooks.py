@@ -78,6 +78,20 @@ def test_unknown_chapter_is_named(monkeypatch, capsys):
     assert "no chapter '77'; there are: 00_hooks_and_caches" in capsys.readouterr().err
 
 
+def test_outputs_are_kept_in_one_piece_and_without_progress_bars():
+    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "a1"}}
+    outputs = [
+        nbformat.v4.new_output("stream", name="stdout", text="one "),
+        nbformat.v4.new_output("stream", name="stdout", text="line"),
+        nbformat.v4.new_output("display_data", {**widget, "text/plain": "z:   0%|          | 0/3 [00:00<?, ?it/s]"}),
+        nbformat.v4.new_output("display_data", {**widget, "text/plain": "IntSlider(value=3)"}),
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=outputs)])
+    notebooks._clean(notebook)
+    stream, slider = notebook.cells[0].outputs
+    assert stream.text == "one line" and slider.data["text/plain"] == "IntSlider(value=3)"
+
+
 @SOURCES
 def test_deriving_twice_changes_nothing(source):
     once = derive(source)

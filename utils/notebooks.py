@@ -151,7 +151,7 @@ def _exercises(solution: NotebookNode) -> NotebookNode:
 
 
 def _clean(notebook: NotebookNode) -> None:
-    """Ids from content, and no metadata that differs between machines, so that a diff shows only what changed."""
+    """Ids from content, tidy outputs, and no metadata that differs between machines: a diff shows only what changed."""
     seen: Counter[str] = Counter()
     notebook.metadata = nbformat.from_dict({
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -172,8 +172,25 @@ def _with_outputs(notebook: NotebookNode, twin: Path) -> NotebookNode:
     old = {cell.id: cell for cell in nbformat.read(twin, as_version=4).cells} if twin.exists() else {}
     for cell in notebook.cells:
         if cell.cell_type == "code" and cell.id in old:
-            cell.outputs, cell.execution_count = old[cell.id].outputs, old[cell.id].execution_count
+            cell.outputs, cell.execution_count = _tidy(old[cell.id].outputs), old[cell.id].execution_count
     return notebook
+
+
+def is_progress_bar(output: NotebookNode) -> bool:
+    """Whether an output is tqdm's widget, of which a saved notebook could only show the empty beginning."""
+    bar = re.search(r"\d+%\|", output.get("data", {}).get("text/plain", ""))
+    return bool(bar) and "application/vnd.jupyter.widget-view+json" in output.data
+
+
+def _tidy(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Without progress bars, and with streams in one piece: the pieces in which they arrive differ from run to run."""
+    tidy: list[NotebookNode] = []
+    for output in outputs:
+        if tidy and output.output_type == "stream" == tidy[-1].output_type and output.name == tidy[-1].name:
+            tidy[-1].text += output.text
+        elif not is_progress_bar(output):
+            tidy.append(copy.deepcopy(output))
+    return tidy
 
 
 def _as_script(notebook: NotebookNode) -> str:
@@ -254,8 +271,8 @@ def _cell_problems(path: Path) -> Iterator[str]:
 
 
 def environment(model: str) -> None:
-    """What a run sets for its kernels: the model, no waiting for a hub where none is needed, no progress bars."""
-    os.environ.update(COURSE_MODEL=model, TQDM_DISABLE="1")
+    """What a run sets for its kernels: the model, and no waiting for a hub where none is needed."""
+    os.environ["COURSE_MODEL"] = model
     if model == DEFAULT_EMBEDDED:
         os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -280,21 +297,7 @@ def execute(source: Path, progress: Progress | None = None) -> tuple[NotebookNod
         error = f"{stopped.ename}: {stopped.evalue}"
     if progress:
         progress.update(task, completed=len(notebook.cells))
-    _tidy_outputs(notebook)
     return notebook, error
-
-
-def _tidy_outputs(notebook: NotebookNode) -> None:
-    """Join the pieces in which a stream arrives, which differ from run to run."""
-    for cell in notebook.cells:
-        joined: list[NotebookNode] = []
-        for output in cell.get("outputs", []):
-            if joined and output.output_type == "stream" == joined[-1].output_type and output.name == joined[-1].name:
-                joined[-1].text += output.text
-            else:
-                joined.append(output)
-        if cell.cell_type == "code":
-            cell.outputs = joined
 
 
 def sync(chapters: list[str], execute_too: bool) -> None:

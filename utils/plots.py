@@ -19,6 +19,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from IPython import get_ipython
 from jaxtyping import Float
+from plotly.subplots import make_subplots
 from torch import Tensor
 
 from utils.attribution import head_name
@@ -67,8 +68,9 @@ def imshow(
         facet_col=0 if panels else None, facet_col_wrap=3 if panels else None, **scale,
     )  # fmt: skip
     if panels:
-        for annotation, name in zip(figure.layout.annotations, panels, strict=True):
-            annotation.text = name
+        for annotation in figure.layout.annotations:  # plotly lists them from the bottom row up
+            annotation.text = panels[int(annotation.text.split("=")[1])]
+        figure.update_xaxes(showticklabels=True)
     if x_labels is not None:
         figure.update_xaxes(
             tickmode="array", tickvals=list(range(len(x_labels))), ticktext=list(x_labels), tickangle=-60
@@ -110,8 +112,10 @@ def bar(
     y: str,
     x_labels: Sequence[Any] | None = None,
     intervals: tuple[Sequence[float], Sequence[float]] | None = None,
+    stacked: bool = False,
 ) -> go.Figure:
-    """Bars, or groups of bars by name. intervals: (low, high) of every bar, for one group only."""
+    """Bars, or groups of bars by name. intervals: (low, high) of every bar, for one group only. stacked: the groups of one
+    bar on top of each other (negative ones below zero), with a mark at their sum."""
     groups = values if isinstance(values, dict) else {"": values}
     figure = go.Figure()
     for name, heights in groups.items():
@@ -123,6 +127,11 @@ def bar(
         at = list(x_labels) if x_labels is not None else list(range(len(heights)))
         figure.add_bar(x=at, y=heights, name=name, error_y=error)
     figure.add_hline(0, line_color="grey", line_width=1)
+    if stacked:
+        figure.update_layout(barmode="relative")
+        total = np.sum([_array(heights) for heights in groups.values()], axis=0)
+        marks = {"symbol": "diamond", "color": "black", "size": 9}
+        figure.add_scatter(x=figure.data[0].x, y=total, mode="markers", name="sum", marker=marks)
     return figure.update_layout(title=title, xaxis_title=x, yaxis_title=y, showlegend=len(groups) > 1, height=400)
 
 
@@ -136,10 +145,11 @@ def scatter(
     colours: Any = None,
     colour: str = "",
     diagonal: bool = False,
+    slopes: dict[str, float] | None = None,
 ) -> go.Figure:
     """One point per item; labels show on hover, and beside the ten points farthest from the middle.
 
-    colours: a value per point, named by `colour`. diagonal: draw y = x.
+    colours: a value per point, named by `colour`. diagonal: draw y = x. slopes: draw y = slope · x, by name.
     """
     x_values, y_values = _array(x_values).ravel(), _array(y_values).ravel()
     far = np.argsort(-np.hypot(x_values - x_values.mean(), y_values - y_values.mean()), kind="stable")[:10]
@@ -152,6 +162,9 @@ def scatter(
     if diagonal:
         low, high = min(x_values.min(), y_values.min()), max(x_values.max(), y_values.max())
         figure.add_shape(type="line", x0=low, y0=low, x1=high, y1=high, line={"dash": "dot", "color": "grey"})
+    for name, slope in (slopes or {}).items():
+        ends = np.array([x_values.min(), x_values.max()])
+        figure.add_scatter(x=ends, y=_array(ends * slope), mode="lines", name=name, showlegend=True)
     return figure.update_layout(height=480)
 
 
@@ -184,7 +197,7 @@ def circuit(heads: Sequence[dict[str, Any]], roles: Sequence[str], title: str) -
         colour = "firebrick" if head["effect"] > 0 else "royalblue"
         width = 1 + 5 * abs(head["effect"]) / largest
         figure.add_annotation(
-            x=x, y=y - 0.16, ax=roles.index(head["reads"]), ay=y - 0.6, xref="x", yref="y", axref="x", ayref="y",
+            x=x, y=y - 0.22, ax=roles.index(head["reads"]), ay=y - 0.66, xref="x", yref="y", axref="x", ayref="y",
             showarrow=True, arrowhead=2, arrowsize=0.7, arrowwidth=width, arrowcolor=colour, text="",
         )  # fmt: skip
     for head in heads:
@@ -204,6 +217,25 @@ def _box(head: dict[str, Any], heads: Sequence[dict[str, Any]], roles: Sequence[
     """Where a head's box stands: at its role, heads of the same layer and role side by side."""
     row = [other["name"] for other in heads if (other["layer"], other["at"]) == (head["layer"], head["at"])]
     return roles.index(head["at"]) + 0.36 * (row.index(head["name"]) - (len(row) - 1) / 2)
+
+
+def mosaic(
+    tables: dict[str, Float[Tensor, "layer head"]], title: str, unit: str = "value", columns: int = 4
+) -> go.Figure:
+    """One small [layer, head] heatmap per model, of whatever size, with one colour scale from zero up."""
+    columns = min(columns, len(tables))
+    figure = make_subplots(
+        rows=-(-len(tables) // columns), cols=columns, subplot_titles=list(tables), vertical_spacing=0.12
+    )
+    for i, values in enumerate(tables.values()):
+        at = {"row": i // columns + 1, "col": i % columns + 1}
+        figure.add_heatmap(z=_array(values), coloraxis="coloraxis", **at)
+        figure.update_xaxes(title_text="head", dtick=1 if values.shape[1] <= 12 else None, **at)
+        rows = {"title_text": "layer" if at["col"] == 1 else None, "dtick": 1 if values.shape[0] <= 12 else None}
+        figure.update_yaxes(autorange="reversed", **rows, **at)
+    limit = max(float(_array(values).max()) for values in tables.values())
+    colours = {"colorscale": "Blues", "cmin": 0, "cmax": limit, "colorbar_title_text": unit}
+    return figure.update_layout(title=title, coloraxis=colours, height=120 + 330 * -(-len(tables) // columns))
 
 
 class AttentionView:

@@ -1,0 +1,1019 @@
+# %% [markdown]
+# # 04 · What kind of head is it?
+#
+# Ninety minutes. The earlier chapters found heads that matter for one task. This chapter asks what such a head does on *any* text, and
+# then takes the most important one away, to see what the others do about it.
+#
+# You will be able to
+# - score every head of any model for three habits: looking at the token before, at an equal token, at what followed an
+#   equal token;
+# - remove a head at one position, by zero or by its mean, and say what you expected before you look;
+# - notice when other heads change in answer, and split that change exactly into attention, values and normalisation;
+# - set your evidence beside a published class of head, and say where you did not look.
+
+# %% tags=["setup"]
+import subprocess
+import sys
+from pathlib import Path
+
+COURSE, REPOSITORY = Path("/content/course"), "https://github.com/OWNER/mechinterp-course"
+ON_COLAB = "google.colab" in sys.modules
+if ON_COLAB and not COURSE.exists():
+    subprocess.run(["git", "clone", "--depth=1", REPOSITORY, COURSE], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-r", COURSE / "requirements.txt"], check=True)
+START = COURSE if ON_COLAB else Path.cwd()
+sys.path.insert(0, str(next(p for p in [START, *START.parents] if (p / "utils" / "models.py").exists())))
+
+# %%
+import itertools
+import warnings
+from functools import partial
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import ActivationCache, utilities
+from transformer_lens.head_detector import detect_head
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.model_bridge import TransformerBridge
+
+from tests.checks import (
+    check_ablate_at_end,
+    check_backup_by_route,
+    check_direct_effect_change,
+    check_head_scores,
+    check_layernorm_ratio,
+    check_mean_ablate,
+)
+from tests.checks.fixtures import tiny_model
+from utils import ablation, atlas, heads, patching, plots, widgets
+from utils.attribution import head_attributions, head_name, logit_diff, logit_diff_directions, top_heads
+from utils.ioi import ioi_metric, ioi_pairs
+from utils.models import load_model
+from utils.reference import compare, figures
+
+pd.set_option("display.max_colwidth", None)
+
+# %% tags=["nbval-ignore-output"]
+model = load_model()
+n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
+all_heads = [head_name(layer, head) for layer in range(n_layers) for head in range(n_heads)]
+
+# %% [markdown]
+# ## 1 · What does a head do where nothing means anything?
+#
+# Take a hundred tokens at random and give them to the model twice in a row. No grammar, no facts, no names: the only way to predict
+# anything is to notice that the second hundred is the first again.
+#
+# *What do you expect?* How well can the model predict the next token in the first copy, and in the second?
+# <details><summary>Our guess</summary>
+# In the first copy, hardly at all: a random token costs about the logarithm of the size of the vocabulary. In the second copy
+# almost every token, beginning with the second one: by then the model has seen one token repeat, and can look up what followed it.
+# </details>
+#
+# These tokens have no BOS in front, because the published scores that we compare with were made without one.
+
+# %%
+seq_len = 100
+random_tokens = heads.repeated_tokens(seq_len, batch=2, seed=0)  # [2, 200]
+log_probs = model(random_tokens).log_softmax(-1)[:, :-1]  # [batch, position, d_vocab]
+correct = log_probs.gather(-1, random_tokens[:, 1:, None])[..., 0]  # [batch, position]
+plots.line(
+    {"log-probability": correct.mean(0)},
+    "Random tokens given twice: how well is the next one predicted?",
+    x="position of the predicting token",
+    y="log-probability of the right token (natural log)",
+)
+
+# %%
+compare("anatomy.random_tokens.first_copy", correct[:, : seq_len - 1].mean(), model)
+compare("anatomy.random_tokens.second_copy", correct[:, seq_len:].mean(), model)
+
+
+# %% [markdown]
+# **How to read it.** The left half is guessing. At position 100 the first token comes again, and within a few tokens the curve climbs towards zero:
+# the model copies what came after the same token a hundred positions earlier. That takes heads with habits. We look for three:
+#
+# | habit | a query at position *i* attends to position | because there stands |
+# |---|---|---|
+# | **previous-token head** | *i* − 1 | the token before |
+# | **duplicate-token head** | *i* − `seq_len` | the same token, the first time |
+# | **induction head** | *i* − (`seq_len` − 1) | what *followed* the same token, the first time |
+#
+# Each of these is a diagonal of the attention pattern: the set of cells where query minus key is one constant, the **offset**. A head's
+# score for a habit is its mean attention along that diagonal. (Induction heads: Olsson et al. 2022. The three scores in this form: the
+# "Exploratory Analysis Demo" of TransformerLens.)
+#
+# ### Exercise 4.1 · Three scores for every head
+#
+# > Difficulty: ●●●○○  Importance: ●●●●●  15 minutes
+#
+# `tokens` holds `seq_len` tokens and the same again, and perhaps a BOS in front of both. Return a dictionary with the keys
+# `"previous_token"`, `"duplicate_token"` and `"induction"`; each value is `[layer, head]`, the mean of the whole diagonal, over the
+# batch too. If there is a BOS, cut its row and its column off first: it is nobody's copy, and it draws attention to itself.
+#
+# <details><summary>Hint</summary>
+#
+# `pattern` is `[batch, head, query, key]`. `pattern[..., -2 * seq_len :, -2 * seq_len :]` leaves out whatever is in front.
+# `x.diagonal(-3, dim1=-2, dim2=-1)` takes the cells where row minus column is 3. A names filter keeps the cache small:
+# `model.run_with_cache(tokens, names_filter=lambda name: name.endswith("hook_pattern"))`.
+# </details>
+
+# %%
+def head_scores(
+    model: TransformerBridge, tokens: Int[Tensor, "batch position"], seq_len: int
+) -> dict[str, Float[Tensor, "layer head"]]:
+    """Mean attention of every head along three diagonals: "previous_token", "duplicate_token", "induction".
+
+    tokens: seq_len tokens given twice, with or without BOS in front. BOS takes no part, as query or as key.
+    """
+    raise NotImplementedError("this exercise is not written yet: put your code here")
+
+
+# %%
+check_head_scores(head_scores)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# _, cache = model.run_with_cache(tokens, names_filter=lambda name: name.endswith("hook_pattern"))
+# patterns = torch.stack([cache["pattern", layer] for layer in range(model.cfg.n_layers)])
+# patterns = patterns[..., -2 * seq_len :, -2 * seq_len :]
+# offsets = {"previous_token": 1, "duplicate_token": seq_len, "induction": seq_len - 1}
+# return {name: patterns.diagonal(-offset, dim1=-2, dim2=-1).mean((1, -1)) for name, offset in offsets.items()}
+# ```
+# </details>
+
+# %%
+scores = head_scores(model, random_tokens, seq_len)
+plots.imshow(
+    torch.stack(list(scores.values())),
+    "Three habits on repeated random tokens",
+    x="head",
+    y="layer",
+    panels=["previous token", "duplicate token", "induction"],
+    sequential=True,
+    unit="attention",
+)
+
+# %%
+for name, table in scores.items():
+    compare(f"head_scores.{name}", table[:3, :3], model)
+    compare(f"anatomy.top.{name}", heads.names(top_heads(table, 5)), model)
+
+# %% [markdown]
+# **How to read it.** One cell per head, one colour scale for the three panels. Most cells are pale: a habit belongs to a few heads. Read off the darkest two or
+# three cells of each panel and find them in the lists just printed. Now compare the rows: induction heads stand *below* (later
+# than) the earliest previous-token heads. They must. To find "what followed the same token", an induction head needs each position to carry the name of
+# the token before it, and a previous-token head in an earlier layer is what writes it there (Elhage et al. 2021; Olsson et al. 2022).
+#
+# **What it does not show.** A score is about where a head looks on random tokens. A head with three low scores has other habits, not none.
+#
+# **Try.** Put a BOS in front: `heads.repeated_tokens(seq_len, bos=model.tokenizer.bos_token_id)`. Do the same heads lead? And with another `seed`?
+#
+# ## 2 · Do they do it in real text?
+#
+# *What do you expect?* Take the leading induction head and a sentence given twice. Which word will it attend to from the second `" bags"`?
+# <details><summary>Our guess</summary>
+# From the second " bags", the word that followed the first " bags".
+# </details>
+
+# %%
+text = " Visitors leave their bags at the desk and walk up the stairs to the first hall."
+twice = model.to_tokens(text + text)  # BOS in front
+text_len = (twice.shape[1] - 1) // 2
+_, text_cache = model.run_with_cache(twice, names_filter=lambda name: name.endswith("hook_pattern"))
+plots.attention_of_heads(
+    text_cache,
+    top_heads(scores["induction"], 3),
+    model.to_str_tokens(text + text),
+    title="The three heads with the highest induction score, on a sentence given twice",
+)
+
+
+# %% [markdown]
+# **How to read it.** In the lower half (the second copy) look for a line parallel to the main diagonal: each word attends to the word after its
+# own first occurrence. In the upper half there is nothing to find, and the attention rests on BOS at the left edge.
+#
+# TransformerLens has a head detector built in. It takes text and the name of a habit, or your own 0/1 table of cells, and returns the share
+# of a head's whole attention that falls on those cells. With our diagonal as the table, it must give our score but for the number of
+# rows it divides by. Here is the comparison.
+
+# %%
+def detected(text: str, offset: int) -> Float[Tensor, "layer head"]:
+    """The built-in detector's score for one diagonal, as a mean over the diagonal's own cells, BOS left out."""
+    n = model.to_tokens(text).shape[1]
+    cells = torch.zeros(n, n)
+    cells[1:, 1:] = torch.diag(torch.ones(n - 1 - offset), -offset)
+    return detect_head(model, text, cells.to(model.cfg.device)).cpu() * n / cells.sum()
+
+
+difference = detected(text + text, text_len - 1) - heads.head_scores(model, twice, text_len)["induction"]
+compare("anatomy.detector_difference", difference.abs().max(), model)
+
+# %% [markdown]
+# ## 3 · What do these heads do in the IOI task?
+#
+# The eight prompts repeat something too: a name. In *When John and Mary went to the shops, John gave the bag to*, the second `" John"` is **S2**; the
+# first is **S1**; `" Mary"` is **IO**, the indirect object; the last position is **END**.
+#
+# *What do you expect?* At S2, where will an induction head look?
+# <details><summary>Our guess</summary>
+# At the token after S1: that is what followed the same token. Nothing in the task asks for that word. But the fact that *something* was
+# found there says that this name is a repeated one, which is just what the task needs.
+# </details>
+
+# %%
+pairs = ioi_pairs(model)
+tokens, answers = pairs.clean_tokens, pairs.answer_tokens
+directions = logit_diff_directions(model, answers)
+clean_logits, clean_cache = model.run_with_cache(tokens)
+clean_diff = logit_diff(clean_logits, answers)
+positions = {
+    "IO": heads.position_of(tokens, answers[:, 0]),
+    "S1": heads.position_of(tokens, answers[:, 1]),
+    "S2": heads.position_of(tokens, answers[:, 1], occurrence=1),
+    "END": pairs.clean_last,
+}
+after_s1 = heads.attention_between(clean_cache, positions["S2"], positions["S1"] + 1)
+plots.scatter(
+    scores["induction"],
+    after_s1,
+    "Induction heads at work in IOI: one point per head",
+    x="induction score (random tokens)",
+    y="attention from S2 to the token after S1",
+    labels=all_heads,
+)
+
+# %%
+together = torch.corrcoef(torch.stack([scores["induction"].flatten(), after_s1.flatten()]))[0, 1]
+compare("anatomy.induction_in_ioi.correlation", together, model)
+
+# %% [markdown]
+# **How to read it.** If the points rise to the right, a habit measured on noise predicts what a head does in a sentence. Points
+# high on the left look at the token after S1 for another reason. Points low on the right have the habit and do not use it here.
+#
+# Chapter 03 asked which heads *matter* for the task: take a head's output `z` from the clean run, put it into the run with the other name at S2,
+# and see how much of the logit difference comes back. Here is that sweep again, and for each of the heads it finds, its habits.
+
+# %% tags=["nbval-ignore-output"]
+corrupted_diff = logit_diff(model(pairs.corrupted_tokens), answers)
+metric = partial(ioi_metric, answer_tokens=answers, clean=clean_diff, corrupted=corrupted_diff)
+patched = patching.get_act_patch_attn_head_out_all_pos(model, pairs.corrupted_tokens, clean_cache, metric)
+
+# %%
+direct = head_attributions(model, clean_cache, directions)
+evidence = {
+    **scores,
+    "S2→S1": heads.attention_between(clean_cache, positions["S2"], positions["S1"]),
+    "S2→S1+1": after_s1,
+    "END→S2": heads.attention_between(clean_cache, positions["END"], positions["S2"]),
+    "END→IO": heads.attention_between(clean_cache, positions["END"], positions["IO"]),
+    "patching": patched,
+    "direct": direct,
+}
+found = sorted(top_heads(patched.abs(), 10))
+pd.DataFrame(
+    {name: [table[head].item() for head in found] for name, table in evidence.items()}, index=heads.names(found)
+).round(2)
+
+# %%
+compare("anatomy.patching.top_heads", heads.names(found), model)
+
+# %% [markdown]
+# **How to read it.** Rows in order of layer. Read each row as a sentence: *this head has these habits on random tokens, attends there in the task, and matters this
+# much*. Early rows should owe their place to S2 (duplicate-token and induction columns, `S2→…`), later rows to END: first heads that read S2 from END, then heads that read
+# IO from END and write straight to the logits (`direct`), for the right name or against it.
+#
+# **What it does not show.** Plenty of heads with a high induction score are not in this table. Having a habit and being used here are
+# two different things.
+#
+# ## 4 · What if the most important head is missing?
+#
+# Take the head with the largest direct effect on the logit difference. First, what is it? A **name mover** attends from END to IO and writes that name
+# (Wang et al. 2022). But a head can raise *logit(IO) − logit(S)* in two ways: by raising the first or by lowering the second.
+#
+# *What do you expect?* If the head lowers S, where should it look?
+# <details><summary>Our guess</summary>
+# At S, most likely at S2: a head can write against the token it reads. It would be as useful here as a name mover, and a different thing.
+# </details>
+
+# %%
+top = top_heads(direct, 1)[0]
+top_layer, top_head = top
+places = {"BOS": torch.zeros_like(positions["END"]), **positions}
+looks = {name: heads.attention_between(clean_cache, positions["END"], at)[top] for name, at in places.items()}
+writes = [head_attributions(model, clean_cache, model.W_U.T[answers[:, i]])[top] for i in (0, 1)]
+plots.bar(list(looks.values()), f"Where {head_name(*top)} looks from END", x="position", y="attention", x_labels=list(looks))
+
+# %%
+compare("backup.ablated_head", head_name(*top), model)
+compare("backup.looks_at", max(looks, key=looks.get), model)
+compare("backup.writes_to_io_and_s", torch.stack(writes), model)
+
+
+# %% [markdown]
+# **How to read it.** The two numbers are what the head adds to the logits of IO and of S (against the mean of all tokens); their difference is its direct effect. Attention on IO and a large first number: a
+# name mover. Attention on S2 and a large negative second number: a head that holds the wrong name down. Keep in mind which one you have.
+#
+# Now take it away at END, and only there.
+#
+# *What do you expect?* Write the number down: the logit difference after the head's `z` at END is set to zero. The naive prediction is easy, since the
+# logit difference is a sum: what it was, minus the head's direct effect.
+#
+# ### Exercise 4.2 · Ablate at END
+#
+# > Difficulty: ●●○○○  Importance: ●●●●●  10 minutes
+#
+# Run the model with one head's `z` zero at the last position only. Return the logits and the cache *of that run*. Leave no hook behind.
+#
+# <details><summary>Hint</summary>
+#
+# `with model.hooks(fwd_hooks=[(name, function)]): return model.run_with_cache(tokens)` runs with a hook, caches, and removes the hook.
+# `z` is `[batch, position, head, d_head]`. Clone before you write.
+# </details>
+
+# %%
+def zero_at_end(
+    z: Float[Tensor, "batch position head d_head"], hook: HookPoint, head: int
+) -> Float[Tensor, "batch position head d_head"]:
+    """A copy of z with one head zero at the last position."""
+    raise NotImplementedError("this exercise is not written yet: put your code here")
+
+
+def ablate_at_end(
+    model: TransformerBridge, tokens: Int[Tensor, "batch position"], layer: int, head: int
+) -> tuple[Float[Tensor, "batch position d_vocab"], ActivationCache]:
+    """Logits and cache of a run in which one head's z is zero at the last position. Leaves no hooks on the model."""
+    raise NotImplementedError("this exercise is not written yet: put your code here")
+
+
+# %%
+check_ablate_at_end(ablate_at_end)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# z = z.clone()
+# z[:, -1, head] = 0
+# return z
+# ```
+# and
+# ```python
+# hook = (utilities.get_act_name("z", layer), partial(zero_at_end, head=head))
+# with model.hooks(fwd_hooks=[hook]):
+#     return model.run_with_cache(tokens)
+# ```
+# </details>
+
+# %%
+ablated_logits, ablated_cache = ablate_at_end(model, tokens, top_layer, top_head)
+naive = clean_diff - direct[top]
+measured = logit_diff(ablated_logits, answers)
+plots.bar(
+    [clean_diff, naive, measured],
+    f"Without {head_name(*top)} at END: what the sum predicts, and what happens",
+    x="",
+    y="mean logit difference",
+    x_labels=["whole model", "naive prediction", "measured"],
+)
+
+# %%
+compare("backup.direct_effect", direct[top], model)
+compare("backup.naive_prediction", naive, model)
+compare("backup.measured", measured, model)
+
+
+# %% [markdown]
+# **How to read it.** The third bar would equal the second if no other part of the model reacted. A third bar higher than the second is **self-repair**: something
+# made up for the loss. A lower one says that something else depended on this head. A third bar *near* the second does not say that nothing
+# happened: gains and losses may cancel. Only looking inside tells.
+#
+# In gpt2-small the published figures are 3.55, 0.57 and 2.92, so nearly the whole loss is made up, which is why the paper calls the heads that do it
+# **backup name movers** (Wang et al. 2022). Others have found such repair in many models and layers (McGrath et al. 2023; Rushing and Nanda 2024).
+#
+# ## 5 · Who changed?
+#
+# *What do you expect?* Which heads *can* have changed their direct effect, and which cannot?
+# <details><summary>Our guess</summary>
+# Heads in earlier layers ran before the ablation, and heads in the same layer run beside it: what they write is the same. Only later heads can write something
+# else. But every head's direct effect is divided by the final norm's scale, and that scale sees everything, so all may move a little.
+# </details>
+#
+# ### Exercise 4.3 · The change of direct effect
+#
+# > Difficulty: ●●●○○  Importance: ●●●●○  10 minutes
+#
+# For each head: its direct effect on the mean logit difference in the ablated run, minus the same in the clean run. Each run has its own final
+# norm scale; use each with its own. Return `[layer, head]`.
+#
+# <details><summary>Hint</summary>
+#
+# Chapter 02's `head_attributions(model, cache, directions)` is imported above. It reads z *and* the scale from the cache it is given.
+# </details>
+
+# %%
+def direct_effect_change(
+    model: TransformerBridge,
+    clean_cache: ActivationCache,
+    ablated_cache: ActivationCache,
+    directions: Float[Tensor, "batch d_model"],
+) -> Float[Tensor, "layer head"]:
+    """Direct effect on the logit difference after ablation minus before, mean over prompts."""
+    raise NotImplementedError("this exercise is not written yet: put your code here")
+
+
+# %%
+check_direct_effect_change(direct_effect_change)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# after = head_attributions(model, ablated_cache, directions)
+# before = head_attributions(model, clean_cache, directions)
+# return after - before
+# ```
+# </details>
+
+# %%
+change = direct_effect_change(model, clean_cache, ablated_cache, directions)
+others = change.clone()
+others[top] = 0  # its own loss would drown the rest
+plots.heads(
+    others, f"Change of direct effect without {head_name(*top)} (itself left out)", unit="logits"
+)
+
+# %%
+after = direct + others
+plots.scatter(
+    direct,
+    after,
+    "Direct effect before and after: one point per head (the ablated one at its old place)",
+    x="direct effect, whole model",
+    y="direct effect, ablated run",
+    labels=all_heads,
+    diagonal=True,
+)
+
+# %%
+changed = top_heads(others.abs(), 4)
+compare("backup.changed.heads", heads.names(changed), model)
+compare("backup.changed.by", torch.stack([others[head] for head in changed]), model)
+
+
+# %% [markdown]
+# **How to read it.** A head on the dotted line did not change. Look at where the points off the line come from. *Above the line, right half*: a head that wrote for IO writes more of it: a
+# backup. *Above the line, left half*: a head that wrote *against* IO (a **negative name mover**) now argues less. *Below the line*: a head that has lost something. All
+# three are "changes of direct effect", and only the first fits the word backup. In gpt2-small the two largest are about +1 for L10H7, a negative
+# head, and +0.8 for L10H10.
+#
+# **What it does not show.** Why. That is the rest of this chapter.
+#
+# ## 6 · Is it the normalisation?
+#
+# The first suspect is cheap: the final norm divides by the size of the residual stream. Take away a large vector and the rest is divided by another
+# number, so that every head changes without doing anything.
+#
+# *What do you expect?* If that were all, where would the points of the scatter lie?
+# <details><summary>Our guess</summary>
+# On a straight line through zero, with one slope for all heads: the scale of the clean run over the scale of the ablated run.
+# </details>
+#
+# ### Exercise 4.4 · The ratio of scales
+#
+# > Difficulty: ●○○○○  Importance: ●●●○○  5 minutes
+#
+# Return the mean over prompts of `clean scale / ablated scale` at the last position, as a 0-d tensor. The scale is `cache["ln_final.hook_scale"]`,
+# `[batch, position, 1]`.
+#
+# <details><summary>Hint</summary>
+#
+# Divide prompt by prompt, then average.
+# </details>
+
+# %%
+def layernorm_ratio(clean_cache: ActivationCache, ablated_cache: ActivationCache) -> Float[Tensor, ""]:
+    """Mean over prompts of the final norm's scale at the last position, clean over ablated."""
+    raise NotImplementedError("this exercise is not written yet: put your code here")
+
+
+# %%
+check_layernorm_ratio(layernorm_ratio)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# return (clean_cache["ln_final.hook_scale"][:, -1] / ablated_cache["ln_final.hook_scale"][:, -1]).mean()
+# ```
+# </details>
+
+# %%
+ratio = layernorm_ratio(clean_cache, ablated_cache)
+plots.scatter(
+    direct,
+    after,
+    "If only the final norm had changed, every head would lie on the solid line",
+    x="direct effect, whole model",
+    y="direct effect, ablated run",
+    labels=all_heads,
+    slopes={f"slope {ratio.item():.3f}": ratio.item()},
+)
+
+# %%
+by_scale_alone = direct * (ratio - 1)
+explained = torch.stack([by_scale_alone[head] / others[head] for head in changed])
+compare("backup.layernorm_scale_ratio", ratio, model)
+compare("backup.share_by_scale_alone", explained, model)
+
+
+# %% [markdown]
+# **How to read it.** One number moves all heads by the same few per cent. The printed shares say how much of the four largest changes it would give. A negative
+# share means that it would have moved that head the *other* way. The suspect was there, and is too small.
+#
+# ## 7 · Or is it the zero?
+#
+# Zero is not "nothing to say": a head that always writes a constant is missed when the constant goes, and later layers see something they never
+# met in training. A gentler ablation puts in the head's **mean** over a set of prompts. Over our eight prompts every name is right as often as it is wrong, so
+# the mean keeps what the head always writes and forgets which name it is.
+#
+# *What do you expect?* Will the mean leave more of the logit difference than zero did?
+# <details><summary>Our guess</summary>
+# About the same. If zero were the culprit, the changes of the other heads would shrink with the mean.
+# </details>
+#
+# ### Exercise 4.5 · Mean ablation
+#
+# > Difficulty: ●●○○○  Importance: ●●●●○  10 minutes
+#
+# For every `(layer, head)` in `heads`, put the mean of its `z` *at the last position over the reference prompts* in place of its `z` at the last position. Return
+# the logits. The heads may be in different layers.
+#
+# <details><summary>Hint</summary>
+#
+# `reference_cache["z", layer][:, -1, head].mean(0)` is `[d_head]`. Make one hook per head; several hooks on one layer follow each other.
+# </details>
+
+# %%
+def put_at_end(
+    z: Float[Tensor, "batch position head d_head"], hook: HookPoint, head: int, value: Float[Tensor, "d_head"]
+) -> Float[Tensor, "batch position head d_head"]:
+    """A copy of z with `value` in place of one head's z at the last position."""
+    raise NotImplementedError("this exercise is not written yet: put your code here")
+
+
+def mean_ablate(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "batch position"],
+    heads: list[tuple[int, int]],
+    reference_cache: ActivationCache,
+) -> Float[Tensor, "batch position d_vocab"]:
+    """Logits of a run in which each head's z at the last position is its mean there over the reference prompts."""
+    raise NotImplementedError("this exercise is not written yet: put your code here")
+
+
+# %%
+check_mean_ablate(mean_ablate)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# hooks = []
+# for layer, head in heads:
+#     mean = reference_cache["z", layer][:, -1, head].mean(0)
+#     hooks.append((utilities.get_act_name("z", layer), partial(put_at_end, head=head, value=mean)))
+# return model.run_with_hooks(tokens, fwd_hooks=hooks)
+# ```
+# with the body of `put_at_end` as in exercise 4.2, `value` in place of 0.
+# </details>
+#
+# The logit difference, and the change of every other head, under both ablations (the second run again with `utils.ablation`, which also keeps the cache):
+
+# %%
+compare("backup.mean_ablated", logit_diff(mean_ablate(model, tokens, [top], clean_cache), answers), model)
+to_mean = ablation.set_heads([top], ablation.mean_z(clean_cache, [top]))
+_, mean_cache = ablation.run_with_cache_and_hooks(model, tokens, to_mean)
+others_by_mean = direct_effect_change(model, clean_cache, mean_cache, directions)
+others_by_mean[top] = 0
+plots.scatter(
+    others,
+    others_by_mean,
+    "Change of direct effect under two ablations: one point per other head",
+    x="change when z is set to zero (logits)",
+    y="change when z is set to its mean (logits)",
+    labels=all_heads,
+    diagonal=True,
+)
+
+# %%
+compare("backup.changed.by_mean", torch.stack([others_by_mean[head] for head in changed]), model)
+
+# %% [markdown]
+# **How to read it.** Points on the line: the other heads react to the *loss of the name*, not to the zero. Points that fall to the horizontal axis: they reacted to the
+# missing constant, and calling that "backup" would be a mistake.
+#
+# **Try.** Take the mean over other prompts: `model.run_with_cache(pairs.corrupted_tokens)[1]`. Should it matter?
+#
+# ## 8 · Why do they change?
+#
+# The published demo stops here, with this question. What can change a later head's direct effect? Write the effect out. For one prompt it is
+#
+# ```
+# effect = Σ over positions k of  A[k] · w[k] / s          with  w[k] = v[k] W_O · direction
+# ```
+#
+# where `A[k]` is the head's attention from END to position k, `w[k]` is what the value at k would add to the logit difference, and `s` is the final norm's scale. Three things can change and no others: **where it
+# looks** (`A`), **what it finds there** (`w`), and **the scale** (`s`).
+#
+# *What do you expect?* The head was removed at END only, and no position sees a later one. So at which positions can queries, keys and values of later heads have changed?
+# <details><summary>Our guess</summary>
+# Only at END. Every earlier position is computed without END. So the values at IO, S1 and S2 are exactly what they were; the values route is open only to heads
+# that attend to END itself. The attention can change through END's query (towards every position) or through END's key (towards END).
+# </details>
+
+# %%
+differences = {
+    f"{name} {where}": torch.stack(
+        [(clean_cache[name, layer] - ablated_cache[name, layer])[:, part].abs().max() for layer in range(n_layers)]
+    )
+    for name in ("q", "k", "v")
+    for where, part in (("before END", slice(0, -1)), ("at END", slice(-1, None)))
+}
+for name, values in differences.items():
+    print(f"{name:13} largest difference between the two runs {values.max().item():.2f}")
+
+
+# %%
+def effect_factors(
+    model: TransformerBridge,
+    cache: ActivationCache,
+    directions: Float[Tensor, "batch d_model"],
+    layer: int,
+    head: int,
+) -> tuple[Float[Tensor, "batch key"], Float[Tensor, "batch key"], Float[Tensor, "batch"]]:
+    """The three factors of one head's direct effect at END: its attention, what each key's value would write along the
+    direction, and the final norm's scale."""
+    pattern = cache["pattern", layer][:, head, -1]  # batch key
+    values = cache["v", layer]  # batch key kv_head d_head: several heads may share one set of values
+    values = values[:, :, head * values.shape[2] // model.cfg.n_heads]  # batch key d_head
+    if model.cfg.normalization_type.startswith("LN"):  # LayerNorm centres what it reads
+        directions = directions - directions.mean(-1, keepdim=True)
+    written = torch.einsum("bkd,dm,bm->bk", values, model.W_O[layer, head], directions)
+    return pattern, written, cache["ln_final.hook_scale"][:, -1, 0]
+
+
+pattern, written, scale = effect_factors(model, clean_cache, directions, *changed[0])
+again = ((pattern * written).sum(-1) / scale).mean()
+print(f"{head_name(*changed[0])}: {again:.4f} from the factors, {direct[changed[0]]:.4f} from chapter 02's attribution")
+
+
+# %% [markdown]
+# Now the split. Exchange the three factors one at a time, from the clean run's to the ablated run's, and note what each exchange does to the effect. The three steps
+# add up to the whole change. But there are six orders, and because the factors multiply, a factor exchanged first gives another number than the
+# same factor exchanged last. No order has a better claim than another, so take the mean over all six: this is the **Shapley value**, the one split that adds
+# up, treats the factors alike, and gives zero to a factor that changes nothing (Shapley 1953).
+#
+# ### Exercise 4.6 · The change, by route
+#
+# > Difficulty: ●●●●○  Importance: ●●●●●  20 minutes
+#
+# Return `[3]`: how much of the change of one head's direct effect (mean over prompts, ablated minus clean) is due to its attention pattern, to its values, and to the final norm's
+# scale; each averaged over the six orders.
+#
+# <details><summary>Hint</summary>
+#
+# `effect_factors` above gives the three factors of a run. `itertools.permutations(range(3))` gives the orders. For each order, begin with the list of clean factors; for
+# each `i` in it, compute the effect, put in the ablated factor `i`, compute again, and credit the difference to `i`.
+# </details>
+
+# %%
+def backup_by_route(
+    model: TransformerBridge,
+    clean_cache: ActivationCache,
+    ablated_cache: ActivationCache,
+    directions: Float[Tensor, "batch d_model"],
+    layer: int,
+    head: int,
+) -> Float[Tensor, "3"]:
+    """One head's change of direct effect, ablated minus clean, by route: attention pattern, values, scale. They add up."""
+    raise NotImplementedError("this exercise is not written yet: put your code here")
+
+
+# %%
+check_backup_by_route(backup_by_route)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# clean, ablated = (effect_factors(model, cache, directions, layer, head) for cache in (clean_cache, ablated_cache))
+# routes = torch.zeros(3)
+# orders = list(itertools.permutations(range(3)))
+# for order in orders:
+#     now = list(clean)
+#     for i in order:
+#         before = ((now[0] * now[1]).sum(-1) / now[2]).mean()
+#         now[i] = ablated[i]
+#         routes[i] += ((now[0] * now[1]).sum(-1) / now[2]).mean() - before
+# return routes / len(orders)
+# ```
+# </details>
+
+# %%
+shown = top_heads(others.abs(), 6)
+routes = torch.stack([backup_by_route(model, clean_cache, ablated_cache, directions, *head) for head in shown])
+plots.bar(
+    dict(zip(ablation.ROUTES, routes.T, strict=True)),
+    f"Why the direct effects changed when {head_name(*top)} was removed at END",
+    x="head",
+    y="change of direct effect (logits)",
+    x_labels=heads.names(shown),
+    stacked=True,
+)
+
+# %%
+for head, parts in list(zip(shown, routes, strict=True))[:4]:
+    compare(f"backup.route.{head_name(*head)}", parts, model)
+compare("backup.route.adds_up", (routes.sum(1) - torch.stack([others[head] for head in shown])).abs().max(), model)
+compare("backup.route.largest", [ablation.ROUTES[parts.abs().argmax()] for parts in routes[:4]], model)
+
+
+# %% [markdown]
+# **How to read it.** One bar per head, in order of the size of its change; the diamond is the change itself, where the parts meet. One colour that fills the bar is an answer:
+# the head *looks elsewhere*, or *finds something else at END*, or is *scaled*. Read the printed list of largest routes. The answer need not be the same for every head.
+#
+# ### Freeze it, in a real run
+#
+# The split was computed from two caches. Is it what the model would do? Run the ablated model again, and hold one thing of one head at its clean value with
+# a hook: its attention pattern; its query at END (the pattern is then made from the old query and the new keys); its own key at END; its value at END. What is left of its change? (Heads that share keys
+# or values share the freezing too.)
+
+# %%
+def change_left(head: tuple[int, int], activation: str) -> float:
+    """The head's change of direct effect in a run without the top head, with one activation of its own frozen at END."""
+    name = utilities.get_act_name(activation, head[0])
+    n_entries = clean_cache[name].shape[1 if activation == "pattern" else 2]  # keys and values may be shared
+    frozen = ablation.freeze(clean_cache, [name], head=head[1] * n_entries // n_heads)
+    _, cache = ablation.run_with_cache_and_hooks(model, tokens, [*ablation.set_heads([top]), *frozen])
+    return direct_effect_change(model, clean_cache, cache, directions)[head].item()
+
+
+frozen_parts = {"pattern": "attention pattern", "q": "query at END", "k": "key at END", "v": "value at END"}
+left = {
+    "nothing frozen": [others[head].item() for head in changed],
+    **{what: [change_left(head, activation) for head in changed] for activation, what in frozen_parts.items()},
+}
+plots.bar(
+    left,
+    "What is left of a head's change when one of its activations is frozen",
+    x="head",
+    y="change of direct effect (logits)",
+    x_labels=heads.names(changed),
+)
+
+# %%
+for what, values in left.items():
+    compare(f"backup.frozen.{what.replace(' ', '_')}", values, model)
+
+# %% [markdown]
+# **How to read it.** A bar that falls to zero names the cause: freeze that, and the head behaves as if nothing had been removed. If the pattern's bar and the query's bar fall together, the head looks elsewhere *because
+# END asks another question*. If only the value's bar falls, the head reads END itself, where less is written than before. Compare with the split above: the two experiments
+# were done in different ways and should tell one story.
+#
+# And where does the attention go?
+
+# %%
+moved = {
+    head_name(*head): [
+        sum(sign * heads.attention_between(cache, positions["END"], at)[head].item() for cache, sign in ((ablated_cache, 1), (clean_cache, -1)))
+        for at in places.values()
+    ]
+    for head in changed
+}
+plots.bar(
+    moved,
+    "How the attention from END moved: ablated run minus clean run",
+    x="attended position",
+    y="change of mean attention",
+    x_labels=list(places),
+)
+
+# %%
+for name, values in moved.items():
+    compare(f"backup.moved.{name}", values, model)
+
+# %% [markdown]
+# **How to read it.** One colour per head; bars above zero are positions that it looks at more than before. A negative name mover that looks less at IO fits what is called *copy suppression*: such a head
+# attends to a name to the degree that the model is already about to say it, and writes against it; with less said for the name, there is less to suppress (shown for gpt2-small's L10H7 by McDougall et al. 2023). A head
+# whose attention hardly moved and whose *value* route is long reads END itself: it echoes, or damps, whatever END already holds. For such a head "backup" is too grand a word.
+#
+# ### The whole account
+#
+# Now all parts at once: the change of the logit difference is the ablated head's own loss, and what the other heads do by looking elsewhere, and by finding other values, and what the MLPs do, and the scale.
+# The parts add up to the whole. And since one ablation is one case, here are the heads with the six largest direct effects, for or against, each removed on its own.
+
+# %%
+removed = top_heads(direct.abs(), 6)
+accounts = []
+for head in removed:
+    _, cache = ablate_at_end(model, tokens, *head)
+    accounts.append(ablation.change_by_source(model, clean_cache, cache, directions, [head]))
+plots.bar(
+    {source: [account[source] for account in accounts] for source in accounts[0]},
+    "What happens to the logit difference when one head is removed at END",
+    x="removed head",
+    y="change of the mean logit difference",
+    x_labels=heads.names(removed),
+    stacked=True,
+)
+
+# %%
+compare("backup.account.heads", heads.names(removed), model)
+compare("backup.account.total", [sum(account.values()) for account in accounts], model)
+for source in accounts[0]:
+    key = source.replace(":", "").replace("'", "").replace(" ", "_").lower()
+    compare(f"backup.account.{key}", [account[source] for account in accounts], model)
+compare("backup.account.adds_up", sum(accounts[removed.index(top)].values()) - (measured - clean_diff).item(), model)
+
+# %% [markdown]
+# **How to read it.** The first part of each bar is the naive prediction. Parts of the other sign are repair; parts of the same sign are further loss. The diamond is what was measured. A head whose diamond is near zero
+# although its own part is long has been replaced almost wholly: by which route? Is the head that matters most also the best backed up?
+#
+# Of the heads that write for IO, take the one for which most is made up: measured change minus naive prediction. It need not be the head that we removed first, and the question of this section belongs to it. Here are the
+# heads that answer for it, split in the same way (`utils.ablation.change_by_route` does your exercise for all
+# heads at once).
+
+# %%
+made_up_for = [sum(account.values()) + direct[head].item() for head, account in zip(removed, accounts, strict=True)]
+best_backed_up = removed[max((i for i, head in enumerate(removed) if direct[head] > 0), key=made_up_for.__getitem__)]
+_, backed_up_cache = ablate_at_end(model, tokens, *best_backed_up)
+by_route = ablation.change_by_route(model, clean_cache, backed_up_cache, directions)
+by_route[(slice(None), *best_backed_up)] = 0
+answering = top_heads(by_route.sum(0).abs(), 6)
+plots.bar(
+    {route: [by_route[i][head] for head in answering] for i, route in enumerate(ablation.ROUTES)},
+    f"Why the direct effects changed when {head_name(*best_backed_up)} was removed at END",
+    x="head",
+    y="change of direct effect (logits)",
+    x_labels=heads.names(answering),
+    stacked=True,
+)
+
+# %%
+compare("backup.best.head", head_name(*best_backed_up), model)
+compare("backup.best.made_up_for", max(made_up_for[i] for i, head in enumerate(removed) if direct[head] > 0), model)
+compare("backup.best.answering", heads.names(answering[:3]), model)
+compare("backup.best.change", torch.stack([by_route.sum(0)[head] for head in answering[:3]]), model)
+compare("backup.best.direct_before", torch.stack([direct[head] for head in answering[:3]]), model)
+
+# %% [markdown]
+# **How to read it.** As the figure before. The last printed row is what these heads wrote in the whole model: a bar above zero for a head whose number there is *negative* is not a helper stepping in, but
+# an opponent standing down.
+#
+# One last test of the account. If nothing later may react (every later attention output, MLP output and the final scale frozen at their clean values), the naive prediction should come
+# true exactly.
+
+# %%
+later = [f"blocks.{layer}.hook_attn_out" for layer in range(top_layer + 1, n_layers)]
+later += [f"blocks.{layer}.hook_mlp_out" for layer in range(top_layer, n_layers)] + ["ln_final.hook_scale"]
+hooks = [*ablation.set_heads([top]), *ablation.freeze(clean_cache, later)]
+warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")  # which is what we mean to do
+nothing_reacts = logit_diff(model.run_with_hooks(tokens, fwd_hooks=hooks), answers)
+compare("backup.nothing_reacts_minus_naive", nothing_reacts - naive, model)
+
+# %% [markdown]
+# **What we may say.** In the model at hand, and for these prompts: which heads changed, by which route, and how much of the loss came back. Write your own sentence, with the numbers printed above,
+# before you unfold ours.
+#
+# <details><summary>How to word it</summary>
+#
+# "When LxHy is removed at END, the logit difference changes by … where its direct effect predicts …. The largest changes are in …. Of the change of …, … of … logits are due to its
+# attention pattern, and freezing its query alone leaves …; the change of … is due to the values at END. The final norm accounts for …." Not: "the backup heads notice that the name mover is
+# gone". They do what they always do, on another input.
+# </details>
+#
+# **What it does not show.** Eight prompts of one kind; removal at one position; direct effects only. What the changed heads read at END comes from other heads and MLPs in between: chapter 05 follows such paths.
+#
+# ## 9 · Which class is it?
+#
+# The paper sorts the heads of gpt2-small's circuit into classes. Here is our evidence beside it. For gpt2-small the rows are the paper's heads, with a verdict: *agree* if the head is among the
+# highest tenth of all heads in everything we hold typical of its class, *differ* if not. No such list has been published for other models; for them the rows are the heads that lead our own measurements.
+#
+# *What do you expect?* Will each head fit exactly one class?
+# <details><summary>Our guess</summary>
+# No. Classes are names for what heads were seen to do in one task, and nothing stops a head from doing two things, or a third.
+# </details>
+
+# %%
+evidence["change"] = others
+classes = figures(model.cfg.model_name)
+published = {key.split(".")[-1]: entry["value"] for key, entry in classes.items() if key.startswith("paper.heads.")}
+table = heads.evidence_table(evidence, published or None, chosen=heads.strongest(evidence, 2))
+table
+
+# %%
+compare("anatomy.classes.agree", int((table["verdict"] == "agree").sum()), model)
+compare("anatomy.classes.differ", int((table["verdict"] == "differ").sum()), model)
+compare("anatomy.classes.fit_none", int((table["our evidence"] == "none of the classes").sum()), model)
+compare("anatomy.classes.fit_several", int(table["our evidence"].str.contains(";").sum()), model)
+
+# %% [markdown]
+# **How to read it.** A head may show the evidence of several classes, or of none. *Differ* does not mean that the paper is wrong: the rule of the highest tenth is crude, random tokens are not its prompts, and the
+# paper's classes were found by path patching. The last column says what this chapter has not looked at.
+#
+# **Try.** `share=0.2` is a laxer rule. How many rows change?
+#
+# ## 10 · And in any other model?
+#
+# Nothing in section 1 knew which model it was given. So it can be done for every head of every model, once, and kept: an **atlas** of heads. To the three habits ours adds three scores:
+#
+# | score | what it is |
+# |---|---|
+# | `first_token` | mean attention to position 0, as in chapter 00 |
+# | `entropy` | how spread the attention is: 0 on one position, 1 on all evenly |
+# | `copying` | does the head write the token it reads? 1 always, 0 no more than by chance, −1 always against it |
+#
+# The first two come from the same attention patterns. Copying needs the values: each token is given alone, and what the head would write on reading it is carried to the logits.
+#
+# *What do you expect?* Which copying score should a name mover have, which a negative name mover, and which the head of section 4?
+# <details><summary>Our guess</summary>
+# Near 1, near −1, and whichever fits what you found there: a head that reads IO and writes for it copies; a head that reads S2 and holds S down does the opposite.
+# </details>
+#
+# And what do scores look like in a model that has learnt nothing? The two tiny models with random weights, on which the checks run, will tell.
+
+# %%
+settings = atlas.Settings(seed=0, seq_len=50, batch=4)
+atlas_models = [model, tiny_model("gpt2"), tiny_model("llama")]
+table_of_heads = pd.concat([atlas.head_table(each, settings) for each in atlas_models], ignore_index=True)
+plots.mosaic(
+    {name: grid.to_numpy() for name, grid in atlas.grids(table_of_heads, "induction").items()},
+    "Induction score of every head: a trained model beside two random ones",
+    unit="attention",
+)
+
+# %%
+wide = atlas.by_head(table_of_heads)
+trained = wide[wide["model"] == model.cfg.model_name].set_index("head")
+compare("atlas.copying_of_top_head", float(trained.loc[head_name(*top), "copying"]), model)
+compare("atlas.copying_of_best_backed_up", float(trained.loc[head_name(*best_backed_up), "copying"]), model)
+compare("atlas.most_copying", trained["copying"].nlargest(4).index.tolist(), model)
+compare("atlas.least_copying", trained["copying"].nsmallest(4).index.tolist(), model)
+compare("atlas.induction_above_0.4", int((trained["induction"] > 0.4).sum()), model)
+random_heads = wide[wide["model"].str.startswith("tiny")]
+compare("atlas.random_models.highest_induction", float(random_heads["induction"].max()), model)
+compare("atlas.random_models.mean_copying", float(random_heads["copying"].mean()), model)
+compare("atlas.random_models.highest_copying", float(random_heads["copying"].abs().max()), model)
+
+# %% [markdown]
+# **How to read it.** One panel per model, one colour scale. The random models show what a score is by chance. Nothing as small as their highest induction score may be called a habit; and look at their copying scores (mean and largest size, printed
+# last) before you call a small one copying.
+#
+# **What it does not show.** The copying score asks what a head writes *if* it reads a token. Where it looks is the other half, and the atlas has both.
+#
+# ### Look something up
+#
+# In the browser below type, for instance, `induction>0.4`, or `copying<-0.5 L24`, or a head's name.
+
+# %% tags=["nbval-ignore-output"]
+widgets.atlas_browser(table_of_heads)
+
+# %% [markdown]
+# For a survey, run it from a terminal. Models are scored in parallel on this machine, or on the workers of a Dask scheduler that you already have (a SLURM cluster, a gateway); each is kept as soon as it is done, and a second run does only what
+# is missing:
+#
+# ```
+# python -m utils.atlas gpt2-small smollm2-135m my/folder --workers 2
+# python -m utils.atlas gpt2-small EleutherAI/pythia-160m --scheduler tcp://login-node:8786
+# ```
+#
+# The result, `atlas/atlas.parquet` (and `.csv`), is what the browser and the mosaic take: `atlas.read_atlas("atlas")`.
+#
+# **Try.** Make the atlas of a second model and draw the mosaic of both. Is the first layer with an induction head at the same depth?
+#
+# ## Recap
+#
+# | you met | what it does |
+# |---|---|
+# | `utils.heads.repeated_tokens`, `head_scores` | random tokens given twice, and three habits of every head |
+# | `transformer_lens.head_detector.detect_head` | the built-in score for any set of cells of a pattern |
+# | `model.hooks(fwd_hooks=[...])` | a context in which the model runs, and caches, with hooks |
+# | `utils.ablation.ablate_at_end`, `mean_ablate`, `set_heads` | a head's `z` replaced at each prompt's last position |
+# | `utils.ablation.change_by_route`, `shapley` | a change split by attention, values and scale; the parts add up |
+# | `utils.ablation.change_by_source`, `freeze` | the whole account of an ablation; holding an activation at its clean value |
+# | `utils.atlas`, `utils.widgets.atlas_browser`, `plots.mosaic` | every head of any model as a table, and ways to look at it |
+#
+# **Glossary.** *Ablation*: replacing an activation by something without information; *zero ablation*, *mean ablation*. *Backup head*: one that writes more for the answer when another head is removed. *Copy suppression*: writing against a token that
+# is read and is about to be said. *Direct effect*: what a component itself adds to the logit difference, through the final norm and the unembedding only. *Duplicate-token head*: attends to an earlier occurrence of the same token. *Freezing*: holding an
+# activation at its value in another run. *Induction head*: attends to what followed an earlier occurrence of the same token. *Name mover*: attends from END to IO and writes it; a *negative* one writes against it. *Previous-token head*: attends to the token before. *Self-repair*:
+# the rest of the model making up for what was removed. *Shapley value*: the mean, over all orders of exchange, of what exchanging one factor does.
+#
+# **Sources.** Wang et al. 2022, "Interpretability in the Wild". Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits". Olsson et al. 2022, "In-context Learning and Induction Heads". McGrath et al. 2023, "The Hydra Effect". McDougall et al. 2023, "Copy
+# Suppression". Rushing and Nanda 2024, "Explorations of Self-Repair in Language Models". Shapley 1953, "A Value for n-Person Games". Nanda, "Exploratory Analysis Demo" of TransformerLens.
+#
+# **Next:** [05 · Path patching](05_path_patching.ipynb) follows the effect of one head through another.

@@ -1,0 +1,251 @@
+"""What each attention head does, as numbers from its attention pattern: previous-token, duplicate-token, induction and more.
+
+Scores are read on random tokens repeated once, where meaning cannot help: whatever a head finds there, it finds by position
+or by equality of tokens. Source of the three scores, of the tokens and of their seed: the executed "Exploratory Analysis
+Demo" of TransformerLens; for induction heads, Olsson et al. 2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import ActivationCache
+from transformer_lens.model_bridge import TransformerBridge
+
+from utils.attribution import head_name, top_heads
+
+LOWEST_ID, HIGHEST_ID = 100, 20000  # ordinary tokens in the vocabularies that the scores were published for
+SCORES = ("previous_token", "duplicate_token", "induction")
+
+
+def offsets(seq_len: int) -> dict[str, int]:
+    """score → how far back its key is from its query, for a sequence of seq_len tokens that is given twice."""
+    return dict(zip(SCORES, (1, seq_len, seq_len - 1), strict=True))
+
+
+def repeated_tokens(
+    seq_len: int = 100, batch: int = 2, seed: int = 0, bos: int | None = None, high: int = HIGHEST_ID
+) -> Int[Tensor, "batch seq"]:
+    """Random token ids from 100 up to `high` (not included), each row repeated once; with `bos` in front if given.
+
+    With the defaults these are the tokens of the published scores, which have no BOS.
+    """
+    if high <= LOWEST_ID:
+        raise ValueError(
+            f"token ids are drawn from {LOWEST_ID} up to high={high}: give a vocabulary of more than {LOWEST_ID}"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(LOWEST_ID, high, (batch, seq_len), generator=generator).repeat(1, 2)  # batch 2*seq_len
+    return tokens if bos is None else torch.cat([torch.full((batch, 1), bos), tokens], dim=1)
+
+
+def score_patterns(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "batch seq"],
+    scores: Mapping[str, Callable[[Float[Tensor, "batch head query key"]], Float[Tensor, "head"]]],
+) -> dict[str, Float[Tensor, "layer head"]]:
+    """Any functions of a layer's attention pattern, for all layers in one run. No pattern outlives its layer, so long
+    sequences and large models fit."""
+    rows: dict[str, list[Tensor]] = {name: [] for name in scores}
+
+    def read(pattern: Tensor, hook) -> None:
+        for name, score in scores.items():
+            rows[name].append(score(pattern).float().cpu())
+
+    with torch.no_grad():
+        model.run_with_hooks(
+            tokens, fwd_hooks=[(f"blocks.{layer}.attn.hook_pattern", read) for layer in range(model.cfg.n_layers)]
+        )
+    return {name: torch.stack(values) for name, values in rows.items()}
+
+
+def stripe(pattern: Float[Tensor, "batch head query key"], offset: int, seq_len: int) -> Float[Tensor, "head"]:
+    """Mean attention from each query to the key `offset` places before it, among the last 2 * seq_len positions: what
+    stands in front of the repeated tokens (BOS) neither asks nor is asked."""
+    inner = pattern[..., -2 * seq_len :, -2 * seq_len :]
+    return inner.diagonal(-offset, dim1=-2, dim2=-1).mean((0, -1))
+
+
+def head_scores(
+    model: TransformerBridge, tokens: Int[Tensor, "batch seq"], seq_len: int
+) -> dict[str, Float[Tensor, "layer head"]]:
+    """Previous-token, duplicate-token and induction score of every head.
+
+    tokens: seq_len tokens and the same again, with or without BOS in front. Raises ValueError for other tokens.
+    """
+    first, second = tokens[:, -2 * seq_len : -seq_len], tokens[:, -seq_len:]
+    if tokens.shape[1] not in (2 * seq_len, 2 * seq_len + 1) or not torch.equal(first, second):
+        raise ValueError(
+            f"tokens of shape {list(tokens.shape)} are not {seq_len} tokens given twice, with or without BOS in front; "
+            "make them with repeated_tokens"
+        )
+    readers = {name: lambda pattern, o=offset: stripe(pattern, o, seq_len) for name, offset in offsets(seq_len).items()}
+    return score_patterns(model, tokens, readers)
+
+
+def attention_between(
+    cache: ActivationCache, query: Int[Tensor, "batch"] | int, key: Int[Tensor, "batch"] | int
+) -> Float[Tensor, "layer head"]:
+    """Mean over prompts of each head's attention from position `query` to position `key` (ints, or one per prompt)."""
+    layers = [cache["pattern", layer] for layer in range(cache.model.cfg.n_layers)]
+    rows = torch.arange(len(layers[0]), device=layers[0].device)
+    return torch.stack([pattern[rows, :, query, key].mean(0) for pattern in layers])
+
+
+def position_of(
+    tokens: Int[Tensor, "batch seq"], wanted: Int[Tensor, "batch"], occurrence: int = 0
+) -> Int[Tensor, "batch"]:
+    """Where each row's `wanted` token stands: its first occurrence, or the next (occurrence=1), and so on.
+
+    Raises ValueError naming the row that does not have it so often.
+    """
+    places = [(row == token).nonzero()[:, 0] for row, token in zip(tokens, wanted, strict=True)]
+    for i, place in enumerate(places):
+        if len(place) <= occurrence:
+            raise ValueError(f"row {i} has token {int(wanted[i])} {len(place)} times, not {occurrence + 1}")
+    return torch.stack([place[occurrence] for place in places])
+
+
+def in_top_share(values: Float[Tensor, "layer head"], share: float = 0.1, least: float = 0.1) -> Tensor:
+    """Which heads are among the highest `share` of all heads, above zero, and at least `least` of the highest value, so that
+    a habit that few heads have is not given to a tenth of them. [layer, head] of bool."""
+    k = max(1, int(share * values.numel()))
+    return (values >= values.flatten().topk(k).values[-1]) & (values > 0) & (values >= least * values.max())
+
+
+def names(heads: Sequence[tuple[int, int]]) -> list[str]:
+    return [head_name(*head) for head in heads]
+
+
+# --- beside the paper ------------------------------------------------------------------------------------------------
+
+# class of Wang et al. 2022 → the evidence that would be in the top tenth, what it means in words, what it leaves open
+CLASSES: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "previous_token": (("previous_token",), "attends to the token before", "who reads what it writes (05)"),
+    "duplicate_token": (("duplicate_token",), "attends to an equal token", "who reads what it writes (05)"),
+    "induction": (("induction",), "attends to what followed an equal token", "who reads what it writes (05)"),
+    "s_inhibition": (("END→S2", "patching"), "attends from END to S2; patching it matters", "whose queries it changes (05)"),
+    "name_mover": (("END→IO", "direct"), "attends from END to IO, and writes for IO", "whether it copies (05)"),
+    "negative_name_mover": (("END→IO", "against"), "attends from END to IO, and writes against IO", "whether it copies (05)"),
+    "backup_name_mover": (("change",), "writes more for IO once the top head is gone", "the rest of the circuit (06)"),
+}  # fmt: skip
+
+
+def habits(evidence: Mapping[str, Float[Tensor, "layer head"]], share: float = 0.1) -> dict[str, Tensor]:
+    """class → which heads have all of its evidence among the highest `share` of heads. [layer, head] of bool.
+
+    evidence: tables by the names in `CLASSES`; "against" is made from "direct". A class whose evidence is not given is
+    left out.
+    """
+    tables = dict(evidence)
+    if "direct" in tables:
+        tables.setdefault("against", -tables["direct"])
+    return {
+        kind: torch.stack([in_top_share(tables[name], share) for name in needed]).all(0)
+        for kind, (needed, _, _) in CLASSES.items()
+        if all(name in tables for name in needed)
+    }
+
+
+def evidence_table(
+    evidence: Mapping[str, Float[Tensor, "layer head"]],
+    published: Mapping[str, Sequence[str]] | None = None,
+    chosen: Sequence[tuple[int, int]] = (),
+    share: float = 0.1,
+) -> pd.DataFrame:
+    """One row per head: its class in the paper, what our evidence says, and whether they agree.
+
+    published: class → head names, for the model of the paper; None for any other, where `chosen` heads are listed under
+    the classes whose evidence they have. The verdict is "agree" or "differ" by `habits`, and "not looked at" where the
+    evidence for that class was not collected.
+    """
+    found, rows = habits(evidence, share), []
+    if published is None:
+        for head in chosen:
+            kinds = [kind for kind, has in found.items() if has[head]]
+            rows.append(_row(head, "no published class", evidence, kinds, "—", kinds))
+        return pd.DataFrame(rows)
+    for kind, heads in published.items():
+        for name in heads:
+            head = tuple(int(n) for n in name.removeprefix("L").split("H"))
+            kinds = [k for k, has in found.items() if has[head]]
+            verdict = "not looked at" if kind not in found else "agree" if kind in kinds else "differ"
+            rows.append(_row(head, kind.replace("_", " "), evidence, kinds, verdict, [kind]))
+    return pd.DataFrame(rows)
+
+
+def _row(head, published: str, evidence, kinds: list[str], verdict: str, asked: list[str]) -> dict[str, str]:
+    values = ", ".join(f"{name} {table[head].item():.2f}" for name, table in evidence.items() if _notable(table, head))
+    return {
+        "head": head_name(*head),
+        "class in the paper": published,
+        "our evidence": "; ".join(CLASSES[kind][1] for kind in kinds) or "none of the classes",
+        "among the top tenth in": values,
+        "verdict": verdict,
+        "not looked at here": "; ".join(dict.fromkeys(CLASSES[kind][2] for kind in asked if kind in CLASSES)) or "—",
+    }
+
+
+def _notable(table: Float[Tensor, "layer head"], head: tuple[int, int], share: float = 0.1) -> bool:
+    return bool(in_top_share(table.abs(), share)[head])
+
+
+def strongest(evidence: Mapping[str, Float[Tensor, "layer head"]], k: int = 3) -> list[tuple[int, int]]:
+    """The k heads that lead each table (and the k most negative by "direct"), without repeats, in order of layer."""
+    tables = [*evidence.values()] + ([-evidence["direct"]] if "direct" in evidence else [])
+    return sorted({head for table in tables for head in top_heads(table, k)})
+
+
+def to_numpy(tables: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: table.detach().cpu().numpy() for name, table in tables.items()}
+
+
+# --- three more, for the atlas ---------------------------------------------------------------------------------------
+
+
+def to_first(pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, "head"]:
+    """Mean attention to position 0, over queries 1, 2, … (query 0 has no choice)."""
+    return pattern[..., 1:, 0].mean((0, -1))
+
+
+def evenness(pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, "head"]:
+    """Entropy of the attention, as a share of the largest that the query's keys allow: 0 is one key, 1 is all keys evenly.
+    Mean over queries 1, 2, …"""
+    entropy = -torch.special.xlogy(pattern, pattern).sum(-1)[..., 1:]  # batch head query
+    largest = torch.arange(2, pattern.shape[-1] + 1, device=pattern.device).log()
+    return (entropy / largest).mean((0, -1))
+
+
+def copying_scores(
+    model: TransformerBridge, token_ids: Int[Tensor, "n"], bos: int | None = None
+) -> Float[Tensor, "layer head"]:
+    """Whether a head that attends to a token writes that token: 1 always, 0 no more than by chance, -1 always against it.
+
+    Each token is given alone (after `bos`), and each head's value at it is carried through W_O and the unembedding. For
+    every token, the score is the share of the other tokens from which the head writes it less, rescaled to -1 … 1: no other
+    part of the model between, and no token favoured for being written from everywhere.
+    """
+    ids = token_ids.unique().to(model.cfg.device)
+    alone = ids[:, None] if bos is None else torch.stack([torch.full_like(ids, bos), ids], dim=1)
+    n, rows = len(ids), []
+
+    def read(values: Float[Tensor, "n seq kv_head d_head"], hook) -> None:
+        layer = int(hook.name.split(".")[1])
+        values = values[:, -1].repeat_interleave(model.cfg.n_heads // values.shape[2], dim=1)  # n head d_head
+        through = model.W_O[layer] @ model.W_U[:, ids]  # head d_head n
+        logits = torch.einsum("ihd,hdj->hij", values, through)  # head, token read, token written
+        own = logits.diagonal(dim1=1, dim2=2)[:, None]  # head 1 n
+        higher = (own > logits).float().sum(1) + 0.5 * (
+            (own == logits).float().sum(1) - 1
+        )  # ties count half; not itself
+        rows.append((2 * higher / (n - 1) - 1).mean(-1).cpu())
+
+    with torch.no_grad():
+        layers = range(model.cfg.n_layers)
+        model.run_with_hooks(alone, fwd_hooks=[(f"blocks.{layer}.attn.hook_v", read) for layer in layers])
+    return torch.stack(rows)
