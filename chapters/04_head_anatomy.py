@@ -336,13 +336,6 @@ compare("backup.writes_to_io_and_s", torch.stack(writes), model)
 # </details>
 
 # %%
-def zero_at_end(
-    z: Float[Tensor, "batch position head d_head"], hook: HookPoint, head: int
-) -> Float[Tensor, "batch position head d_head"]:
-    """A copy of z with one head zero at the last position."""
-    raise NotImplementedError("this exercise is not written yet: put your code here")
-
-
 def ablate_at_end(
     model: TransformerBridge, tokens: Int[Tensor, "batch position"], layer: int, head: int
 ) -> tuple[Float[Tensor, "batch position d_vocab"], ActivationCache]:
@@ -357,14 +350,12 @@ check_ablate_at_end(ablate_at_end)
 # <details><summary>Answer</summary>
 #
 # ```python
-# z = z.clone()
-# z[:, -1, head] = 0
-# return z
-# ```
-# and
-# ```python
-# hook = (utilities.get_act_name("z", layer), partial(zero_at_end, head=head))
-# with model.hooks(fwd_hooks=[hook]):
+# def zero_at_end(z, hook):
+#     z = z.clone()
+#     z[:, -1, head] = 0
+#     return z
+#
+# with model.hooks(fwd_hooks=[(utilities.get_act_name("z", layer), zero_at_end)]):
 #     return model.run_with_cache(tokens)
 # ```
 # </details>
@@ -555,17 +546,11 @@ compare("backup.share_by_scale_alone", explained, model)
 #
 # <details><summary>Hint</summary>
 #
-# `reference_cache["z", layer][:, -1, head].mean(0)` is `[d_head]`. Make one hook per head; several hooks on one layer follow each other.
+# `reference_cache["z", layer][:, -1, head].mean(0)` is `[d_head]`. Make one hook per head; several hooks on one layer follow each other. A hook function made in a loop
+# sees the loop's last values when it is called: bind head and mean with `partial`.
 # </details>
 
 # %%
-def put_at_end(
-    z: Float[Tensor, "batch position head d_head"], hook: HookPoint, head: int, value: Float[Tensor, "d_head"]
-) -> Float[Tensor, "batch position head d_head"]:
-    """A copy of z with `value` in place of one head's z at the last position."""
-    raise NotImplementedError("this exercise is not written yet: put your code here")
-
-
 def mean_ablate(
     model: TransformerBridge,
     tokens: Int[Tensor, "batch position"],
@@ -583,13 +568,17 @@ check_mean_ablate(mean_ablate)
 # <details><summary>Answer</summary>
 #
 # ```python
+# def put_at_end(z, hook, head, value):
+#     z = z.clone()
+#     z[:, -1, head] = value
+#     return z
+#
 # hooks = []
 # for layer, head in heads:
 #     mean = reference_cache["z", layer][:, -1, head].mean(0)
 #     hooks.append((utilities.get_act_name("z", layer), partial(put_at_end, head=head, value=mean)))
 # return model.run_with_hooks(tokens, fwd_hooks=hooks)
 # ```
-# with the body of `put_at_end` as in exercise 4.2, `value` in place of 0.
 # </details>
 #
 # The logit difference, and the change of every other head, under both ablations (the second run again with `utils.ablation`, which also keeps the cache):

@@ -180,7 +180,7 @@ def make_atlas(
     results = _one_by_one(missing, settings, score)
     if missing and (workers or scheduler):
         results = _in_parallel(missing, settings, score, min(workers, len(missing)), scheduler, attempts)
-    for name, table, reason in tqdm(results, total=len(missing), desc="models"):
+    for name, table, reason in tqdm(results, total=len(missing), desc="models") if missing else ():
         if table is None:
             report.failed[name] = reason
         else:
