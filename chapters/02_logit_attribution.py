@@ -42,7 +42,7 @@ from tests.checks import (
 from tests.checks.fixtures import tiny_model
 from utils import plots
 from utils.attribution import bias_term, head_name, logit_diff
-from utils.ioi import ioi_pairs, single_token_names
+from utils.ioi import ioi_pairs, positions_by_role, single_token_names
 from utils.models import load_model
 from utils.reference import compare
 
@@ -502,22 +502,9 @@ plots.attention_of_heads(cache, negative, str_tokens, title="The three heads tha
 
 # %% [markdown]
 # One prompt can mislead: here the subject stands first, in the next prompt second. So name positions by their *role*: IO where the
-# answer stands, S1 and S2 where the subject is named first and again. Then average over prompts.
+# answer stands, S1 and S2 where the subject is named first and again, S1+1 right behind S1. Then average over prompts.
 
 # %%
-def positions_by_role(tokens: Int[Tensor, "batch position"], answers: Int[Tensor, "batch 2"]) -> dict[str, Tensor]:
-    """role → its position in each prompt."""
-    is_io, is_subject = (tokens == answers[:, :1]).int(), (tokens == answers[:, 1:]).int()
-    last = tokens.shape[1] - 1
-    return {
-        "BOS": torch.zeros(len(tokens), dtype=torch.long, device=tokens.device),
-        "IO": is_io.argmax(1),
-        "S1": is_subject.argmax(1),
-        "S2": last - is_subject.flip(1).argmax(1),
-        "END": torch.full((len(tokens),), last, device=tokens.device),
-    }
-
-
 def attention_by_role(pair: tuple[int, int], query: str = "END") -> dict[str, float]:
     """role → mean attention that the head pays to it from the role `query`."""
     layer, head = pair
