@@ -618,44 +618,33 @@ plots.imshow(
 # one who asks does.
 #
 # If your model shares keys and values, a cell of *key* or *value* stands for several query heads. Two of them may pull in
-# opposite directions, and the cell shows the sum. The next cell takes the panel apart: the effect of the clean values on *one* query head,
-# with its corrupted pattern. (Without sharing it is the value panel itself.)
+# opposite directions, and the cell shows the sum. To take it apart, give one *query* head the clean values and leave it its corrupted
+# pattern. Its `z` is then (corrupted pattern) × (clean values): put that into a cache and sweep over outputs again. (Without
+# sharing, this is the value panel itself.)
 
 # %%
-queries_per_value = model.cfg.n_heads // clean_cache["v", 0].shape[2]
+n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
 
 
-def value_effect(layer: int, head: int) -> Float[Tensor, ""]:
-    """The metric with one head's z made of its corrupted pattern and the clean values."""
-    pattern = corrupted_cache["pattern", layer][:, head]  # batch query key
-    values = clean_cache["v", layer][:, :, head // queries_per_value]  # batch key d_head
-
-    def patch(z, hook):
-        z = z.clone()
-        z[:, :, head] = pattern @ values
-        return z
-
-    return metric(model.run_with_hooks(pairs.corrupted_tokens, fwd_hooks=[(get_act_name("z", layer), patch)]))
+def z_of(pattern_cache: ActivationCache, value_cache: ActivationCache, layer: int) -> Float[Tensor, "batch query head d_head"]:
+    """A layer's z with the patterns of one run and the values of another."""
+    values = value_cache["v", layer]  # batch key kv_head d_head
+    values = values.repeat_interleave(n_heads // values.shape[2], dim=2)  # batch key head d_head
+    return torch.einsum("bhqk,bkhd->bqhd", pattern_cache["pattern", layer], values)
 
 
-of_values = torch.stack([value_effect(*pair) for pair in tqdm(ten)])
-of_output = torch.stack([every[0][pair] for pair in ten])
-of_pattern = torch.stack([every[4][pair] for pair in ten])
-ten_names = [head_name(*pair) for pair in ten]
+clean_values = {get_act_name("z", layer): z_of(corrupted_cache, clean_cache, layer) for layer in range(n_layers)}
+own_values = patching.get_act_patch_attn_head_out_all_pos(model, pairs.corrupted_tokens, clean_values, metric)
+same_run = z_of(clean_cache, clean_cache, n_layers - 1)
+print(f"pattern × values is z: largest difference {(same_run - clean_cache['z', n_layers - 1]).abs().max():.0e}")
 
 # %% [markdown]
 # Two scatters make it plain: for every head, the effect of its values against that of its output, and the effect of its pattern against
-# that of its output. A head on the dotted diagonal owes its whole effect to that reason. In the first, the ten strongest heads
-# stand with their own value effect; the others (where heads share values) with that of their group.
+# that of its output. A head on the dotted diagonal owes its whole effect to that reason.
 
 # %%
-layers, heads = model.cfg.n_layers, model.cfg.n_heads
-group_values = every[3][:, : heads // queries_per_value].repeat_interleave(queries_per_value, dim=1)  # [layer, head]
-own_values = group_values.clone()
-for pair, value in zip(ten, of_values, strict=True):
-    own_values[pair] = value
-all_names = [head_name(layer, head) for layer in range(layers) for head in range(heads)]
-layer_of = [layer for layer in range(layers) for _ in range(heads)]
+all_names = [head_name(layer, head) for layer in range(n_layers) for head in range(n_heads)]
+layer_of = [layer for layer in range(n_layers) for _ in range(n_heads)]
 plots.scatter(
     every[0],
     own_values,
@@ -689,20 +678,16 @@ def reason(output: float, values: float, pattern: float) -> str:
     return {(True, False): "values", (False, True): "pattern", (True, True): "both"}.get((by_values, by_pattern), "neither")
 
 
-reasons = {
-    pair: reason(*(float(x) for x in row))
-    for pair, row in zip(ten, zip(of_output, of_values, of_pattern, strict=True), strict=True)
-}
+reasons = {pair: reason(every[0][pair].item(), own_values[pair].item(), every[4][pair].item()) for pair in ten}
 compare("ioi.patching.value_matters", [head_name(*pair) for pair in ten if reasons[pair] == "values"], model)
 compare("ioi.patching.pattern_matters", [head_name(*pair) for pair in ten if reasons[pair] == "pattern"], model)
 
 # %% [markdown]
-# **How to read it.** Heads fall on one diagonal or the other. Points on zero in both scatters, with an effect of their output, are
-# worth a second look: neither values nor pattern alone explain them, so both have to change together, or the head reads something that
-# both runs have made at its own position.
+# **How to read it.** Heads fall on one diagonal or the other. A head that is off both needs both to change together. A point far *beyond* the
+# diagonal of one scatter is on the other side of zero in the other: its pattern and its values pull in opposite directions.
 #
 # On gpt2-small the heads of layers 7 and 8 are the ones whose values matter, and those before and after them are the ones whose
-# patterns matter (TransformerLens' demo). Look for the same three-part order in SmolLM2, and for the one late head that breaks it.
+# patterns matter (TransformerLens' demo). Look for the same three-part order in SmolLM2, and for the late heads that break it.
 #
 # **What it does not show.** Position. `z` was patched everywhere at once; where does a head act?
 #
@@ -799,9 +784,9 @@ compare("ioi.patching.heads_at_end_that_read_io", [h["name"] for h in found if h
 # at END looks at S2, something at END looks at a name.
 #
 # **SmolLM2 only.** Two things differ from the published story. The first: L23H3, the strongest head here and the one with the largest
-# direct attribution (chapter 02), reads S2 and not IO; its values matter and not its pattern. It needs none of the earlier heads: it reads the
-# repeated name off S2, and lowers it. The second: the last layer has a pair of heads with opposite effects that read END itself, where neither
-# values nor pattern alone explain the effect.
+# direct attribution (chapter 02), reads S2 and not IO, and its values matter, not its pattern. It reads the repeated name off S2 and
+# lowers it; it hardly needs the earlier heads (section 7 measures that). The second: the last layer has a pair of heads with opposite
+# effects that read END itself. Their values matter: what they find there is what the heads before them have brought.
 #
 # ## 7 · Who listens?
 #
@@ -845,9 +830,10 @@ compare("ioi.patching.top_attribution_head_heard", max(change[top_heads(direct, 
 
 
 # %% [markdown]
-# **How to read it.** One group of bars per later head, one bar per patched head. Similar groups mean a chain: the first head's message
-# reaches the later ones through the second. Look for heads that rise *and* heads that fall: the same message turns both kinds towards the
-# clean IO, and they write it with opposite signs.
+# **How to read it.** One group of bars per later head, one bar per patched head. If patching an early head and patching a middle one change the
+# same heads in the same way, one chain is the simplest account: early, middle, late. Look for heads that rise *and* heads that fall: the same message
+# turns both kinds towards the clean IO, and they write it with opposite signs. Then look for the head with the largest direct
+# attribution. On SmolLM2 it is hardly there.
 #
 # **What it does not show.** Which link is direct. The message may have passed through other heads and MLPs on its way. Chapter 05 patches
 # one path at a time.
@@ -1012,8 +998,8 @@ compare("ioi.patching.third_name_noising", third_noising[strongest_third], model
 
 # %% [markdown]
 # **How to read it.** Left to right: how much the clean head brings back. Bottom to top: how much is lost when it alone is corrupted.
-# Points *below* the diagonal bring back more than their loss costs: when they fail, something else does part of the work. Points above it would be
-# links that are needed and do not suffice. The same heads stand out as before, so the choice of corruption did not make them up; their sizes changed, so
+# Right of zero, a point *below* the diagonal brings back more than its loss costs: when it fails, something else does part of the work. One above it
+# would be a link that is needed and does not suffice. The same heads stand out as before, so the choice of corruption did not make them up; their sizes changed, so
 # a size is a statement about a head *and* a corruption.
 #
 # **What it does not show.** Who the stand-ins are. Chapter 04 removes heads and watches others step in.
