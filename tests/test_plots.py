@@ -45,6 +45,36 @@ def test_panels_keep_their_names_and_numbers():
     assert all((torch.tensor(trace.z) == VALUES.double()).all() for trace in figure.data)
 
 
+def test_every_panel_has_its_own_name_when_they_fill_two_rows():
+    names = ["output", "query", "key", "value", "pattern"]
+    values = torch.stack([torch.full((2, 2), float(i)) for i in range(5)])
+    figure = plots.imshow(values, "Title", x="x", y="y", panels=names)
+    middle = {  # name → where its panel is
+        note.text: (note.x, note.y) for note in figure.layout.annotations
+    }
+    for number, trace in enumerate(figure.data):
+        axis = trace.xaxis.replace("x", "xaxis"), trace.yaxis.replace("y", "yaxis")
+        (left, right), (_, top) = figure.layout[axis[0]].domain, figure.layout[axis[1]].domain
+        assert trace.z[0][0] == number
+        assert middle[names[number]] == pytest.approx(((left + right) / 2, top), abs=0.02)
+
+
+def test_circuit_draws_every_head_where_it_writes():
+    heads = [
+        {"name": "L1H0", "layer": 1, "at": "S2", "reads": "S1", "effect": 0.5},
+        {"name": "L3H1", "layer": 3, "at": "END", "reads": "S2", "effect": -0.25},
+        {"name": "L3H2", "layer": 3, "at": "END", "reads": "END", "effect": 0.1},
+    ]
+    figure = plots.circuit(heads, ["S1", "S2", "END"], "Title")
+    boxes = {note.text: note for note in figure.layout.annotations if note.text.startswith("L")}
+    assert {name: (round(box.x), box.y) for name, box in boxes.items()} == {
+        "L1H0": (1, 1), "L3H1": (2, 2), "L3H2": (2, 2)
+    }  # fmt: skip
+    assert boxes["L3H1"].x != boxes["L3H2"].x and boxes["L3H1"].bordercolor != boxes["L3H2"].bordercolor
+    arrows = [note for note in figure.layout.annotations if note.showarrow]
+    assert [arrow.ax for arrow in arrows] == [0, 1, 2]
+
+
 def test_intervals_are_drawn_around_the_bars():
     error = FIGURES["bar"]().data[0].error_y
     assert list(error.array) == [0.5, 1.0] and list(error.arrayminus) == [0.5, 1.0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
@@ -57,6 +58,17 @@ def ioi_pairs(
     prompts, answers = build_prompts(templates, names)
     corrupted = [prompts[i + 1 - 2 * (i % 2)] for i in range(len(prompts))]
     return make_pairs(model, prompts, corrupted, answers)
+
+
+def positions_by_role(
+    tokens: Int[Tensor, "batch seq"], answer_tokens: Int[Tensor, "batch 2"]
+) -> dict[str, Int[Tensor, "batch"]]:
+    """role → its position in each prompt: BOS, IO (where the answer stands), S1 and S1+1, S2, END (the last column)."""
+    is_io, is_subject = (tokens == answer_tokens[:, :1]).int(), (tokens == answer_tokens[:, 1:]).int()
+    last = torch.full((len(tokens),), tokens.shape[1] - 1, device=tokens.device)
+    s1 = is_subject.argmax(1)
+    s2 = last - is_subject.flip(1).argmax(1)
+    return {"BOS": torch.zeros_like(last), "IO": is_io.argmax(1), "S1": s1, "S1+1": s1 + 1, "S2": s2, "END": last}
 
 
 def single_token_names(model: TransformerBridge, names: Sequence[str] = NAME_POOL) -> list[str]:

@@ -72,6 +72,7 @@ def imshow(
     if panels:
         for annotation in figure.layout.annotations:  # plotly lists them from the bottom row up, as "facet_col=3"
             annotation.text = panels[int(annotation.text.split("=")[1])]
+        figure.update_xaxes(showticklabels=True)
     if x_labels is not None:
         figure.update_xaxes(
             tickmode="array", tickvals=list(range(len(x_labels))), ticktext=list(x_labels), tickangle=-60
@@ -204,6 +205,51 @@ def heads(values: Float[Tensor, "layer head"], title: str, unit: str = "value", 
     """The [layer, head] heatmap that most chapters end in."""
     figure = imshow(values, title, x="head", y="layer", unit=unit, **kwargs)
     return figure.update_xaxes(dtick=1)
+
+
+def circuit(heads: Sequence[dict[str, Any]], roles: Sequence[str], title: str) -> go.Figure:
+    """A drawing of heads on the residual streams of a prompt: columns are positions, rows layers, the logits on top.
+
+    heads: dicts with name, layer, at (the role where the head writes), reads (where it looks) and effect (its sign is the
+    colour: red helps, blue hurts; its size the width of the arrow).
+    """
+    layers = sorted({head["layer"] for head in heads})
+    top = len(layers) + 1
+    largest = max(abs(head["effect"]) for head in heads)
+    figure = go.Figure()
+    for x in range(len(roles)):
+        figure.add_shape(
+            type="line", x0=x, x1=x, y0=0.2, y1=top, layer="below", line={"color": "lightgrey", "width": 5}
+        )
+    figure.add_scatter(  # the boxes are annotations; these points only make the effects readable on hover
+        x=[_box(head, heads, roles) for head in heads], y=[layers.index(head["layer"]) + 1 for head in heads],
+        mode="markers", marker_opacity=0, hovertext=[f"{h['name']}: {h['effect']:+.2f}" for h in heads], hoverinfo="text",
+    )  # fmt: skip
+    for head in heads:
+        x, y = _box(head, heads, roles), layers.index(head["layer"]) + 1
+        colour = "firebrick" if head["effect"] > 0 else "royalblue"
+        width = 1 + 5 * abs(head["effect"]) / largest
+        figure.add_annotation(
+            x=x, y=y - 0.22, ax=roles.index(head["reads"]), ay=y - 0.66, xref="x", yref="y", axref="x", ayref="y",
+            showarrow=True, arrowhead=2, arrowsize=0.7, arrowwidth=width, arrowcolor=colour, text="",
+        )  # fmt: skip
+    for head in heads:
+        x, y = _box(head, heads, roles), layers.index(head["layer"]) + 1
+        colour = "firebrick" if head["effect"] > 0 else "royalblue"
+        figure.add_annotation(x=x, y=y, text=head["name"], showarrow=False, bgcolor="white", bordercolor=colour,
+                              borderwidth=2, borderpad=3)  # fmt: skip
+    figure.add_annotation(x=len(roles) - 1, y=top + 0.15, text="<b>logits</b>", showarrow=False)
+    figure.update_xaxes(tickvals=list(range(len(roles))), ticktext=list(roles), title="position, by role", showgrid=False,
+                        zeroline=False, range=[-0.6, len(roles) - 0.2])  # fmt: skip
+    figure.update_yaxes(tickvals=list(range(1, top)), ticktext=[f"layer {layer}" for layer in layers],
+                        title="earlier → later", showgrid=False, zeroline=False, range=[0, top + 0.4])  # fmt: skip
+    return figure.update_layout(title=title, height=150 + 70 * top, showlegend=False)
+
+
+def _box(head: dict[str, Any], heads: Sequence[dict[str, Any]], roles: Sequence[str]) -> float:
+    """Where a head's box stands: at its role, heads of the same layer and role side by side."""
+    row = [other["name"] for other in heads if (other["layer"], other["at"]) == (head["layer"], head["at"])]
+    return roles.index(head["at"]) + 0.36 * (row.index(head["name"]) - (len(row) - 1) / 2)
 
 
 def mosaic(

@@ -1,0 +1,606 @@
+# %% [markdown]
+# # 02 · Direct logit attribution
+#
+# Seventy-five minutes. The model prefers one name to another by some logits. Which of its parts wrote that preference? The
+# residual stream is a sum, and reading an answer off it is almost linear, so the question has an exact answer: one number
+# per part, adding up to what the model said.
+#
+# You will be able to
+# - turn "Mary rather than John" into a direction, and read it off any part of the residual stream;
+# - see at which layer the answer appears (the logit lens), and which layers and heads write it;
+# - check that your numbers add up to the model's own, prompt by prompt;
+# - look at the attention of the heads you found, and say what that picture does not tell you.
+
+# %% tags=["setup"]
+import subprocess
+import sys
+from pathlib import Path
+
+COURSE, REPOSITORY = Path("/content/course"), "https://github.com/OWNER/mechinterp-course"
+ON_COLAB = "google.colab" in sys.modules
+if ON_COLAB and not COURSE.exists():
+    subprocess.run(["git", "clone", "--depth=1", REPOSITORY, COURSE], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-r", COURSE / "requirements.txt"], check=True)
+START = COURSE if ON_COLAB else Path.cwd()
+sys.path.insert(0, str(next(p for p in [START, *START.parents] if (p / "utils" / "models.py").exists())))
+
+# %%
+import einops
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import ActivationCache
+from transformer_lens.model_bridge import TransformerBridge
+
+from tests.checks import (
+    check_attribution_total,
+    check_head_attributions,
+    check_logit_diff_directions,
+    check_residual_stack_to_logit_diff,
+    check_top_heads,
+)
+from tests.checks.fixtures import tiny_model
+from utils import plots
+from utils.attribution import bias_term, head_name, logit_diff
+from utils.ioi import ioi_pairs, positions_by_role, single_token_names
+from utils.models import load_model
+from utils.reference import compare
+
+# %% tags=["nbval-ignore-output"]
+model = load_model()
+
+# %% [markdown]
+# The task is that of chapter 01: eight prompts in which two people are named, one of them (the *subject*, S) comes back, and the
+# other (the *indirect object*, IO) is the answer. `ioi_pairs` builds them; we keep the whole cache of one run.
+
+# %%
+pairs = ioi_pairs(model)
+answer_tokens = pairs.answer_tokens  # [prompt, (correct, incorrect)]
+logits, cache = model.run_with_cache(pairs.clean_tokens)
+per_prompt = logit_diff(logits, answer_tokens, per_prompt=True)
+for text, (correct, incorrect), value in zip(pairs.clean_text, pairs.answers, per_prompt.tolist(), strict=True):
+    print(f"{value:6.2f}  logit({correct.strip()}) − logit({incorrect.strip()})  {text}")
+
+# %%
+compare("ioi.logit_diff.per_prompt", per_prompt, model)
+compare("ioi.logit_diff.mean_clean", per_prompt.mean(), model)
+
+# %% [markdown]
+# ## 1 · What is in the residual stream?
+#
+# At each position the model keeps one vector, the **residual stream**. Nothing ever overwrites it. The embedding starts it,
+# every attention layer and every MLP adds its output to it, and the last layer leaves the sum:
+#
+# $$x_\text{final} = x_\text{embed} + \sum_l \text{attn}_l + \sum_l \text{mlp}_l$$
+#
+# So "which part did it?" is a question about the terms of a sum. Only one position matters here: END, whose logits are the
+# prediction. `cache.decompose_resid` lists the terms.
+#
+# *What do you expect?* Do all layers write about as much, or do a few write most?
+# <details><summary>Our guess</summary>
+# Later layers more: they have to be heard over everything that is already in the sum.
+# </details>
+
+# %%
+parts, part_names = cache.decompose_resid(layer=-1, pos_slice=-1, return_labels=True)  # [component, batch, d_model]
+final_residual = cache["resid_post", model.cfg.n_layers - 1][:, -1]  # [batch, d_model]
+print(
+    f"{len(parts)} parts; the sum misses the final residual by {(parts.sum(0) - final_residual).abs().max():.0e} at most"
+)
+sizes = parts.norm(dim=-1).mean(-1)
+plots.line(
+    {
+        kind: [size for size, name in zip(sizes.tolist(), part_names, strict=True) if name.endswith(kind)]
+        for kind in ("attn_out", "mlp_out")
+    },
+    "How much each layer writes at END",
+    x="layer",
+    y="length of what is written (L2 norm)",
+)
+
+
+# %% [markdown]
+# **How to read it.** One point per layer and kind: the length of the vector it adds at END, averaged over the eight prompts.
+# Compare the right end with the left: the last layers write much longer vectors than the first ones.
+#
+# **What it does not show.** What is written. Most of the numbers in a long vector may concern anything but names. We
+# need the one direction that separates the two answers.
+#
+# **Try.** Use `pos_slice=0` (BOS), where so many heads rest their attention. Which layers write there, and how much?
+#
+# ## 2 · Which direction is "Mary, not John"?
+#
+# The logits are $x W_U + b_U$, with $x$ the normalised final residual, $W_U$ of shape `[d_model, d_vocab]` the
+# **unembedding**, and $b_U$ a bias. A logit is the dot product of $x$ with one column of $W_U$. The difference of two logits is
+# a dot product too, with the difference of two columns:
+#
+# $$\text{logit}(\text{Mary}) - \text{logit}(\text{John}) = x \cdot (W_U[:, \text{Mary}] - W_U[:, \text{John}]) + b_U[\text{Mary}] - b_U[\text{John}]$$
+#
+# That difference of columns is the **logit-difference direction** of the prompt.
+#
+# ### Exercise 2.1 · Directions
+#
+# > Difficulty: ●●○○○  Importance: ●●●●●  10 minutes
+#
+# For each prompt, return its direction: the column of the correct answer minus that of the incorrect one. Shape `[batch, d_model]`.
+#
+# <details><summary>Hint</summary>
+#
+# `model.W_U[:, answer_tokens]` has the shape `[d_model, batch, 2]`: indexing with a table of ids gives a table of columns.
+# </details>
+
+# %%
+def logit_diff_directions(
+    model: TransformerBridge, answer_tokens: Int[Tensor, "batch 2"]
+) -> Float[Tensor, "batch d_model"]:
+    """Per prompt, the unembedding column of the correct answer (index 0) minus that of the incorrect one (index 1)."""
+    raise NotImplementedError("this exercise is not written yet: put your code here")
+
+
+# %%
+check_logit_diff_directions(logit_diff_directions)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# columns = model.W_U[:, answer_tokens]  # d_model batch 2
+# return (columns[..., 0] - columns[..., 1]).T
+# ```
+# </details>
+#
+# The built-in gives the columns, and leaves the difference to you:
+
+# %%
+directions = logit_diff_directions(model, answer_tokens)
+built_in = model.tokens_to_residual_directions(answer_tokens)  # [batch, 2, d_model]
+print("largest difference:", (directions - (built_in[:, 0] - built_in[:, 1])).abs().max().item())
+
+
+# %% [markdown]
+# ## 3 · From a vector to logits: the norm in between
+#
+# Before the unembedding comes a last **LayerNorm** (in Llama-like models an RMSNorm). It subtracts the mean of the
+# vector (RMSNorm does not), divides by a **scale** (its standard deviation; in RMSNorm its root mean square) and applies learned
+# weights. `load_model` has put the learned weights into $W_U$ and $b_U$ and, where the mean would be subtracted, has made
+# every part of the model write vectors of mean zero. What is left is a division:
+#
+# $$\text{logit difference} = \frac{x_\text{final}}{\text{scale}} \cdot \text{direction} + \text{bias}$$
+#
+# The scale depends on the whole stream. If you take the scale as it was in the run and hold it fixed, the expression is
+# linear: each part of the sum can be divided by *that same scale* and multiplied by the direction, and the results
+# still add up. Normalise each part by its own length instead, and nothing adds up any more.
+#
+# ### Exercise 2.2 · Logit difference of a stack of vectors
+#
+# > Difficulty: ●●●○○  Importance: ●●●●●  15 minutes
+#
+# `stack` holds vectors at END of shape `[..., batch, d_model]`: parts of the residual stream, or the stream itself. Divide them by
+# the scale of the final norm at END (one number per prompt), take the dot product with each prompt's direction, and average over
+# prompts, or do not, if `per_prompt` is set.
+#
+# <details><summary>Hint</summary>
+#
+# `cache["ln_final.hook_scale"]` is `[batch, position, 1]`; at END it is `[batch, 1]`, which broadcasts against the last two axes
+# of the stack. A dot product over `d_model` is a multiplication and a sum over the last axis.
+# </details>
+
+# %%
+def residual_stack_to_logit_diff(
+    stack: Float[Tensor, "... batch d_model"],
+    cache: ActivationCache,
+    directions: Float[Tensor, "batch d_model"],
+    per_prompt: bool = False,
+) -> Float[Tensor, "..."]:
+    """What each vector of the stack contributes to the logit difference, with the final norm's scale at END held fixed.
+
+    Returns the mean over prompts, or [..., batch] if per_prompt. The bias of the unembedding is no part of it.
+    """
+    raise NotImplementedError("this exercise is not written yet: put your code here")
+
+
+# %%
+check_residual_stack_to_logit_diff(residual_stack_to_logit_diff)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# scaled = stack / cache["ln_final.hook_scale"][:, -1]  # ... batch d_model
+# contributions = (scaled * directions).sum(-1)  # ... batch
+# return contributions if per_prompt else contributions.mean(-1)
+# ```
+# </details>
+#
+# `cache.apply_ln_to_stack` is the built-in for the first line (it subtracts the mean as well, where the model does), and
+# `cache.logit_attrs` does all of it. Compare, and compare the final residual with the model's own logit difference:
+
+# %%
+by_hand = residual_stack_to_logit_diff(parts, cache, directions)  # [component]
+scaled = cache.apply_ln_to_stack(parts, layer=-1, pos_slice=-1)
+print("against apply_ln_to_stack:", f"{((scaled * directions).sum(-1).mean(-1) - by_hand).abs().max():.0e}")
+attributes = cache.logit_attrs(
+    parts, tokens=answer_tokens[:, 0], incorrect_tokens=answer_tokens[:, 1], pos_slice=-1, has_batch_dim=True
+)  # [component, batch]
+print("against logit_attrs:", f"{(attributes.mean(-1) - by_hand).abs().max():.0e}")
+print(f"the final residual gives {residual_stack_to_logit_diff(final_residual, cache, directions):.4f}")
+print(f"the model itself says    {per_prompt.mean():.4f}")
+
+# %% [markdown]
+# ## 4 · When does the answer appear? The logit lens
+#
+# What if the model stopped after layer 3 and read its answer then? Take the residual stream as it stands after each step and
+# project *that* onto the direction. This is the **logit lens** (nostalgebraist 2020), here for a difference of two logits.
+#
+# *What do you expect?* A slow rise from layer to layer, or a jump?
+# <details><summary>Our guess</summary>
+# A jump. To name Mary, some head has to find out that she is the one who was not repeated and bring her name to END, and before
+# that happens END knows nothing about names.
+# </details>
+#
+# `cache.accumulated_resid(incl_mid=True)` stacks the streams before each layer (`3_pre`), between its attention and its MLP (`3_mid`),
+# and at the end.
+
+# %%
+streams, stream_names = cache.accumulated_resid(layer=-1, incl_mid=True, pos_slice=-1, return_labels=True)
+lens = residual_stack_to_logit_diff(streams, cache, directions)
+plots.line(
+    lens,
+    "Logit lens: the logit difference if the model stopped here",
+    x="the residual stream before a layer (pre), or between its attention and its MLP (mid)",
+    y="logit difference",
+    x_labels=stream_names,
+)
+
+# %%
+halfway = next(name for name, value in zip(stream_names, lens.tolist(), strict=True) if value > lens[-1] / 2)
+compare("ioi.attribution.lens_passes_half_at", halfway, model)
+compare("ioi.attribution.lens_at_one_half_of_layers", lens[len(lens) // 2], model)
+
+# %% [markdown]
+# **How to read it.** For more than half of the layers the line lies on zero. Then it jumps, within a single layer or over two or
+# three, and at a `mid`: attention did it, not an MLP. Afterwards it need not rise: look for a layer that takes some
+# of it back. The executed demo of TransformerLens shows the same on gpt2-small (flat before layer 7, most of the rise in the attention
+# of layer 9, and some of it taken back after that); SmolLM2 does it in one jump. Only the layer differs.
+#
+# **What it does not show.** That nothing happens in the flat part. END may be gathering *which* name to look for long before
+# any name can be read there. Chapter 03 finds exactly that.
+#
+# **Try.** Project the streams of another position: `pos_slice=10`, where the subject returns. (The scale is then still END's;
+# see what that does to the claim that parts add up.)
+#
+# ## 5 · Which layers write it?
+#
+# The lens accumulates. Its steps are the contributions of single parts, which you already have: `parts` and `by_hand`.
+
+# %%
+plots.bar(
+    {
+        kind: [value for value, name in zip(by_hand.tolist(), part_names, strict=True) if name.endswith(kind)]
+        for kind in ("attn_out", "mlp_out")
+    },
+    "What each layer adds to the logit difference",
+    x="layer",
+    y="contribution (logits)",
+)
+
+# %%
+attention_parts = torch.stack(
+    [value for value, name in zip(by_hand, part_names, strict=True) if name.endswith("attn_out")]
+)
+compare("ioi.attribution.best_attention_layer", attention_parts.argmax(), model)
+compare("ioi.attribution.best_attention_layer_adds", attention_parts.max(), model)
+compare("ioi.attribution.worst_attention_layer", attention_parts.argmin(), model)
+
+
+# %% [markdown]
+# **How to read it.** One attention layer does most of it, late in the model but not at its end. Look for an attention layer
+# after it that pulls the other way. MLPs matter less, and where they do, late.
+#
+# That attention should do it makes sense: an MLP sees one position at a time, and the answer stands at another position than END.
+#
+# **What it does not show.** Whether a layer *needs* what an earlier one wrote. This is the **direct** effect: from the part
+# straight to the logits. A layer that prepares the ground for another one shows zero here.
+#
+# **Try.** Plot one prompt instead of the mean, with `per_prompt=True`. Is it the same layer every time?
+#
+# ## 6 · Do the parts add up?
+#
+# A decomposition that does not add up to the thing it decomposes explains something else. In the mean over our eight prompts the
+# parts gave the model's logit difference. In the mean, an error can hide: each name is the correct answer in one prompt and
+# the incorrect one in its neighbour, so anything that depends on the names alone cancels. Such a thing exists: the bias $b_U$.
+#
+# ### Exercise 2.3 · The total, prompt by prompt
+#
+# > Difficulty: ●●●○○  Importance: ●●●●●  15 minutes
+#
+# Return, per prompt, the contributions of the embedding, of every attention layer and of every MLP, summed, **plus what
+# $b_U$ adds** to the logit difference. It must equal the model's logit difference for every prompt.
+#
+# <details><summary>Hint</summary>
+#
+# `cache.decompose_resid(layer=-1, pos_slice=-1)` gives the parts; exercise 2.2 with `per_prompt=True` gives their contributions;
+# `model.b_U[answer_tokens]` has the shape `[batch, 2]`.
+# </details>
+
+# %%
+def attribution_total(
+    model: TransformerBridge, cache: ActivationCache, answer_tokens: Int[Tensor, "batch 2"]
+) -> Float[Tensor, "batch"]:
+    """All components' contributions at END and the bias term, summed: each prompt's logit difference."""
+    raise NotImplementedError("this exercise is not written yet: put your code here")
+
+
+# %%
+check_attribution_total(attribution_total)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# parts = cache.decompose_resid(layer=-1, pos_slice=-1)  # component batch d_model
+# directions = logit_diff_directions(model, answer_tokens)
+# contributions = residual_stack_to_logit_diff(parts, cache, directions, per_prompt=True)  # component batch
+# bias = model.b_U[answer_tokens]  # batch 2
+# return contributions.sum(0) + bias[:, 0] - bias[:, 1]
+# ```
+# </details>
+
+# %%
+total = attribution_total(model, cache, answer_tokens)
+largest_error = (total - per_prompt).abs().max().item()
+assert largest_error < 1e-3, f"the attributions miss a prompt's logit difference by {largest_error}"
+print(f"largest error over {len(total)} prompts: below 1e-3")
+plots.bar(
+    {"attributions and bias, summed": total, "the model's logit difference": per_prompt},
+    "Attributions add up to the logit difference of every prompt",
+    x="prompt",
+    y="logits",
+)
+
+# %% [markdown]
+# How much was the bias worth? That depends on the model: where a LayerNorm's own bias was put into $b_U$, as in GPT-2, each prompt
+# has some; a model with RMSNorm and no biases, such as SmolLM2, has none. So here is the same on your model and on the small
+# random GPT-2 that the checks use:
+
+# %%
+for some_model in (model, tiny_model("gpt2")):
+    some_pairs = ioi_pairs(some_model)
+    bias = bias_term(some_model, some_pairs.answer_tokens)
+    rounded = [round(value, 2) + 0.0 for value in bias.tolist()]
+    print(f"{some_model.cfg.model_name:14} per prompt {rounded}  mean {abs(bias.mean()):.2f}")
+
+# %%
+compare("ioi.attribution.largest_bias", bias_term(model, answer_tokens).abs().max(), model)
+
+
+# %% [markdown]
+# **How to read it.** Neighbouring prompts have opposite signs, so the mean is zero on any model. On prompts whose answers are not
+# mirrored (chapter 08 has some), leaving out the bias gives a wrong total that nobody notices.
+#
+# ## 7 · Which heads?
+#
+# An attention layer's output is a sum again: each head's `z` at END, `[batch, head, d_head]`, times that head's own output matrix
+# $W_O$, `[head, d_head, d_model]`. (A bias $b_O$, if the model has one, belongs to no head.)
+#
+# *What do you expect?* All heads of the good layer a little, or one of them?
+# <details><summary>Our guess</summary>
+# Few. In gpt2-small, Wang et al. (2022) found a handful of "name movers", and two heads that push *against* the answer.
+# </details>
+#
+# ### Exercise 2.4 · Contribution of every head
+#
+# > Difficulty: ●●●○○  Importance: ●●●●○  15 minutes
+#
+# Return `[layer, head]`: what each head writes at END, projected as in exercise 2.2, averaged over prompts.
+#
+# <details><summary>Hint</summary>
+#
+# `cache["z", layer]` is `[batch, position, head, d_head]`; `model.W_O` is `[layer, head, d_head, d_model]`. Stack `z` at END
+# over layers, multiply with one `einops.einsum` into `[layer, head, batch, d_model]`, and use exercise 2.2.
+# </details>
+
+# %%
+def head_attributions(
+    model: TransformerBridge, cache: ActivationCache, directions: Float[Tensor, "batch d_model"]
+) -> Float[Tensor, "layer head"]:
+    """Each head's direct contribution to the logit difference at END, mean over prompts. b_O belongs to no head."""
+    raise NotImplementedError("this exercise is not written yet: put your code here")
+
+
+# %%
+check_head_attributions(head_attributions)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# z = torch.stack([cache["z", layer][:, -1] for layer in range(model.cfg.n_layers)])  # layer batch head d_head
+# written = einops.einsum(
+#     z, model.W_O, "layer batch head d_head, layer head d_head d_model -> layer head batch d_model"
+# )
+# return residual_stack_to_logit_diff(written, cache, directions)
+# ```
+# </details>
+#
+# The built-in is `cache.stack_head_results`, with layers and heads on one axis:
+
+# %%
+by_head = head_attributions(model, cache, directions)
+stacked = cache.stack_head_results(layer=-1, pos_slice=-1)  # [layer × head, batch, d_model]
+built_in = residual_stack_to_logit_diff(stacked, cache, directions).reshape(by_head.shape)
+print(f"largest difference: {(by_head - built_in).abs().max():.0e}")
+plots.heads(by_head, "What each head adds to the logit difference", unit="logits")
+
+# %%
+compare("ioi.attribution.top_head", by_head.max(), model)
+compare("ioi.attribution.all_heads", by_head.sum(), model)
+compare("ioi.attribution.heads_above_a_tenth", (by_head.abs() > 0.1 * by_head.max()).sum(), model)
+
+
+# %% [markdown]
+# **How to read it.** Red heads push towards the right name, blue ones towards the wrong one. Almost all are white. The reddest stand
+# in the layer that the bars pointed at; the bluest ones come later. Hover for the numbers.
+#
+# ### Exercise 2.5 · Top heads
+#
+# > Difficulty: ●○○○○  Importance: ●●●○○  5 minutes
+#
+# Return the `k` heads with the largest values (`sign=1`) or with the most negative values (`sign=-1`), most extreme first, as a
+# list of `(layer, head)` pairs of plain integers.
+#
+# <details><summary>Hint</summary>
+#
+# `(sign * attributions).flatten().topk(k).indices` are flat indices. `divmod(index, number_of_heads)` turns one into a pair.
+# </details>
+
+# %%
+def top_heads(attributions: Float[Tensor, "layer head"], k: int, sign: int = 1) -> list[tuple[int, int]]:
+    """The k heads with the largest (sign=1) or the most negative (sign=-1) values, as (layer, head), most extreme first."""
+    raise NotImplementedError("this exercise is not written yet: put your code here")
+
+
+# %%
+check_top_heads(top_heads)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# order = (sign * attributions).flatten().topk(k).indices.tolist()
+# return [divmod(index, attributions.shape[1]) for index in order]
+# ```
+# </details>
+
+# %%
+positive, negative = top_heads(by_head, 3), top_heads(by_head, 3, sign=-1)
+for name, chosen in (("towards the answer", positive), ("against it", negative)):
+    print(name, [f"{head_name(*pair)} {by_head[pair]:.2f}" for pair in chosen])
+
+# %%
+compare("ioi.attribution.positive_heads", [head_name(*pair) for pair in positive[:2]], model)
+compare("ioi.attribution.negative_heads", [head_name(*pair) for pair in negative[:2]], model)
+
+# %% [markdown]
+# ## 8 · Where do these heads look?
+#
+# *What do you expect?* Where does a head that brings the answer to END look from END?
+# <details><summary>Our guess</summary>
+# At the answer, the indirect object. That is what gpt2-small's name movers do (Wang et al. 2022, section 3.1). Do not take our word
+# for your model.
+# </details>
+#
+# Read the last row of each square, END: its columns are the words it reads.
+
+# %%
+str_tokens = model.to_str_tokens(pairs.clean_text[0])
+plots.attention_of_heads(cache, positive, str_tokens, title="The three heads that push most towards the answer")
+
+# %%
+plots.attention_of_heads(cache, negative, str_tokens, title="The three heads that push most against it")
+
+
+# %% [markdown]
+# One prompt can mislead: here the subject stands first, in the next prompt second. So name positions by their *role*: IO where the
+# answer stands, S1 and S2 where the subject is named first and again, S1+1 right behind S1. Then average over prompts.
+
+# %%
+def attention_by_role(pair: tuple[int, int], query: str = "END") -> dict[str, float]:
+    """role → mean attention that the head pays to it from the role `query`."""
+    layer, head = pair
+    roles, prompts = positions_by_role(pairs.clean_tokens, answer_tokens), torch.arange(len(answer_tokens))
+    rows = cache["pattern", layer][prompts, head, roles[query]]  # batch key
+    return {role: rows[prompts, positions].mean().item() for role, positions in roles.items()}
+
+
+chosen = [*positive, *negative]
+looks = [attention_by_role(pair) for pair in chosen]
+plots.bar(
+    {role: [look[role] for look in looks] for role in looks[0]},
+    "Where END looks: three heads for the answer, then three against it",
+    x="head",
+    y="attention from END, mean over prompts",
+    x_labels=[head_name(*pair) for pair in chosen],
+)
+
+# %%
+without_bos = {role: share for role, share in looks[0].items() if role != "BOS"}
+compare("ioi.attribution.top_head_looks_at", max(without_bos, key=without_bos.__getitem__), model)
+compare("ioi.attribution.top_head_attention_to_it", max(without_bos.values()), model)
+
+# %% [markdown]
+# **How to read it.** Find the first head. On gpt2-small it looks at IO, as our guess says. On SmolLM2 the head that does more
+# for the answer than any other does not look at the answer at all: from END it reads **S2**, the word that must *not* be repeated.
+# Look also for heads of both signs that look at IO: the same place, opposite effects. And a head may look mostly at END itself: there it
+# can read what the heads of earlier layers have just brought.
+#
+# How can a head that reads the wrong name help the right one? A logit *difference* has two sides. Project what each head writes onto the
+# two columns one at a time, and onto the columns of names that are not in the prompt. (`load_model` has centred the unembedding: a logit
+# counts from the mean over the vocabulary.)
+
+# %%
+names = model.to_tokens([f" {name}" for name in single_token_names(model)], prepend_bos=False)[:, 0]
+columns = {
+    "the answer (IO)": model.W_U.T[answer_tokens[:, 0]],
+    "the subject (S)": model.W_U.T[answer_tokens[:, 1]],
+    "other names, mean": torch.stack([model.W_U.T[names[~torch.isin(names, pair)]].mean(0) for pair in answer_tokens]),
+}  # each: [batch, d_model]
+writes = {name: head_attributions(model, cache, column) for name, column in columns.items()}
+plots.bar(
+    {name: [values[pair].item() for pair in chosen] for name, values in writes.items()},
+    "What the same heads do to the logit of each name",
+    x="head",
+    y="contribution to the logit",
+    x_labels=[head_name(*pair) for pair in chosen],
+)
+
+# %%
+compare("ioi.attribution.top_head_on_answer", writes["the answer (IO)"][positive[0]], model)
+compare("ioi.attribution.top_head_on_subject", writes["the subject (S)"][positive[0]], model)
+compare("ioi.attribution.top_head_on_other_names", writes["other names, mean"][positive[0]], model)
+
+# %% [markdown]
+# **How to read it.** A head that *moves* the answer raises the first bar of its group and leaves the others. On SmolLM2 the first head does
+# something else: it leaves the answer where it was and lowers the subject. It reads the repeated name and argues against it. Both kinds
+# give the same number in a heatmap of logit differences.
+#
+# We keep the paper's term **name mover** for a head that looks at IO and raises it. Which of your heads deserve it? Look for a group
+# whose attention is on IO *and* whose first bar stands up.
+#
+# **What a pattern says.** From where a head *may* have carried something, in this run.
+#
+# **What it does not say.**
+# - *What* was carried: that depends on the head's values and on $W_O$, as you just saw.
+# - That what stands at a position is about that position's word. After some layers the stream at S2 holds what earlier heads
+#   brought there.
+# - That anything depends on it: a head can look and write nothing.
+# - *Why* the head looks there. Something must have told END which name to read, or not to. Attribution sees only the last step, from
+#   a head to the logits. To go further back you have to intervene.
+#
+# **Try.** `attention_by_role(positive[0], query="S2")`: does the head look at names from every position, or only from END?
+#
+# ## Recap
+#
+# | you met | what it does |
+# |---|---|
+# | `model.W_U`, `model.b_U` | unembedding `[d_model, d_vocab]` and its bias |
+# | `model.tokens_to_residual_directions(tokens)` | columns of `W_U` for tokens |
+# | `cache.decompose_resid(layer=-1, pos_slice=-1)` | embedding and every layer's output, at one position |
+# | `cache.accumulated_resid(incl_mid=True)` | the residual stream after each step |
+# | `cache.apply_ln_to_stack`, `cache["ln_final.hook_scale"]` | the final norm, with the scale of the run |
+# | `cache.logit_attrs` | the attribution in one call |
+# | `cache.stack_head_results`, `model.W_O` | what each head writes |
+# | `utils.attribution` | the same functions for prompts of any lengths |
+#
+# **Glossary.** *Bias term*: what $b_U$ adds to a logit difference. *Direct effect*: of a part on the logits, with everything between them
+# left out. *Direct logit attribution*: splitting a logit, or a difference of logits, into direct effects of parts. *Indirect object (IO)*:
+# the name that is the answer. *LayerNorm scale*: what the final norm divides by. *Logit-difference direction*: one column of the unembedding
+# minus another. *Logit lens*: reading an answer off the residual stream before the last layer. *Name mover*: a head that attends from END to IO
+# and raises its logit (Wang et al. 2022). *RMSNorm*: a LayerNorm that does not subtract the mean. *S1, S2*: the subject's first and second
+# mention. *Unembedding*: the matrix that turns the final residual into logits.
+#
+# Sources: nostalgebraist 2020, "interpreting GPT: the logit lens"; Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits";
+# Wang et al. 2022, "Interpretability in the Wild"; the prompts are those of TransformerLens' "Exploratory Analysis Demo".
+#
+# **Next:** [03 · Activation patching](03_activation_patching.ipynb) changes one activation at a time, and finds the heads that
+# attribution cannot see.

@@ -1,0 +1,256 @@
+"""Checks of chapter 02."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformer_lens import ActivationCache
+from transformer_lens.model_bridge import TransformerBridge
+
+from tests.checks.core import both_models, call, compare, exercise, require
+from utils.ioi import ioi_pairs
+
+
+def _run(model: TransformerBridge) -> tuple[Tensor, Tensor, ActivationCache, Tensor]:
+    """answer tokens, logits, cache and directions (from the built-in) on the eight prompts."""
+    pairs = ioi_pairs(model)
+    logits, cache = model.run_with_cache(pairs.clean_tokens)
+    correct, incorrect = model.tokens_to_residual_directions(pairs.answer_tokens).unbind(1)
+    return pairs.answer_tokens, logits, cache, correct - incorrect
+
+
+def _model_logit_diff(logits: Tensor, answers: Tensor) -> Tensor:
+    at_end = logits[:, -1]
+    return torch.stack(
+        [row[correct] - row[incorrect] for row, (correct, incorrect) in zip(at_end, answers.tolist(), strict=True)]
+    )
+
+
+@exercise("02", look="section 2: a column of W_U for each answer, [d_model, batch, 2] after indexing")
+def check_logit_diff_directions(learner: Callable) -> str:
+    for model in both_models():
+        answers = ioi_pairs(model).answer_tokens
+        correct, incorrect = model.tokens_to_residual_directions(answers).unbind(1)
+        want = correct - incorrect
+        held = compare(
+            call(learner, model, answers),
+            want,
+            f"tokens_to_residual_directions, correct − incorrect, on {model.cfg.model_name}",
+            axes="batch d_model",
+            mistakes={
+                "the sign is the other way round: correct (index 0) minus incorrect (index 1)":
+                    lambda: incorrect - correct,
+                "these are rows of the embedding W_E: the logits are read with columns of the unembedding W_U":
+                    lambda: model.W_E[answers[:, 0]] - model.W_E[answers[:, 1]],
+                "this is the correct answer's column alone: subtract the incorrect one's": lambda: correct,
+                "the directions are scaled to length 1: leave them as they are, or you no longer get logits":
+                    lambda: want / want.norm(dim=-1, keepdim=True),
+                "every prompt has the same direction: use each prompt's own answers":
+                    lambda: want[:1].expand_as(want),
+                "the directions are averaged over prompts: keep one per prompt": lambda: want.mean(0),
+                "the axes are in another order: [batch, d_model], so transpose": lambda: want.T,
+            },
+        )  # fmt: skip
+    return f"the same directions as the built-in on a GPT-2 and a Llama ({held})"
+
+
+@exercise("02", look='section 3: cache["ln_final.hook_scale"][:, -1] is [batch, 1]; one scale for all parts', points=2)
+def check_residual_stack_to_logit_diff(learner: Callable) -> str:
+    for model in both_models():
+        name = model.cfg.model_name
+        answers, logits, cache, directions = _run(model)
+        keep = [0, 1, 2, 4, 6]  # prompts without their mirrors, so that a sign or a mean cannot cancel
+        some = ioi_pairs(model).clean_tokens[keep]
+        _, some_cache = model.run_with_cache(some)
+        final = cache["resid_post", model.cfg.n_layers - 1][:, -1]
+        held = compare(
+            call(learner, final, cache, directions),
+            _model_logit_diff(logits, answers).mean(),
+            f"the model's mean logit difference, from the final residual, on {name}",
+            mistakes=_norm_mistakes(final, cache, directions),
+        )
+        stack = some_cache.decompose_resid(layer=-1, pos_slice=-1)
+        want = (some_cache.apply_ln_to_stack(stack, layer=-1, pos_slice=-1) * directions[keep]).sum(-1)
+        compare(
+            call(learner, stack, some_cache, directions[keep]),
+            want.mean(-1),
+            f"the contribution of each component on {name}",
+            axes="component",
+            mistakes=_norm_mistakes(stack, some_cache, directions[keep]),
+        )
+        compare(
+            call(learner, stack, some_cache, directions[keep], per_prompt=True),
+            want,
+            f"the contribution of each component to each prompt on {name}",
+            axes="component batch",
+            mistakes={"per_prompt is ignored: return [..., batch] when it is set": lambda: want.mean(-1)},
+        )
+    return f"the final residual gives the model's logit difference, and the parts agree with the built-in ({held})"
+
+
+def _norm_mistakes(stack: Tensor, cache: ActivationCache, directions: Tensor) -> dict[str, Callable[[], Tensor]]:
+    def read(scale: Tensor | float) -> Tensor:
+        return (stack / scale * directions).sum(-1)
+
+    at_end = cache["ln_final.hook_scale"][:, -1]
+    last = cache.model.cfg.n_layers - 1
+    own = stack - stack.mean(-1, keepdim=True) if cache.model.cfg.normalization_type.startswith("LN") else stack
+    return {
+        "the final norm is not applied: divide by its scale": lambda: read(1.0).mean(-1),
+        "wrong layer's scale: that is the norm before the last attention; take ln_final":
+            lambda: read(cache[f"blocks.{last}.ln1.hook_scale"][:, -1]).mean(-1),
+        "wrong layer's scale: that is the norm before the last MLP; take ln_final":
+            lambda: read(cache[f"blocks.{last}.ln2.hook_scale"][:, -1]).mean(-1),
+        "wrong layer's scale: that is the first norm of the model; take ln_final":
+            lambda: read(cache["blocks.0.ln1.hook_scale"][:, -1]).mean(-1),
+        "the scale is that of position 0: take END's": lambda: read(cache["ln_final.hook_scale"][:, 0]).mean(-1),
+        "the scale is averaged over positions: take END's":
+            lambda: read(cache["ln_final.hook_scale"].mean(1)).mean(-1),
+        "you multiplied by the scale: divide": lambda: read(1 / at_end).mean(-1),
+        "each vector is divided by its own size: use the run's scale for all, or the parts do not add up":
+            lambda: (own / own.pow(2).mean(-1, keepdim=True).sqrt() * directions).sum(-1).mean(-1),
+        "summed over prompts: take the mean": lambda: read(at_end).sum(-1),
+        "not averaged over prompts: take the mean unless per_prompt is set": lambda: read(at_end),
+    }  # fmt: skip
+
+
+@exercise("02", look="section 6: embedding, attention and MLP outputs, and b_U[correct] − b_U[incorrect]", points=2)
+def check_attribution_total(learner: Callable) -> str:
+    for model in both_models():
+        answers, logits, cache, directions = _run(model)
+        want = _model_logit_diff(logits, answers)
+        bias = (model.b_U[answers[:, 0]] - model.b_U[answers[:, 1]]).detach()
+        scale = cache["ln_final.hook_scale"][:, -1]
+
+        def part(*names: str, layers=range(model.cfg.n_layers)) -> Tensor:
+            total = sum(cache[name, layer][:, -1] for name in names for layer in layers)
+            return (total / scale * directions).sum(-1)
+
+        start = part("resid_pre", layers=[0])
+        positional = (start - (cache["embed"][:, -1] / scale * directions).sum(-1)) if "hook_embed" in cache else 0
+        held = compare(
+            call(learner, model, cache, answers),
+            want,
+            f"each prompt's logit difference on {model.cfg.model_name}",
+            axes="prompt",
+            atol=1e-3,
+            mistakes={
+                "the bias is forgotten: add b_U[correct] − b_U[incorrect] (it cancels only when each prompt has its mirror)":
+                    lambda: want - bias,
+                "the bias is subtracted: add it": lambda: want - 2 * bias,
+                "only the correct answer's bias is added: subtract the incorrect one's":
+                    lambda: want + model.b_U[answers[:, 1]],
+                "the MLPs are left out": lambda: want - part("mlp_out"),
+                "the attention layers are left out": lambda: want - part("attn_out"),
+                "the embedding is left out": lambda: want - start,
+                "the positional embedding is left out: start from cache['resid_pre', 0]": lambda: want - positional,
+                "averaged over prompts: return one value per prompt": lambda: want.mean(),
+            },
+        )  # fmt: skip
+    worth = _bias_worth()
+    return f"every prompt's logit difference to 1e-3; on the GPT-2 the bias was worth {worth:.1f} of it ({held})"
+
+
+def _bias_worth() -> float:
+    model = next(both_models())
+    answers = ioi_pairs(model).answer_tokens
+    return (model.b_U[answers[:, 0]] - model.b_U[answers[:, 1]]).abs().mean().item()
+
+
+@exercise("02", look="section 7: z at END times W_O, [layer, head, batch, d_model], then exercise 2.2", points=2)
+def check_head_attributions(learner: Callable) -> str:
+    for model in both_models():
+        _, _, cache, directions = _run(model)
+        n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
+        scale = cache["ln_final.hook_scale"][:, -1]
+
+        def read(written: Tensor) -> Tensor:
+            return (written / scale * directions).sum(-1).mean(-1)
+
+        results = cache.stack_head_results(layer=-1)  # layer × head, batch, position, d_model
+        everywhere = results.unflatten(0, (n_layers, n_heads))
+        results = everywhere[..., -1, :]
+        want = read(results)
+        held = compare(
+            call(learner, model, cache, directions),
+            want,
+            f"stack_head_results at END, projected, on {model.cfg.model_name}",
+            axes="layer head",
+            mistakes={
+                "heads and layers are transposed: return [layer, head]": lambda: want.T,
+                "heads and layers are mixed up: split the flat axis as (layer head), layers first":
+                    lambda: want.flatten().reshape(n_heads, n_layers).T,
+                "all positions are summed: take what is written at END only": lambda: read(everywhere.sum(-2)),
+                "averaged over all positions: take what is written at END only": lambda: read(everywhere.mean(-2)),
+                "that is position 0: take END (index -1)": lambda: read(everywhere[..., 0, :]),
+                "the final norm is not applied: use exercise 2.2": lambda: (results * directions).sum(-1).mean(-1),
+                "b_O is given to every head: it belongs to none":
+                    lambda: want + read(model.b_O[:, None, None].expand_as(results)),
+                "summed over prompts: take the mean": lambda: want * len(directions),
+                "only the first prompt is used: average over all of them":
+                    lambda: (results / scale * directions).sum(-1)[..., 0],
+            },
+        )  # fmt: skip
+    return f"every head of a GPT-2 and of a Llama agrees with stack_head_results ({held})"
+
+
+@exercise("02", look="section 7: topk gives flat indices; divmod(index, n_heads) gives (layer, head)")
+def check_top_heads(learner: Callable) -> str:
+    for seed, shape in ((0, (5, 3)), (1, (3, 7))):
+        values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+        for sign, k in ((1, 4), (-1, 3)):
+            got = call(learner, values, k, sign)
+            _require_pairs(got, k)
+            flat = np.argsort(-sign * values.numpy().ravel(), kind="stable")
+            want = [tuple(int(i) for i in np.unravel_index(index, shape)) for index in flat[:k]]
+            what = f"top_heads of a random [{shape[0]}, {shape[1]}] table with sign={sign}: {got}, expected {want}"
+            require(list(map(tuple, got)) == want, what, _top_heads_mistake([tuple(p) for p in got], values, k, sign))
+        require(
+            call(learner, values, 2) == call(learner, values, 2, 1),
+            "top_heads without a sign, and with sign=1",
+            "the default of sign is 1: the most positive",
+        )
+    return "the same heads as numpy's sort, both signs"
+
+
+def _require_pairs(got: object, k: int) -> None:
+    compared = f"the kind of result: {got!r}"[:200]
+    require(got is not None, "your result: it is None", "the function does not return anything")
+    require(not isinstance(got, Tensor), compared, "a list of (layer, head) pairs, not a tensor: use .tolist()")
+    require(isinstance(got, list), compared, "return a list of (layer, head) pairs")
+    require(len(got) == k, compared, f"{len(got)} entries where k={k} were asked for")
+    require(
+        not any(isinstance(pair, int) for pair in got),
+        compared,
+        "the flat index is not unravelled: divmod(index, n_heads) gives (layer, head)",
+    )
+    require(
+        all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in got), compared, "each entry is (layer, head)"
+    )
+    require(
+        all(type(i) is int for pair in got for i in pair),
+        compared,
+        "plain integers, please: a tensor of one number is not one; .tolist() or int()",
+    )
+
+
+def _top_heads_mistake(got: list[tuple[int, int]], values: Tensor, k: int, sign: int) -> str:
+    n_layers, n_heads = values.shape
+
+    def top(scores: Tensor) -> list[tuple[int, int]]:
+        return [divmod(i, n_heads) for i in scores.flatten().argsort(descending=True)[:k].tolist()]
+
+    right = top(sign * values)
+    mistakes = {
+        "ranked by absolute value: the sign decides which end is wanted": [top(values.abs())],
+        "sign is ignored: sign=-1 asks for the most negative": [top(values)],
+        "the other end: sign=1 asks for the most positive, sign=-1 for the most negative": [top(-sign * values)],
+        "(head, layer): the layer comes first": [[pair[::-1] for pair in right]],
+        "divided by the number of layers: a flat index is layer · n_heads + head":
+            [[divmod(layer * n_heads + head, n_layers) for layer, head in right]],
+        "the right heads in another order: the most extreme comes first": [right[::-1], sorted(right)],
+    }  # fmt: skip
+    return next((message for message, wrong in mistakes.items() if got in wrong), "")

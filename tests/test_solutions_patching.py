@@ -1,0 +1,114 @@
+"""What chapter 03 teaches: its loops, utils and TransformerLens agree, on tiny models in full, on a real one in part."""
+
+from functools import partial
+
+import pandas as pd
+import pytest
+import torch
+from transformer_lens import patching as built_in
+
+from tests.checks.fixtures import tiny_model
+from tests.solutions import solution_functions
+from utils import ioi, patching
+from utils.attribution import logit_diff
+
+SOLUTION = solution_functions("03")
+SWEEPS = ["resid_pre", "block_every", "attn_head_out_all_pos", "attn_head_all_pos_every"]
+KEEP = [0, 3, 4]  # no prompt beside its mirror
+
+
+def _given(model, keep):
+    """The four arguments of a sweep, and what a noising sweep needs: tokens and answers."""
+    pairs = ioi.ioi_pairs(model)
+    clean, corrupted, answers = (t[keep] for t in (pairs.clean_tokens, pairs.corrupted_tokens, pairs.answer_tokens))
+    logits, cache = model.run_with_cache(clean)
+    baselines = {"clean": logit_diff(logits, answers), "corrupted": logit_diff(model(corrupted), answers)}
+    metric = partial(ioi.ioi_metric, answer_tokens=answers, **baselines)
+    return (model, corrupted, cache, metric), (clean, corrupted, answers, baselines)
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama"])
+def tiny_case(request):
+    return _given(tiny_model(request.param), KEEP)
+
+
+@pytest.fixture(scope="module")
+def real_case(smollm2):
+    """Two prompts, each the other's corruption."""
+    return _given(smollm2, [0, 1])
+
+
+def _close(got, *others):
+    for other in others:
+        torch.testing.assert_close(got, other, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_loops_agree_in_full(tiny_case, sweep):
+    given, _ = tiny_case
+    name = f"get_act_patch_{sweep}"
+    _close(SOLUTION[name](*given), getattr(built_in, name)(*given), getattr(patching, name)(*given, progress=False))
+
+
+def _cells(sweep, given, cells):
+    """The built-in on chosen cells, named by the columns of its own index."""
+    names = ["layer", "pos" if sweep in ("resid_pre", "attn_out", "mlp_out") else "head"]
+    index = pd.DataFrame(cells, columns=names)
+    return getattr(built_in, f"get_act_patch_{sweep}")(*given, index_axis_names=None, index_df=index)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "layer", "columns"), [("resid_pre", 20, (10, 11, 14)), ("attn_head_out_all_pos", 23, (0, 3))]
+)
+def test_loops_agree_on_a_real_model(real_case, sweep, layer, columns):
+    given, _ = real_case
+    mine = SOLUTION[f"get_act_patch_{sweep}"](*given, layers=[layer])[0, list(columns)]
+    _close(mine, _cells(sweep, given, [(layer, column) for column in columns]))
+    assert mine.abs().max() > 0.05, "a slice on which something happens"
+
+
+def test_panels_agree_on_a_real_model(real_case):
+    """Layer 17 of SmolLM2: attention works at S2 there, through the pattern of one head."""
+    given, _ = real_case
+    layer, s2, head = 17, 10, 4
+    blocks = SOLUTION["get_act_patch_block_every"](*given, layers=[layer])[:, 0, s2]
+    _close(blocks, torch.cat([_cells(s, given, [(layer, s2)]) for s in ("resid_pre", "attn_out", "mlp_out")]))
+    every = SOLUTION["get_act_patch_attn_head_all_pos_every"](*given, layers=[layer])[:, 0]
+    for panel, (site, at) in enumerate({"out": head, "q": head, "k": 1, "v": 1, "pattern": head}.items()):
+        _close(every[panel, at : at + 1], _cells(f"attn_head_{site}_all_pos", given, [(layer, at)]))
+    assert not every[2:4, 3:].any(), "three key/value heads, then zeros"
+
+
+def test_noising_sweep_agrees(tiny_case):
+    (model, *_), (clean, corrupted, answers, baselines) = tiny_case
+    metric = partial(ioi.noising_metric, answer_tokens=answers, **baselines)
+    _, corrupted_cache = model.run_with_cache(corrupted)
+    given = model, clean, corrupted_cache, metric
+    _close(
+        SOLUTION["noising_sweep"](model, clean, corrupted, answers),
+        built_in.get_act_patch_attn_head_out_all_pos(*given),
+        patching.get_act_patch_attn_head_out_all_pos(*given, progress=False),
+    )
+
+
+def test_metrics_agree_and_have_their_ends(tiny_case):
+    (model, *_), (clean, corrupted, answers, baselines) = tiny_case
+    for name, ends in (("ioi_metric", [1.0, 0.0]), ("noising_metric", [0.0, -1.0])):
+        for tokens, end in zip((clean, corrupted), ends, strict=True):
+            values = [f(model(tokens), answers, **baselines) for f in (SOLUTION[name], getattr(ioi, name))]
+            _close(torch.tensor(end), *values)
+
+
+def test_a_set_that_is_its_own_corruption_cannot_tell_noising_from_denoising(real_case):
+    """The identity that section 8 shows: on mirrored prompts noising is denoising with its sign turned."""
+    (model, corrupted, cache, metric), (clean, _, answers, _) = real_case
+    denoising = SOLUTION["get_act_patch_attn_head_out_all_pos"](model, corrupted, cache, metric, layers=[20])
+    _close(SOLUTION["noising_sweep"](model, clean, corrupted, answers, layers=[20]), -denoising)
+
+
+def test_positions_by_role(tiny_case):
+    (model, *_), _ = tiny_case
+    pairs = ioi.ioi_pairs(model)
+    roles = ioi.positions_by_role(pairs.clean_tokens, pairs.answer_tokens)
+    at = {role: [positions[i].item() for i in (0, 1)] for role, positions in roles.items()}
+    assert at == {"BOS": [0, 0], "IO": [4, 2], "S1": [2, 4], "S1+1": [3, 5], "S2": [10, 10], "END": [14, 14]}
