@@ -23,9 +23,9 @@ from utils.plots import circuitsvis_library
 PICTURES = SOLUTIONS / "pictures"
 # picture → (notebook, words of the figure's title)
 SHOWN = {
-    "patching.png": ("03_activation_patching", "residual stream"),
-    "attention.png": ("02_logit_attribution", "positive"),
-    "dialect.png": ("07_matched_guises", "neutral swaps"),
+    "patching.png": ("03_activation_patching", "Residual stream: how much"),
+    "attention.png": ("02_logit_attribution", "towards the answer"),
+    "dialect.png": ("07_matched_guises", "every feature"),
 }
 
 
