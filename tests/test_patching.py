@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import json
 import os
+import tempfile
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,8 +21,7 @@ from transformer_lens import patching as builtin
 from transformer_lens.utilities import get_act_name
 
 from tests.checks.fixtures import tiny_model, tiny_tokenizer
-from utils import forward, patching
-from utils.last_logits import LastLogits
+from utils import forward, patching, sweep
 from utils.models import ModelError, load_model
 
 FAMILIES = ("gpt2", "llama")
@@ -204,6 +206,56 @@ def test_nothing_is_changed_and_no_hook_is_left():
     assert all(p.grad is None for p in case.model.parameters()) and not torch.is_grad_enabled()
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_cache_that_is_no_run_of_the_model_is_patched_as_it_is(family):
+    """Where the clean cache is a run, the engine does not compute its first differing position again; else it must."""
+    case, g = Case(family, also=5), torch.Generator().manual_seed(1)
+    for layer in range(3):
+        activation = case.cache[f"blocks.{layer}.hook_resid_pre"]
+        activation[0] += 0.1 * torch.randn(activation[0].shape, generator=g)
+    assert close(ours("resid_pre", *case.args), theirs("resid_pre", *case.args))
+
+
+def test_the_first_differing_position_is_not_computed_where_the_cache_is_a_run(monkeypatch):
+    case, starts = Case("llama"), []
+    resume = forward.CorruptedRun.resume
+    monkeypatch.setattr(forward.CorruptedRun, "resume", lambda *args: starts.append(args[4]) or resume(*args))
+    ours("resid_pre", *case.args)
+    assert sorted(set(starts)) == [4, 5, 6] and min(starts) == 4  # they differ from position 3 on
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------------
+
+
+def peak_bytes(function) -> int:
+    """The most memory that torch held at once for what is made inside `function`, temporaries of its kernels included."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        function()
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        profiler.export_chrome_trace(file.name)
+        events = json.loads(Path(file.name).read_text())["traceEvents"]
+    changes = [event["args"]["Bytes"] for event in events if event.get("name") == "[memory]"]
+    return max(itertools.accumulate(changes))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("logits", ["last", "all"])
+@pytest.mark.parametrize("name", ["resid_pre", "mlp_out", "attn_head_out_all_pos", "attn_head_pattern_by_pos"])
+def test_memory_stays_under_the_bound_asked_for(name, logits, family):
+    """Beside the bound there are one patched row, which nothing can be smaller than, and one cell's logits, copied once."""
+    case = Case(family, n_layers=4, batch=6, n_pos=12)
+    ((site, axes),) = patching.SWEEPS[name]
+    one_cell = 4 * 6 * (12 if logits == "all" else 1) * case.model.cfg.d_vocab
+    peaks = []
+    for bound in (1, 2e5, 1e6, 4e6):
+        options = {"positions": [3, 9], "logits": logits, "reduce": "scalar", "max_batch": None,
+                   "max_memory": bound, "progress": False}  # fmt: skip
+        swept = sweep.Sweep(forward.CorruptedRun(case.model, case.corrupted), site, axes, *case.args[2:], options)
+        peaks.append(peak_bytes(swept.values))
+        assert peaks[-1] <= max(bound, sweep.bytes_per_row(swept.run, options)) + 2 * one_cell, bound
+    assert peaks[0] < peaks[-1] / 3  # a larger bound is made use of
+
+
 # --- attribution patching -------------------------------------------------------------------------------------------------
 
 
@@ -333,53 +385,6 @@ def test_other_architectures_are_found_out_by_their_numbers(model_class, config,
     case.cache = case.model.run_with_cache(case.clean)[1]
     with pytest.warns(UserWarning, match="slow loops"):
         assert close(ours("resid_pre", *case.args), theirs("resid_pre", *case.args))
-
-
-# --- the logits a metric gets ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def guarded():
-    return torch.randn(3, 1, 5).as_subclass(LastLogits)
-
-
-@pytest.mark.parametrize("read", [
-    lambda x: x[:, -1],
-    lambda x: x[:, -1, :],
-    lambda x: x[..., -1, :],
-    lambda x: x[:, -1:][:, -1],
-    lambda x: x[torch.arange(3), -1],
-    lambda x: x[torch.tensor([True, True, True]), -1],
-    lambda x: x.double().float()[:, -1],
-    lambda x: x.gather(-1, torch.arange(5).expand(3, 1, 5))[:, -1],
-])  # fmt: skip
-def test_reading_the_last_position(guarded, read):
-    found = read(guarded)
-    assert type(found) is torch.Tensor and torch.equal(found, guarded.as_subclass(torch.Tensor)[:, 0])
-
-
-@pytest.mark.parametrize("read", [
-    lambda x: x[:, 0],
-    lambda x: x[0],
-    lambda x: x[:, 3, 1],
-    lambda x: x[:, :-1],
-    lambda x: x[torch.arange(3), torch.tensor([4, 5, 5])],
-    lambda x: x.mean(1),
-    lambda x: x.sum(),
-    lambda x: x.tolist(),
-    lambda x: next(iter(x)),
-    lambda x: x.squeeze(1),
-])  # fmt: skip
-def test_reading_anything_else_is_refused(guarded, read):
-    with pytest.raises(IndexError, match='logits="all"'):
-        read(guarded)
-
-
-def test_the_last_position_through_functions_that_keep_it(guarded):
-    plain = guarded.as_subclass(torch.Tensor)
-    assert torch.equal(guarded.log_softmax(-1)[:, -1, 2], plain.log_softmax(-1)[:, 0, 2])
-    assert torch.equal(torch.softmax(guarded, dim=-1).argmax(-1)[:, -1], plain.argmax(-1)[:, 0])
-    assert guarded.shape == (3, 1, 5) and guarded.shape[-1] == 5 and "tensor" in repr(guarded[:, -1])
 
 
 # --- the real model -------------------------------------------------------------------------------------------------------

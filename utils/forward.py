@@ -11,7 +11,7 @@ n = T - start positions that are computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,8 @@ from torch import Tensor
 
 # A patched residual stream that joins the pass: given (prompts, start), C patched copies [C, B, n, D].
 Join = Callable[[Int[Tensor, "B"], int], Float[Tensor, "C B n D"]]
+# Keys (rotated) and values [B, K, d_head] at one position, layer by layer.
+Column = list[tuple[Tensor, Tensor]]
 
 
 class UnsupportedModel(Exception):
@@ -153,12 +155,19 @@ class CorruptedRun:
     # --- the resumed pass ---------------------------------------------------------------------------------------------
 
     def resume(
-        self, pre: dict[int, Join], mid: dict[int, Join], prompts: Int[Tensor, "B"], start: int, last_only: bool = True
+        self,
+        pre: dict[int, Join],
+        mid: dict[int, Join],
+        prompts: Int[Tensor, "B"],
+        start: int,
+        last_only: bool = True,
+        column: Column | None = None,
     ) -> Float[Tensor, "C B n_or_1 D"]:
         """The final residual stream of every patched copy that joins, in the order in which they join.
 
         pre[l] joins before block l (l = L: after the last block), mid[l] between its attention and its MLP. Positions
-        before `start` are the unpatched run's. With `last_only`, the last layer computes only each prompt's last position.
+        before `start` are the unpatched run's, but that `column` holds the keys and values of the one just before it.
+        With `last_only`, the last layer computes only each prompt's last position.
         """
         at_end = self.last[prompts] - start  # [B]
 
@@ -170,25 +179,53 @@ class CorruptedRun:
             ends_here = end if layer == self.n_layers - 1 else _same
             x = _grow(x, pre.get(layer), prompts, start)
             if x is not None:
-                x = ends_here(x) + self.resumed_attn_out(layer, x, prompts, start, ends_here)
+                x = ends_here(x) + self.resumed_attn_out(layer, x, prompts, start, ends_here, column)
             x = _grow(x, mid.get(layer), prompts, start, ends_here)
             if x is not None:
                 flat = x.flatten(0, 1)
                 x = (flat + self.mlp_out(layer, flat)).unflatten(0, x.shape[:2])
         return _grow(x, pre.get(self.n_layers), prompts, start, end)
 
-    def resumed_attn_out(self, layer: int, x: Float[Tensor, "C B n D"], prompts, start: int, end) -> Tensor:
+    def resumed_attn_out(
+        self, layer: int, x: Float[Tensor, "C B n D"], prompts, start: int, end, column: Column | None = None
+    ) -> Float[Tensor, "C B n_or_1 D"]:
         """Attention output for patched copies: their own keys and values from `start`, the unpatched run's before it."""
         q, k, v = self.qkv(layer, x)
         q, k = self.rotated(q, prompts, start), self.rotated(k, prompts, start)
+        before = [run[layer][prompts, :start] for run in (self.k, self.v)]  # copies
+        if column is not None:
+            for part, at_column in zip(before, column[layer], strict=True):
+                part[:, -1] = at_column[prompts]
         k, v = (
-            torch.cat([run[layer][prompts, :start].expand(len(x), -1, -1, -1, -1), own], dim=2).flatten(0, 1)
-            for run, own in ((self.k, k), (self.v, v))
+            torch.cat([part.expand(len(x), -1, -1, -1, -1), own], dim=2).flatten(0, 1)
+            for part, own in zip(before, (k, v), strict=True)
         )  # [C * B, T, K, d]
-        allowed = self.allowed[prompts, start:].unsqueeze(0)  # [1, B, n, T]
+        stop = start + x.shape[2]
+        allowed = self.allowed[prompts, start:stop, :stop].unsqueeze(0)  # [1, B, n, T]
         q, allowed = end(q), end(allowed)
         z = self.attend(q.flatten(0, 1), k, v, allowed.expand(len(x), -1, -1, -1).flatten(0, 1))
         return self.attn_out(layer, z).unflatten(0, x.shape[:2])
+
+    def column(
+        self, stream: Sequence[Float[Tensor, "B T D"]], prompts: Int[Tensor, "b"], pos: int, tolerance: float = 1e-5
+    ) -> Column | None:
+        """Keys and values at `pos` of another run, from its residual stream before every block.
+
+        None unless, in those prompts, the stream is what this model makes of its first layer behind this run's earlier
+        positions, to float error: then a patched residual stream at `pos` goes on as that run does, and needs no computing.
+        """
+        found = []
+        for layer in range(self.n_layers):
+            x = stream[layer][prompts, pos][None, :, None]  # [1, b, 1, D]
+            _, k, v = self.qkv(layer, x)
+            found.append((self.k[layer][:, pos].clone(), self.v[layer][:, pos].clone()))
+            found[-1][0][prompts], found[-1][1][prompts] = self.rotated(k, prompts, pos)[0, :, 0], v[0, :, 0]
+            if layer + 1 < self.n_layers:
+                mid = (x + self.resumed_attn_out(layer, x, prompts, pos, _same)).flatten(0, 1)
+                after, expected = (mid + self.mlp_out(layer, mid))[:, 0], stream[layer + 1][prompts, pos]
+                if not ((after - expected).norm(dim=-1) <= tolerance * expected.norm(dim=-1)).all():
+                    return None
+        return found
 
     def head_z(self, layer: int, prompts, start: int, site: str | None = None, clean=None, at=slice(None)) -> Tensor:
         """z [B, n, H, d] with every head's `site` replaced by `clean` at positions `at` (absolute), each head on its own.

@@ -10,6 +10,10 @@ MESSAGE = (
     'or pass logits="all" to patch with the logits of every position (slower)'
 )
 NOT_TENSOR_VALUED = {"item", "tolist", "numpy", "__array__", "__iter__", "unbind"}
+AXIS_SECOND = set(  # functions whose second argument is the axis, or axes, along which they work
+    "mean sum prod std var max min amax amin argmax argmin median logsumexp softmax log_softmax cumsum cumprod sort argsort "
+    "flip gather index_select select narrow".split()
+)
 
 
 class LastLogits(Tensor):
@@ -26,11 +30,20 @@ class LastLogits(Tensor):
             return _index(args[0], args[1] if isinstance(args[1], tuple) else (args[1],))
         if name in NOT_TENSOR_VALUED:
             raise IndexError(MESSAGE.format(what=f"every position ({name})"))
+        if 1 in _axes(name, args, kwargs or {}):
+            raise IndexError(MESSAGE.format(what=f"along the positions ({name})"))
         out = super().__torch_function__(func, types, args, kwargs or {})
         for part in out if isinstance(out, tuple) else (out,):
             if isinstance(part, LastLogits) and part.shape[1:2] != (1,):
                 raise IndexError(MESSAGE.format(what=f"several positions ({name})"))
         return out
+
+
+def _axes(name: str, args: tuple, kwargs: dict) -> list[int]:
+    """The axes along which a function is asked to work, counted from the front."""
+    asked = kwargs.get("dim", kwargs.get("axis", args[1] if name in AXIS_SECOND and len(args) > 1 else None))
+    axes = asked if isinstance(asked, tuple | list) else (asked,)
+    return [axis % args[0].ndim for axis in axes if isinstance(axis, int) and isinstance(args[0], LastLogits)]
 
 
 def _index(logits: LastLogits, index: tuple):

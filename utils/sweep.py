@@ -17,10 +17,13 @@ from tqdm.auto import tqdm
 from transformer_lens import ActivationCache
 from transformer_lens.utilities import get_act_name
 
-from utils.forward import CorruptedRun, Join
+from utils.forward import Column, CorruptedRun, Join
 from utils.last_logits import LastLogits
 
 Metric = Callable[[Float[Tensor, "batch pos d_vocab"]], Tensor]
+
+# The first position to compute, the prompts, and the keys and values just before it where the clean run has them.
+Group = tuple[int, Int[Tensor, "B"], Column | None]
 
 HEAD_SITES = ("z", "q", "k", "v", "pattern")
 
@@ -91,17 +94,25 @@ class Sweep:
     def _can_change(self, layer: int, pos: int | None) -> bool:
         return bool(self.changed[layer].any() if pos is None else self.changed[layer, :, pos].any())
 
-    def _groups(self, pos: int | None) -> list[tuple[int, Int[Tensor, "B"]]]:
-        """(first changed position, prompts) pairs: the prompts whose logits a patch at `pos` (None: anywhere) can change."""
+    def _groups(self, pos: int | None) -> list[Group]:
+        """The prompts whose logits a patch at `pos` (None: anywhere) can change, by the first position to compute."""
         if pos is None:
-            return [
-                (s, (self.first == s).nonzero()[:, 0]) for s in self.first.unique().tolist() if s <= self.run.last.max()
-            ]
-        prompts = ((self.first <= pos) & (pos <= self.run.last) & self.run.real[:, pos]).nonzero()[:, 0]
-        return [(pos, prompts)] if len(prompts) else []
+            starts = [s for s in self.first.unique().tolist() if s <= self.run.last.max()]
+            return [(s, (self.first == s).nonzero()[:, 0], None) for s in starts]
+        open_to_it = (self.first <= pos) & (pos <= self.run.last) & self.run.real[:, pos]
+        known = torch.zeros_like(open_to_it)
+        groups = []
+        if self.site == "resid_pre" and self.options["logits"] == "last":
+            # At its first difference a prompt's patched stream goes on as in the clean run: compute what follows only.
+            known = open_to_it & (self.first == pos) & (pos < self.run.last)
+            column = self.run.column(self.clean, known.nonzero()[:, 0], pos) if known.any() else None
+            known &= column is not None
+            groups = [(pos + 1, known.nonzero()[:, 0], column)]
+        groups += [(pos, (open_to_it & ~known).nonzero()[:, 0], None)]
+        return [group for group in groups if len(group[1])]
 
     def _max_cells(self, groups) -> int:
-        return max(1, self._max_rows() // sum(len(prompts) for _, prompts in groups)) if groups else 1
+        return max(1, self._max_rows() // sum(len(prompts) for _, prompts, _ in groups)) if groups else 1
 
     def _max_rows(self) -> int:
         return self.options["max_batch"] or max(
@@ -111,10 +122,10 @@ class Sweep:
     def _logits(self, chunk, pos: int | None, groups) -> Float[Tensor, "C B n_logits V"]:
         logits = self.baseline_logits.repeat(len(chunk), 1, 1, 1)
         last_only = self.options["logits"] == "last"
-        for start, prompts in groups:
+        for start, prompts, column in groups:
             pre, mid = self._joins(chunk, pos)
             for part in prompts.split(max(1, self._max_rows() // len(chunk))):
-                final = self.run.resume(pre, mid, part, start, last_only)
+                final = self.run.resume(pre, mid, part, start, last_only, column)
                 logits[:, part, 0 if last_only else start :] = self.run.unembed(final)
         return logits
 
@@ -144,7 +155,8 @@ class Sweep:
             "mlp_out": lambda: (run.resid_pre[layer + 1], run.resid_mid[layer][prompts, pos] + clean),
         }[self.site]()
         x = unpatched[prompts, start:]  # a copy
-        x[:, pos - start] = patched
+        if start <= pos:
+            x[:, pos - start] = patched
         return x.unsqueeze(0)
 
     def _head_join(self, layer: int, pos: int | None, heads, prompts, start: int) -> Float[Tensor, "heads B n D"]:

@@ -1,0 +1,179 @@
+"""The grammar of matched guises: what is said in African American English (AAE) and in Standard American English (SAE),
+the neutral swaps that serve as a null, the frames around them, and the traits a model can answer with.
+
+Data: `utils/figures/dialect.toml` (with the linguistic source of each feature) and `traits.toml` (favourability and frames
+of Hofmann et al. 2024). All of it is public as `utils.dialect.*`.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformer_lens.model_bridge import TransformerBridge
+
+from utils.prompts import PromptError
+
+FIGURES = Path(__file__).parent / "figures"
+UNFAVOURABLE = tuple("aggressive cruel dirty ignorant lazy loud rude stubborn stupid suspicious".split())
+FAVOURABLE_FROM = 1.0  # F is every trait rated this high or higher
+
+
+class DialectError(PromptError):
+    """Guises, traits or files that cannot be used; the message names the line, the value and the fix."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One utterance in two guises. `cluster` is the word it is built on: pairs of one cluster are not independent."""
+
+    aae: str
+    sae: str
+    cluster: str = ""
+    name: str = ""
+
+
+# --- the grammar ------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def grammar() -> dict:
+    """`figures/dialect.toml` as it is: verbs, words, features, contrasts, swaps, frames, attributes."""
+    return tomllib.loads((FIGURES / "dialect.toml").read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _traits() -> dict:
+    return tomllib.loads((FIGURES / "traits.toml").read_text(encoding="utf-8"))
+
+
+def favourability() -> dict[str, float]:
+    """Trait → mean human rating from -2 to +2 (Hofmann et al. 2024), 37 adjectives of the Princeton trilogy."""
+    return dict(_traits()["favourability"])
+
+
+def traits() -> tuple[list[str], list[str]]:
+    """(U, F): the ten unfavourable traits, and the favourable ones, rated +1 or higher."""
+    return list(UNFAVOURABLE), [t for t, rating in favourability().items() if rating >= FAVOURABLE_FROM]
+
+
+def frames(kind: str = "paper") -> list[str]:
+    """Prompts with {} for the guise. "paper": the nine of Hofmann et al. 2024; "own": nine in our own wording; also
+    "occupation", "guilt" and "penalty"."""
+    known = {"paper": _traits()["frames"]["trait"], **grammar()["frames"]}
+    if kind not in known:
+        raise DialectError(f"no frames {kind!r}; there are: {', '.join(known)}")
+    return list(known[kind])
+
+
+def allowed_verbs() -> set[str]:
+    """Every form of every verb of the allow-list."""
+    return {form for base, forms in grammar()["verbs"].items() for form in (base, *forms, f"{forms[3][:-1]}")}
+
+
+def feature_names() -> list[str]:
+    """The AAE features, in the order of the data file."""
+    return list(grammar()["features"])
+
+
+def pairs_of(name: str, n: int | None = None, all_pronouns: bool = False) -> list[Pair]:
+    """The minimal pairs of a feature ("done") or of a contrast ("be_usually").
+
+    n: this many verbs (or nouns), from the top of the list. Pronouns alternate, or all are used with each verb.
+    """
+    known = {**grammar()["features"], **grammar()["contrasts"]}
+    if name not in known:
+        raise DialectError(f"no feature {name!r}; there are: {', '.join(known)}")
+    entry = known[name]
+    templates = entry["aae"], entry["sae"]
+    return _fill(templates, entry.get("pronouns", ["he"]), n, name, entry.get("verbs"), all_pronouns)
+
+
+def swap_names() -> list[str]:
+    """The dialect-neutral swaps: car/truck, could/would, …"""
+    return [words for group in grammar()["swaps"] for words in group["words"]]
+
+
+def swap_pairs(words: str, n: int | None = None) -> list[Pair]:
+    """Pairs that differ in one word and not in dialect. The field `aae` holds the first word: a label without meaning."""
+    for group in grammar()["swaps"]:
+        if words in group["words"]:
+            templates = tuple(group["sentence"].replace("{x}", word) for word in words.split("/"))
+            return _fill(templates, ["he", "she"], n, words)
+    raise DialectError(f"no swap {words!r}; there are: {', '.join(swap_names())}")
+
+
+def _fill(templates, pronouns, n, name, verbs=None, all_pronouns=False) -> list[Pair]:
+    words = grammar()["words"]
+    if "{noun}" in templates[0]:
+        items = [{"noun": noun, "key": noun} for noun in words["nouns"]]
+    else:
+        items = [_forms(base) for base in grammar()["verbs"] if verbs is None or base in words[verbs]]
+    if n is not None and not 1 <= n <= len(items):
+        raise DialectError(f"{n} words asked for {name!r}, which has 1 to {len(items)}")
+    pairs = []
+    for i, item in enumerate(items[:n]):
+        for pronoun in pronouns if all_pronouns else [pronouns[i % len(pronouns)]]:
+            aae, sae = (t.format(p=pronoun, **item) for t in templates)
+            pairs.append(Pair(aae, sae, item["key"], name))
+    return pairs
+
+
+def _forms(base: str) -> dict[str, str]:
+    s, past, pp, ing = grammar()["verbs"][base]
+    return {"base": base, "s": s, "past": past, "pp": pp, "ing": ing, "in": ing[:-1], "key": base}
+
+
+# --- the allow-list ---------------------------------------------------------------------------------------------------
+
+
+def words_of(text: str) -> list[str]:
+    return [word.strip('.,;:!?"()').lower() for word in text.split()]
+
+
+def allow_list() -> set[str]:
+    """Every word that the grammar can put into a guise: for filtering files from elsewhere."""
+    everything = itertools.chain.from_iterable(
+        pairs_of(name, all_pronouns=True) for name in (*feature_names(), *grammar()["contrasts"])
+    )
+    guises = {word for pair in everything for side in (pair.aae, pair.sae) for word in words_of(side)}
+    return guises | allowed_verbs() | {"i", "you", "he", "she", "we", "they", "it"}
+
+
+def filtered(pairs: Iterable[Pair], allow: Iterable[str]) -> list[Pair]:
+    """The pairs made only of words in `allow`."""
+    allow = set(allow)
+    return [pair for pair in pairs if set(words_of(pair.aae)) | set(words_of(pair.sae)) <= allow]
+
+
+# --- aligned pairs ----------------------------------------------------------------------------------------------------
+
+
+def differing_positions(model: TransformerBridge, one: str, other: str) -> list[int] | None:
+    """Where two prompts' tokens differ, BOS counted as position 0; None if they are not equally long."""
+    a, b = model.to_tokens(one)[0], model.to_tokens(other)[0]
+    return None if len(a) != len(b) else (a != b).nonzero()[:, 0].tolist()
+
+
+def aligned_pairs(
+    model: TransformerBridge, pairs: Iterable[Pair], frame: str = "{}", strict: bool = False
+) -> list[tuple[Pair, int]]:
+    """The pairs that, inside `frame`, have as many tokens on both sides and differ in exactly one, with its position.
+
+    strict: raise DialectError for the first pair that does not, in place of leaving it out.
+    """
+    found = []
+    for pair in pairs:
+        at = differing_positions(model, frame.format(pair.aae), frame.format(pair.sae))
+        if at is not None and len(at) == 1:
+            found.append((pair, at[0]))
+        elif strict:
+            what = "are not equally long" if at is None else f"differ in {len(at)} tokens"
+            sides = [model.to_str_tokens(frame.format(side)) for side in (pair.aae, pair.sae)]
+            raise DialectError(f"{pair.aae!r} and {pair.sae!r} {what} in {model.cfg.model_name}: {sides[0]} and {sides[1]}; "
+                               "choose a pair that differs in one token, or leave strict=False")  # fmt: skip
+    return found
