@@ -57,9 +57,16 @@ TRAIN_FRAME, TEST_FRAMES = dialect.frames("paper")[4], dialect.frames("own")[:3]
 done = dialect.pairs_of("done", 12)
 train, held_out = done[:3], done[6:10]
 U, F = (dialect.attribute_tokens(model, group) for group in dialect.traits())
-batch = tracing.guise_batch(model, train, TRAIN_FRAME)
-effect = tracing.patch_guise(model, batch, U, F, patching.get_act_patch_attn_head_out_all_pos)  # [layer, head]
-ranking = [divmod(i, model.cfg.n_heads) for i in effect.abs().flatten().argsort(descending=True).tolist()]
+
+
+def effects_and_ranking(pairs: list[dialect.Pair]) -> tuple[Float[Tensor, "layer head"], list[tuple[int, int]]]:
+    """What each head's output restores of the gap of these pairs, and the heads by the size of it."""
+    batch = tracing.guise_batch(model, pairs, TRAIN_FRAME)
+    effect = tracing.patch_guise(model, batch, U, F, patching.get_act_patch_attn_head_out_all_pos)
+    return effect, [divmod(i, model.cfg.n_heads) for i in effect.abs().flatten().argsort(descending=True).tolist()]
+
+
+effect, ranking = effects_and_ranking(train)
 plots.heads(
     effect, "Share of the gap of done / has that each head's output restores (three verbs, one prompt)", unit="share"
 )
@@ -286,7 +293,6 @@ compare("removal.random_20", [random_mean[kind] for kind in KINDS], model)
 compare("removal.loss.top_20", rows["top 20"]["loss"], model)
 compare("removal.loss.random_20", random_mean["loss"], model)
 
-
 # %% [markdown]
 # **How to read it.** First group: on the sentences that chose the heads, the gap is bound to shrink. Second group: does it shrink on other verbs in other
 # prompts? Third: the gaps of swaps that have nothing to do with dialect; the null of chapter 07, *under ablation*. If they shrink as much as the second
@@ -296,14 +302,61 @@ compare("removal.loss.random_20", random_mean["loss"], model)
 # Now imagine the same figure without the third group. The gap is gone, it generalises, random heads do not do it. It looks like a
 # surgical removal of prejudice. On the embedded model twenty heads take nine tenths of the held-out gap, and with it **half of the size of gaps that are not about
 # dialect**, four tenths of IOI and a quarter of a nat of loss: a blunt tool, at the size at which it works. Five heads take half of the gap and leave the
-# rest nearly as it was. Is *that* specific? One control is missing still: five heads chosen for `twice` / `once` would leave the gap of *done* standing in the same
-# way. Heads that were chosen for one word are better at that word. Being specific to a *word* is not being specific to a *dialect*.
+# rest nearly as it was. Is *that* specific? One control is missing still, and it is next.
 #
 # **What it does not show.** Four random draws say roughly what chance does, not exactly; and a share of a small gap is an unsteady
 # number (the table gives the gaps before).
 #
-# **Try.** Choose the heads for another feature (`dialect.pairs_of("been", 12)`) or for a neutral swap, and measure *done*. Or take the means over `TEXTS` in
+# **Try.** Choose the heads for another feature (`dialect.pairs_of("been", 12)`), and measure *done*. Or take the means over `TEXTS` in
 # the place of `reference`. Which bars change?
+#
+# ### The mirror
+#
+# Turn the experiment round. Take a swap that has nothing to do with dialect, choose heads for *it* in just the same way, and measure both gaps. *What do you expect*, if the heads
+# chosen for *done* were about dialect? And if each list is about its own word?
+# <details><summary>Our guess</summary>
+# About dialect: the heads of the neutral swap leave the gap of <i>done</i> alone. About the word: each list does most to its own gap, in both directions alike. About
+# neither, only about passing on what was quoted: both lists do much to both.
+# </details>
+
+# %%
+mirror = max(SWAPS, key=lambda name: dialect.trait_gaps(model, dialect.swap_pairs(name, 3), [TRAIN_FRAME]).mean().abs())
+mirror_train, mirror_held_out = dialect.swap_pairs(mirror, 3), dialect.swap_pairs(mirror, 10)[6:]
+_, mirror_ranking = effects_and_ranking(mirror_train)
+frames = (TRAIN_FRAME, *TEST_FRAMES)
+both_means = tracing.mean_z(
+    model, [frame.format(side) for frame in frames for pair in train + mirror_train for side in (pair.aae, pair.sae)]
+)
+
+
+def held_out_gaps(heads: list[tuple[int, int]]) -> Float[Tensor, "2"]:
+    """The mean held-out gap of done and of the mirror swap, with the heads replaced."""
+    hooks = tracing.ablation_hooks(heads, both_means)
+    gaps = tracing.hooked_gaps(model, held_out + mirror_held_out, TEST_FRAMES, hooks, U, F)
+    return torch.stack([gaps[: len(held_out)].mean(), gaps[len(held_out) :].mean()])
+
+
+before = held_out_gaps([])
+lists = {f"{k} chosen for {name}": heads[:k] for k in (5, K) for name, heads in (("done", ranking), (mirror, mirror_ranking))}
+gone = {name: 1 - held_out_gaps(heads) / before for name, heads in lists.items()}
+plots.bar(
+    gone,
+    f"Heads chosen for done, and heads chosen for {mirror}: what goes?",
+    x="what is measured (held-out words and prompts)",
+    y="share removed",
+    x_labels=["gap of done / has", f"gap of {mirror} (no dialect)"],
+)
+
+# %%
+in_common = len(set(ranking[:K]) & set(mirror_ranking[:K]))
+print(f"gaps before: done / has {before[0]:+.2f}, {mirror} {before[1]:+.2f}; the two top {K} share {in_common} heads")
+compare("removal.mirror.intact", before, model)
+compare("removal.mirror.share_removed", torch.stack([*gone.values()]).flatten(), model)
+compare("removal.mirror.heads_in_common", in_common, model)
+
+
+# %% [markdown]
+# TEXT
 #
 # ## 4 · Why surviving IOI says little
 #

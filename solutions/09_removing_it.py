@@ -41,7 +41,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from tests.checks import check_ablate_heads, check_mean_z, check_overlap_p, check_share_removed
-from utils import dialect, patching, plots, tracing
+from utils import dialect, patching, plots, stats, tracing
 from utils.attribution import head_name, logit_diff
 from utils.ioi import ioi_pairs
 from utils.models import load_model
@@ -57,9 +57,9 @@ model = load_model()
 # 08). The ranking uses three verbs in one prompt. Everything that is *tested* later uses other verbs and prompts in other words.
 
 # %%
-TRAIN_FRAME, TEST_FRAMES = dialect.frames("paper")[4], dialect.frames("own")[:3]
+TRAIN_FRAME, TEST_FRAMES = dialect.frames("paper")[4], dialect.frames("own")[:4]
 done = dialect.pairs_of("done", 12)
-train, held_out = done[:3], done[6:10]
+train, held_out = done[:3], done[6:]
 U, F = (dialect.attribute_tokens(model, group) for group in dialect.traits())
 
 
@@ -192,7 +192,7 @@ check_ablate_heads(ablate_heads)
 # </details>
 #
 # The general versions are `tracing.mean_z(model, prompts)` and `tracing.ablation_hooks(heads, means)`. The means here come from both guises of the three training
-# verbs, in all three test frames and the training frame: sentences of the kind in which the heads will be replaced.
+# verbs, in the test frames and the training frame: sentences of the kind in which the heads will be replaced.
 #
 # ### Exercise 9.3 · How much is gone?
 #
@@ -257,7 +257,7 @@ def outcomes(heads: list[tuple[int, int]]) -> dict[str, Tensor]:
     by_swap = gaps[len(held_out) :].unflatten(0, (len(SWAPS), 2)).mean((1, 2))  # [swap]
     return {
         "train": tracing.hooked_gaps(model, train, [TRAIN_FRAME], hooks, U, F).flatten(),
-        "held out": gaps[: len(held_out)].flatten(),
+        "held out": gaps[: len(held_out)],
         "swaps": by_swap,
         "ioi": logit_diff(model.run_with_hooks(ioi.clean_tokens, fwd_hooks=hooks), ioi.answer_tokens),
         "loss": tracing.next_token_loss(model, TEXTS, hooks),
@@ -310,12 +310,26 @@ plots.bar(
 )
 
 # %%
+conditions = {"nothing": intact} | {f"top {k}": top[k] for k in COUNTS}
+conditions |= {f"random {K}, draw {i + 1}": result for i, result in enumerate(at_random)}
+held_out_tables = {name: result["held out"] for name, result in conditions.items()}  # [pair, frame] each
+intervals = {name: stats.crossed_interval(table) for name, table in held_out_tables.items()}
+plots.intervals(
+    {"gap": [table.mean().item() for table in held_out_tables.values()]},
+    "The held-out gap of done / has, with heads replaced",
+    x="gap (logits; 95 % intervals over verbs and prompts)",
+    labels={"gap": list(conditions)},
+    bounds={"gap": list(zip(*intervals.values(), strict=True))},
+)
+
+# %%
+compare("removal.held_out.interval.intact", intervals["nothing"], model)
+compare("removal.held_out.interval.top_20", intervals["top 20"], model)
 compare("removal.gap.intact", [intact["train"].mean(), intact["held out"].mean()], model)
 compare("removal.top_20", [rows["top 20"][kind] for kind in KINDS], model)
 compare("removal.random_20", [random_mean[kind] for kind in KINDS], model)
 compare("removal.loss.top_20", rows["top 20"]["loss"], model)
 compare("removal.loss.random_20", random_mean["loss"], model)
-
 
 # %% [markdown]
 # **How to read it.** First group: on the sentences that chose the heads, the gap is bound to shrink. Second group: does it shrink on other verbs in other
@@ -377,6 +391,7 @@ print(f"gaps before: done / has {before[0]:+.2f}, {mirror} {before[1]:+.2f}; the
 compare("removal.mirror.intact", before, model)
 compare("removal.mirror.share_removed", torch.stack([*gone.values()]).flatten(), model)
 compare("removal.mirror.heads_in_common", in_common, model)
+
 
 # %% [markdown]
 # TEXT

@@ -120,13 +120,15 @@ class Sweep:
         )
 
     def _logits(self, chunk, pos: int | None, groups) -> Float[Tensor, "C B n_logits V"]:
-        logits = self.baseline_logits.repeat(len(chunk), 1, 1, 1)
-        last_only = self.options["logits"] == "last"
+        last_only, logits = self.options["logits"] == "last", None
         for start, prompts, column in groups:
             pre, mid = self._joins(chunk, pos)
             for part in prompts.split(max(1, self._max_rows() // len(chunk))):
-                final = self.run.resume(pre, mid, part, start, last_only, column)
-                logits[:, part, 0 if last_only else start :] = self.run.unembed(final)
+                found = self.run.unembed(self.run.resume(pre, mid, part, start, last_only, column))
+                if last_only and len(part) == len(self.first):
+                    return found  # everyone at once: nothing to put together
+                logits = self.baseline_logits.repeat(len(chunk), 1, 1, 1) if logits is None else logits
+                logits[:, part, 0 if last_only else start :] = found
         return logits
 
     # --- where a patch joins the residual stream ------------------------------------------------------------------------
