@@ -7,7 +7,7 @@ from utils.models import DEFAULT_EMBEDDED, load_model
 
 
 @pytest.fixture(params=["gpt2", "llama"])
-def tiny(request):
+def model(request):
     """Both tiny models, one after the other."""
     return tiny_model(request.param)
 

@@ -82,19 +82,19 @@ def test_top_heads_refuses_another_sign():
         attribution.top_heads(torch.zeros(2, 2), 1, sign=0)
 
 
-def test_prompts_of_several_lengths_reconcile_at_their_own_last_position(tiny):
+def test_prompts_of_several_lengths_reconcile_at_their_own_last_position(model):
     """What the solution cannot do and utils can: each prompt read at its own last token, in a right-padded batch."""
     clean = [
         "When John and Mary went to the shops, John gave the bag to",
         "Then Tom and James went to the park, Tom said",
     ]
     corrupted = [clean[0].replace(", John", ", Mary"), clean[1].replace(", Tom", ", James")]
-    pairs = make_pairs(tiny, clean, corrupted, [(" Mary", " John"), (" James", " Tom")], aligned=False)
-    logits, cache = tiny.run_with_cache(pairs.clean_tokens, attention_mask=pairs.clean_mask)
+    pairs = make_pairs(model, clean, corrupted, [(" Mary", " John"), (" James", " Tom")], aligned=False)
+    logits, cache = model.run_with_cache(pairs.clean_tokens, attention_mask=pairs.clean_mask)
     last = pairs.clean_last
     assert last[0] != last[1]
     at_last = attribution.logit_diff(logits, pairs.answer_tokens, per_prompt=True, last=last)
-    _close(at_last, attribution.attribution_total(tiny, cache, pairs.answer_tokens, last), atol=1e-3)
+    _close(at_last, attribution.attribution_total(model, cache, pairs.answer_tokens, last), atol=1e-3)
 
 
 def test_real_model_has_the_figures_of_the_issue(smollm2):

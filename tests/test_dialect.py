@@ -1,7 +1,6 @@
 """utils.dialect: the grammar, the readers, and gaps that do not depend on padding."""
 
 import itertools
-import os
 
 import pytest
 import torch
@@ -9,22 +8,10 @@ import torch
 from tests.checks.fixtures import tiny_model
 from utils import dialect
 from utils.dialect import DialectError, Pair
-from utils.models import load_model
 from utils.prompts import end_logits, tokenize
 
 U, F = ["lazy", "rude", "loud"], ["kind", "honest", "smart"]
 FORBIDDEN = "kill shoot fight steal smoke drug rob hit beat stab deal drunk".split()
-needs_model = pytest.mark.skipif(os.environ.get("COURSE_SKIP_MODEL") == "1", reason="COURSE_SKIP_MODEL=1")
-
-
-@pytest.fixture(scope="module")
-def smollm2():
-    return load_model("smollm2-135m")
-
-
-@pytest.fixture(params=["gpt2", "llama"])
-def model(request):
-    return tiny_model(request.param)
 
 
 # --- the grammar ------------------------------------------------------------------------------------------------------
@@ -95,7 +82,6 @@ def test_errors_of_the_grammar_name_what_there_is():
         dialect.frames("papers")
 
 
-@needs_model
 def test_at_least_six_features_are_aligned_with_one_differing_token(smollm2):
     frame = dialect.frames()[4]
     aligned = [
@@ -106,7 +92,6 @@ def test_at_least_six_features_are_aligned_with_one_differing_token(smollm2):
         assert len(dialect.aligned_pairs(smollm2, dialect.swap_pairs(name), frame)) >= 30, name
 
 
-@needs_model
 def test_every_attribute_is_one_token(smollm2):
     words = [*dialect.favourability()]
     for groups in dialect.grammar()["attributes"].values():
@@ -163,7 +148,6 @@ def test_padding_makes_no_difference_on_the_fixtures(model):
         assert (logits - alone).abs().max() < 1e-4, name
 
 
-@needs_model
 def test_padding_makes_no_difference_on_smollm2(smollm2):
     alone, others = all_ways(smollm2, prompts_of_many_lengths()[1::7])
     for name, logits in others.items():

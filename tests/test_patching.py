@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import itertools
 import json
-import os
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -20,9 +17,11 @@ from transformer_lens import ActivationCache
 from transformer_lens import patching as builtin
 from transformer_lens.utilities import get_act_name
 
-from tests.checks.fixtures import tiny_model, tiny_tokenizer
+from tests.checks.fixtures import one_thread, tiny_model, tiny_tokenizer
 from utils import forward, patching, sweep
-from utils.models import ModelError, load_model
+from utils.attribution import logit_diff
+from utils.ioi import NAMES, TEMPLATES, ioi_pairs
+from utils.models import load_model
 
 FAMILIES = ("gpt2", "llama")
 SINGLE = [name for name, sweeps in patching.SWEEPS.items() if len(sweeps) == 1]
@@ -36,12 +35,9 @@ def quiet(monkeypatch):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """These matrices are tiny: on a busy machine a second thread is waited for far longer than it works."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def one_thread_for_all():
+    with one_thread():
+        yield
 
 
 def ours(name: str, *args, **kwargs):
@@ -390,25 +386,10 @@ def test_other_architectures_are_found_out_by_their_numbers(model_class, config,
 # --- the real model -------------------------------------------------------------------------------------------------------
 
 
-def test_smollm2_equals_builtin_on_two_prompts(monkeypatch):
-    monkeypatch.setitem(os.environ, "HF_HUB_OFFLINE", "1")
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            model = load_model("smollm2-135m", device="cpu")
-    except ModelError as reason:
-        pytest.skip(str(reason))
-    text = "When John and Mary went to the shops,{} gave the bag to"
-    clean, corrupted = (
-        model.to_tokens([text.format(name) for name in names]) for names in ((" John", " Mary"), (" Mary", " John"))
-    )
-    cache = model.run_with_cache(clean)[1]
-    ids = torch.tensor(
-        [[model.to_single_token(n) for n in names] for names in ((" Mary", " John"), (" John", " Mary"))]
-    )
-
-    def metric(logits):
-        return (logits[:, -1].gather(1, ids) @ torch.tensor([1.0, -1.0])).mean()
-
+def test_smollm2_equals_builtin_on_two_prompts(smollm2):
+    pairs = ioi_pairs(smollm2, TEMPLATES[:1], NAMES[:1])
+    _, cache = smollm2.run_with_cache(pairs.clean_tokens)
+    given = smollm2, pairs.corrupted_tokens, cache, lambda logits: logit_diff(logits, pairs.answer_tokens)
     positions = [10, 11, 14]
     cells = {"resid_pre": [[2, 10], [12, 10], [20, 14]], "attn_head_k_by_pos": [[5, 11, 2], [9, 14, 1]],
              "attn_head_pattern_by_pos": [[17, 3, 14], [20, 8, 14]]}  # fmt: skip
@@ -416,8 +397,20 @@ def test_smollm2_equals_builtin_on_two_prompts(monkeypatch):
         function = getattr(builtin, f"get_act_patch_{name}")
         options = {key: value for key, value in function.keywords.items() if key != "index_axis_names"}
         frame = builtin.pd.DataFrame(chosen, columns=function.keywords["index_axis_names"])
-        expected = function.func(model, corrupted, cache, metric, index_df=frame, **options)
-        found = ours(name, model, corrupted, cache, metric, positions=positions)
+        expected = function.func(*given, index_df=frame, **options)
+        found = ours(name, *given, positions=positions)
         at = 2 if "pattern" in name else 1
         columns = [(*cell[:at], positions.index(cell[at]), *cell[at + 1 :]) for cell in chosen]
         assert close(torch.stack([found[column] for column in columns]), expected)
+
+
+@pytest.mark.parametrize("name", ["attn_out", "mlp_out", "attn_head_out_by_pos"])
+def test_smollm2_is_not_run_before_the_first_difference(name, smollm2, monkeypatch):
+    """Its stream at BOS is a thousand times what a layer adds: float error there must not look like a difference."""
+    pairs = ioi_pairs(smollm2, TEMPLATES[:1], NAMES[:1])
+    _, cache = smollm2.run_with_cache(pairs.clean_tokens)
+    starts, resume = [], forward.CorruptedRun.resume
+    monkeypatch.setattr(forward.CorruptedRun, "resume", lambda *args: starts.append(args[4]) or resume(*args))
+    given = smollm2, pairs.corrupted_tokens, cache, lambda logits: logit_diff(logits, pairs.answer_tokens)
+    ours(name, *given, positions=[0, 4, 9, 14])
+    assert starts and set(starts) == {14}

@@ -13,8 +13,8 @@ OTHER = "When John and Mary went to the store, Mary gave a drink to"
 ANSWER = (" Mary", " John")
 
 
-def test_eight_prompts(tiny):
-    pairs = ioi.ioi_pairs(tiny)
+def test_eight_prompts(model):
+    pairs = ioi.ioi_pairs(model)
     assert len(pairs) == 8 and pairs.clean_tokens.shape == (8, 15)
     assert pairs.clean_text[0] == "When John and Mary went to the shops, John gave the bag to"
     assert pairs.answers[:2] == [(" Mary", " John"), (" John", " Mary")]
@@ -32,31 +32,31 @@ def test_eight_prompts_on_the_real_model(smollm2):
     assert corrupted.item() == pytest.approx(-4.724, abs=0.01)
 
 
-def test_chapter_01_builds_what_utils_builds(tiny):
+def test_chapter_01_builds_what_utils_builds(model):
     solution = solution_functions("01")
     prompts, answers = solution["build_prompts"](ioi.TEMPLATES, ioi.NAMES)
-    pairs = ioi.ioi_pairs(tiny)
+    pairs = ioi.ioi_pairs(model)
     assert (prompts, answers) == ioi.build_prompts() == (pairs.clean_text, pairs.answers)
-    assert torch.equal(solution["answer_token_ids"](tiny, answers), pairs.answer_tokens)
-    logits = tiny(pairs.clean_tokens)
+    assert torch.equal(solution["answer_token_ids"](model, answers), pairs.answer_tokens)
+    logits = model(pairs.clean_tokens)
     for per_prompt in (False, True):
         theirs = solution["logit_diff"](logits, pairs.answer_tokens, per_prompt)
         assert torch.equal(theirs, attribution.logit_diff(logits, pairs.answer_tokens, per_prompt))
 
 
-def test_true_last_positions_of_unequal_prompts(tiny):
+def test_true_last_positions_of_unequal_prompts(model):
     short = "John gave a drink to"
-    tokens, mask = tokenize(tiny, [ONE, short])
+    tokens, mask = tokenize(model, [ONE, short])
     assert mask.sum(-1).tolist() == [15, 6]
-    answers = torch.tensor([[single_token(tiny, name) for name in ANSWER]] * 2)
-    batched = attribution.logit_diff(tiny(tokens), answers, per_prompt=True, last=mask.sum(-1) - 1)
+    answers = torch.tensor([[single_token(model, name) for name in ANSWER]] * 2)
+    batched = attribution.logit_diff(model(tokens), answers, per_prompt=True, last=mask.sum(-1) - 1)
     for i, prompt in enumerate((ONE, short)):
-        alone = attribution.logit_diff(tiny(tiny.to_tokens(prompt)), answers[:1])
+        alone = attribution.logit_diff(model(model.to_tokens(prompt)), answers[:1])
         assert batched[i].item() == pytest.approx(alone.item(), abs=1e-4)
 
 
-def test_unequal_lengths_are_allowed_where_not_aligned(tiny):
-    pairs = make_pairs(tiny, [ONE], ["John gave a drink to"], [ANSWER], aligned=False)
+def test_unequal_lengths_are_allowed_where_not_aligned(model):
+    pairs = make_pairs(model, [ONE], ["John gave a drink to"], [ANSWER], aligned=False)
     assert pairs.clean_last.tolist() == [14] and pairs.corrupted_last.tolist() == [5]
 
 
@@ -87,8 +87,8 @@ def test_templates_and_names_in_different_numbers():
         ioi.build_prompts(["a{S} b", "c{S} d"], [ANSWER])
 
 
-def test_names_of_one_token(tiny):
-    assert "Mary" in ioi.single_token_names(tiny) and "Marianne" not in ioi.single_token_names(tiny)
+def test_names_of_one_token(model):
+    assert "Mary" in ioi.single_token_names(model) and "Marianne" not in ioi.single_token_names(model)
 
 
 def test_metrics_at_their_ends():

@@ -1,13 +1,12 @@
 """utils.tracing against independent runs, the notebooks' solutions against utils, and whole files through the pipeline."""
 
-import ast
 from pathlib import Path
 
 import pytest
 import torch
 from transformer_lens import patching as builtin
 
-from tests.checks.fixtures import tiny_model
+from tests.solutions import solution_functions
 from utils import dialect, stats, tracing
 from utils.dialect import DialectError, Pair
 from utils.prompts import end_logits, tokenize
@@ -17,24 +16,8 @@ FRAME = 'A person who says " {} " is'
 DONE = [Pair(f"{p} done {v}", f"{p} has {v}", v, "done") for p in ("he", "she") for v in ("walked", "car")]
 
 
-@pytest.fixture(params=["gpt2", "llama"])
-def model(request):
-    return tiny_model(request.param)
-
-
 def answers(model):
     return tuple(dialect.attribute_tokens(model, group) for group in (U_WORDS, F_WORDS))
-
-
-def solution(chapter: str) -> dict:
-    """The functions of a solution notebook: its imports, functions and constants, and none of its experiments."""
-    source = next(Path("solutions").glob(f"{chapter}_*.py")).read_text(encoding="utf-8")
-    kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef)
-    namespace: dict = {}
-    exec(
-        compile(ast.Module([n for n in ast.parse(source).body if isinstance(n, kinds)], []), chapter, "exec"), namespace
-    )
-    return namespace
 
 
 # --- tracing ----------------------------------------------------------------------------------------------------------
@@ -131,7 +114,7 @@ def test_mean_ablation(model):
 
 
 def test_chapter_07_agrees_with_utils(model):
-    ns = solution("07")
+    ns = solution_functions("07")
     prompts = [FRAME.format(side) for pair in dialect.pairs_of("be_usually", 3) for side in (pair.aae, pair.sae)]
     u, f = answers(model)
     ids = torch.cat([u, f])
@@ -153,7 +136,7 @@ def test_chapter_07_agrees_with_utils(model):
 
 
 def test_chapters_08_and_09_agree_with_utils(model):
-    ns = solution("08") | solution("09")
+    ns = solution_functions("08") | solution_functions("09")
     u, f = answers(model)
     batch = tracing.guise_batch(model, DONE, FRAME)
     prompts = [(FRAME.format(pair.aae), FRAME.format(pair.sae)) for pair in DONE]

@@ -54,12 +54,14 @@ class Sweep:
 
         Before a prompt's first difference the two runs are equal but for such error, since the model is causal.
         """
-        clean, corrupted = self.clean[layer], self.run.activation(self.site, layer)
+        run, clean, corrupted = self.run, self.clean[layer], self.run.activation(self.site, layer)
         if self.site == "pattern":
             clean, corrupted = clean.transpose(1, 2), corrupted.transpose(1, 2)
-        clean, corrupted = clean.flatten(2), corrupted.flatten(2)
-        off = (clean - corrupted).norm(dim=-1)
-        return (off > 0) & self.run.real, (off > tolerance * corrupted.norm(dim=-1)) & self.run.real
+        off, scale = ((x.flatten(2)).norm(dim=-1) for x in (clean - corrupted, corrupted))
+        if self.site in ("attn_out", "mlp_out"):  # a difference of two streams, and as exact as those are
+            streams = (run.resid_pre[layer], run.resid_mid[layer], run.resid_pre[layer + 1])
+            scale = sum(stream.norm(dim=-1) for stream in streams)
+        return (off > 0) & run.real, (off > tolerance * scale) & run.real
 
     def _baseline_logits(self) -> Float[Tensor, "B n_logits V"]:
         final = self.run.resid_pre[-1]

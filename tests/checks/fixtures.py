@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -79,3 +80,14 @@ def tiny_model(family: str = "gpt2", n_layers: int = 3, seed: int = 0) -> Transf
         model = load_model(str(save_tiny_model(Path(folder), family, n_layers, seed)), device="cpu")
     model.cfg.model_name = f"tiny-{family}"
     return model
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on one thread: for tiny matrices, on a busy machine, a second thread is waited for longer than it works."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
