@@ -343,7 +343,8 @@ compare("removal.loss.random_20", random_mean["loss"], model)
 # rest nearly as it was. Is *that* specific? One control is missing still, and it is next.
 #
 # **What it does not show.** Four random draws say roughly what chance does, not exactly; and a share of a small gap is an unsteady
-# number (the table gives the gaps before).
+# number. The second figure shows the held-out gaps themselves, with intervals: what would another experimenter, with other verbs and prompts, have found *before* the
+# removal, and after it? If the first interval includes zero, there was little to remove that one could be sure of.
 #
 # **Try.** Choose the heads for another feature (`dialect.pairs_of("been", 12)`), and measure *done*. Or take the means over `TEXTS` in
 # the place of `reference`. Which bars change?
@@ -394,7 +395,15 @@ compare("removal.mirror.heads_in_common", in_common, model)
 
 
 # %% [markdown]
-# TEXT
+# **How to read it.** Do not compare the two groups of bars, compare the two *lists*. Does the list that was chosen for *done* treat *done* otherwise than the list that
+# was chosen for the swap treats the swap? On the embedded model, with five heads, each list does most to its own word and little to the other's: both are selective, and the
+# second has nothing to do with dialect. With twenty, the heads chosen for a swap *without any dialect in it* take away about as much of the gap of *done* as
+# they take of their own, and nearly half of the two lists is the same. Being specific to a *word* is not being specific to a *dialect*; and what twenty heads remove is mostly
+# the passing on of whatever was quoted.
+#
+# **What it does not show.** One mirror is one swap, the one of six with the largest gap. With another the bars differ; what they test stays the same.
+#
+# **Try.** `mirror = "car/truck"`. How much of *done* do its heads take?
 #
 # ## 4 · Why surviving IOI says little
 #

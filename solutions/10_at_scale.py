@@ -469,7 +469,9 @@ pd.DataFrame(
 # the first position that differs, everything that a patched stream can read is as in the clean run. So it goes on as the clean run does, and only the
 # positions behind it are computed.
 #
-# **What it does not show.** How the gain depends on the prompts. `make bench` measures it over prompts, lengths and layers.
+# **What it does not show.** How the time grows. Twice the prompts take twice the time. With the length it is the *square*, but only of the $n$ positions from the first
+# difference on: a patch at one of them computes all that follow, $n(n+1)/2$ in all; what stands before costs almost nothing. With the number of layers it is
+# the square too, for the same reason. `make bench` measures all three, and the memory, and plots them.
 #
 # **Try.** Use all eight prompts: `ioi_pairs(model)`. Which steps gain more than with two, and which less?
 #

@@ -7,7 +7,7 @@ every prompt, and the unpatched metric, which is the value of every cell that ca
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -121,17 +121,22 @@ class Sweep:
             1, int(self.options["max_memory"] // bytes_per_row(self.run, self.options))
         )
 
-    def _logits(self, chunk, pos: int | None, groups) -> Float[Tensor, "C B n_logits V"]:
-        last_only, logits = self.options["logits"] == "last", None
+    def _logits(self, chunk, pos: int | None, groups) -> Iterator[Float[Tensor, "B n_logits V"]]:
+        """The logits of every cell of a chunk, one after the other: all prompts', of which `groups` are computed."""
+        last_only, parts = self.options["logits"] == "last", []
         for start, prompts, column in groups:
             pre, mid = self._joins(chunk, pos)
             for part in prompts.split(max(1, self._max_rows() // len(chunk))):
-                found = self.run.unembed(self.run.resume(pre, mid, part, start, last_only, column))
-                if last_only and len(part) == len(self.first):
-                    return found  # everyone at once: nothing to put together
-                logits = self.baseline_logits.repeat(len(chunk), 1, 1, 1) if logits is None else logits
-                logits[:, part, 0 if last_only else start :] = found
-        return logits
+                final = self.run.resume(pre, mid, part, start, last_only, column)
+                parts.append((part, slice(None) if last_only else slice(start, None), self.run.unembed(final)))
+        for cell in range(len(chunk)):
+            if last_only and len(parts[0][0]) == len(self.first):
+                yield parts[0][2][cell]  # everyone's
+                continue
+            logits = self.baseline_logits.clone()
+            for part, where, found in parts:
+                logits[part, where] = found[cell]
+            yield logits
 
     # --- where a patch joins the residual stream ------------------------------------------------------------------------
 
