@@ -37,7 +37,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from tests.checks import check_ablate_heads, check_mean_z, check_overlap_p, check_share_removed
-from utils import dialect, patching, plots, tracing
+from utils import dialect, patching, plots, stats, tracing
 from utils.attribution import head_name, logit_diff
 from utils.ioi import ioi_pairs
 from utils.models import load_model
@@ -53,9 +53,9 @@ model = load_model()
 # 08). The ranking uses three verbs in one prompt. Everything that is *tested* later uses other verbs and prompts in other words.
 
 # %%
-TRAIN_FRAME, TEST_FRAMES = dialect.frames("paper")[4], dialect.frames("own")[:3]
+TRAIN_FRAME, TEST_FRAMES = dialect.frames("paper")[4], dialect.frames("own")[:4]
 done = dialect.pairs_of("done", 12)
-train, held_out = done[:3], done[6:10]
+train, held_out = done[:3], done[6:]
 U, F = (dialect.attribute_tokens(model, group) for group in dialect.traits())
 
 
@@ -171,7 +171,7 @@ check_ablate_heads(ablate_heads)
 # </details>
 #
 # The general versions are `tracing.mean_z(model, prompts)` and `tracing.ablation_hooks(heads, means)`. The means here come from both guises of the three training
-# verbs, in all three test frames and the training frame: sentences of the kind in which the heads will be replaced.
+# verbs, in the test frames and the training frame: sentences of the kind in which the heads will be replaced.
 #
 # ### Exercise 9.3 · How much is gone?
 #
@@ -234,7 +234,7 @@ def outcomes(heads: list[tuple[int, int]]) -> dict[str, Tensor]:
     by_swap = gaps[len(held_out) :].unflatten(0, (len(SWAPS), 2)).mean((1, 2))  # [swap]
     return {
         "train": tracing.hooked_gaps(model, train, [TRAIN_FRAME], hooks, U, F).flatten(),
-        "held out": gaps[: len(held_out)].flatten(),
+        "held out": gaps[: len(held_out)],
         "swaps": by_swap,
         "ioi": logit_diff(model.run_with_hooks(ioi.clean_tokens, fwd_hooks=hooks), ioi.answer_tokens),
         "loss": tracing.next_token_loss(model, TEXTS, hooks),
@@ -287,6 +287,21 @@ plots.bar(
 )
 
 # %%
+conditions = {"nothing": intact} | {f"top {k}": top[k] for k in COUNTS}
+conditions |= {f"random {K}, draw {i + 1}": result for i, result in enumerate(at_random)}
+held_out_tables = {name: result["held out"] for name, result in conditions.items()}  # [pair, frame] each
+intervals = {name: stats.crossed_interval(table) for name, table in held_out_tables.items()}
+plots.intervals(
+    {"gap": [table.mean().item() for table in held_out_tables.values()]},
+    "The held-out gap of done / has, with heads replaced",
+    x="gap (logits; 95 % intervals over verbs and prompts)",
+    labels={"gap": list(conditions)},
+    bounds={"gap": list(zip(*intervals.values(), strict=True))},
+)
+
+# %%
+compare("removal.held_out.interval.intact", intervals["nothing"], model)
+compare("removal.held_out.interval.top_20", intervals["top 20"], model)
 compare("removal.gap.intact", [intact["train"].mean(), intact["held out"].mean()], model)
 compare("removal.top_20", [rows["top 20"][kind] for kind in KINDS], model)
 compare("removal.random_20", [random_mean[kind] for kind in KINDS], model)
@@ -300,12 +315,13 @@ compare("removal.loss.random_20", random_mean["loss"], model)
 # IOI, the control that is usually shown. Hold each group against the random draws, and look at how much the draws differ among themselves.
 #
 # Now imagine the same figure without the third group. The gap is gone, it generalises, random heads do not do it. It looks like a
-# surgical removal of prejudice. On the embedded model twenty heads take nine tenths of the held-out gap, and with it **half of the size of gaps that are not about
-# dialect**, four tenths of IOI and a quarter of a nat of loss: a blunt tool, at the size at which it works. Five heads take half of the gap and leave the
+# surgical removal of prejudice. On the embedded model twenty heads take more than eight tenths of the held-out gap, and with it **half of the size of gaps that are not about
+# dialect**, four tenths of IOI and a quarter of a nat of loss: a blunt tool, at the size at which it works. Five heads take a good quarter of the gap and leave the
 # rest nearly as it was. Is *that* specific? One control is missing still, and it is next.
 #
 # **What it does not show.** Four random draws say roughly what chance does, not exactly; and a share of a small gap is an unsteady
-# number (the table gives the gaps before).
+# number. The second figure shows the held-out gaps themselves, with intervals: what would another experimenter, with other verbs and prompts, have found *before* the
+# removal, and after it? If the first interval includes zero, there was little to remove that one could be sure of.
 #
 # **Try.** Choose the heads for another feature (`dialect.pairs_of("been", 12)`), and measure *done*. Or take the means over `TEXTS` in
 # the place of `reference`. Which bars change?
@@ -356,7 +372,15 @@ compare("removal.mirror.heads_in_common", in_common, model)
 
 
 # %% [markdown]
-# TEXT
+# **How to read it.** Do not compare the two groups of bars, compare the two *lists*. Does the list that was chosen for *done* treat *done* otherwise than the list that
+# was chosen for the swap treats the swap? On the embedded model, with five heads, each list does most to its own word and little to the other's: both are selective, and the
+# second has nothing to do with dialect. With twenty, the heads chosen for a swap *without any dialect in it* take away about as much of the gap of *done* as
+# they take of their own, and nearly half of the two lists is the same. Being specific to a *word* is not being specific to a *dialect*; and what twenty heads remove is mostly
+# the passing on of whatever was quoted.
+#
+# **What it does not show.** One mirror is one swap, the one of six with the largest gap. With another the bars differ; what they test stays the same.
+#
+# **Try.** `mirror = "car/truck"`. How much of *done* do its heads take?
 #
 # ## 4 · Why surviving IOI says little
 #

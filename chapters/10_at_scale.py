@@ -439,9 +439,13 @@ pd.DataFrame(
 # **How to read it.** Step 4 has the layers' loop of step 2, not step 3's positions: it does *more* arithmetic than step 3.
 # The last row puts all of them together: `utils.patching`, with the names and signatures of `transformer_lens.patching`, for every
 # kind of activation. The engine's first part is a run of its own on the corrupted tokens, which it compares with the model's, so that
-# an architecture that it does not understand is sent to the built-in loops rather than answered wrongly.
+# an architecture that it does not understand is sent to the built-in loops rather than answered wrongly. One saving is the engine's own: at S2,
+# the first position that differs, everything that a patched stream can read is as in the clean run. So it goes on as the clean run does, and only the
+# positions behind it are computed.
 #
-# **What it does not show.** How the gain depends on the prompts. `make bench` measures it over prompts, lengths and layers.
+# **What it does not show.** How the time grows. Twice the prompts take twice the time. With the length it is the *square*, but only of the $n$ positions from the first
+# difference on: a patch at one of them computes all that follow, $n(n+1)/2$ in all; what stands before costs almost nothing. With the number of layers it is
+# the square too, for the same reason. `make bench` measures all three, and the memory, and plots them.
 #
 # **Try.** Use all eight prompts: `ioi_pairs(model)`. Which steps gain more than with two, and which less?
 #
@@ -578,7 +582,7 @@ figure
 #
 # ## 7 · Where does the remaining time go?
 #
-# A patched copy at layer $l$ and position $p$ cannot avoid the layers after $l$ at the positions from $p$ on. Count that work. Each weight of a block
+# A patched copy at layer $l$ and position $p$ cannot avoid the layers after $l$ at the positions from $p$ on (at S2, from the next one on). Count that work. Each weight of a block
 # takes part in one multiplication and one addition per token, so a token costs 2 FLOP (floating-point operations) per weight and block, and
 # twice the unembedding's weights where logits are wanted. (Attention scores are left out: with so few tokens they are a per cent.)
 #
@@ -607,7 +611,7 @@ flop = {
     "2 resume at layer": work([(n_layers - layer, n_pos) for layer, _ in to_run], n_pos),
     "3 … and at position": work([(n_layers - layer, n_pos - pos) for layer, pos in to_run], 1),
     "4 … all layers at once": work([(n_layers - layer, n_pos) for layer in range(n_layers)] * (n_pos - s2_on), 1),
-    "engine: 1 to 4": work([(n_layers - layer, n_pos - pos) for layer, pos in to_run], 1),
+    "engine: 1 to 4": work([(n_layers - layer, n_pos - max(pos, s2_on + 1)) for layer, pos in to_run], 1),
 }
 rows_per_product = {
     "built-in": n_prompts * n_pos,
@@ -620,7 +624,7 @@ print({name: f"{value / 1e9:.0f} GFLOP" for name, value in flop.items()})
 compare("scale.unavoidable_share", flop["engine: 1 to 4"] / flop["built-in"], model)
 
 # %% [markdown]
-# So the arithmetic alone allows a certain gain, and step 3 has reached the same arithmetic as the engine. Yet it is slower. The
+# So the arithmetic alone allows a certain gain, and step 3 comes close to the engine's. Yet it is slower. The
 # reason is in the shape of the matrix products. Multiply `n` rows by the weights of an MLP, one layer after the other as a model does, and
 # measure the rate for growing `n`.
 
@@ -655,8 +659,8 @@ figure.update_xaxes(type="log", range=[-0.2, 4]).update_yaxes(type="log").update
 # does, by the seconds you measured, at the average number of rows in its products. A point below the line pays for something else: the
 # small steps between products, Python, hooks.
 #
-# Step 3 lies far to the left. It has cut the work to what is unavoidable and its products to a handful of rows, and those read all weights
-# of all layers for each cell anew. Step 4 moves to the right. The engine has the work of step 3 and rows by the dozen.
+# Step 3 lies far to the left. It has cut the work to nearly what is unavoidable and its products to a handful of rows, and those read all weights
+# of all layers for each cell anew. Step 4 moves to the right. The engine has a little less work than step 3, and rows by the dozen.
 # With more prompts it moves right by itself, up to the flat part: from there on, only a faster machine, fewer cells, or an estimate helps.
 #
 # **What it does not show.** Memory. A batch that grows without bound does not fit at some point; the engine splits it at

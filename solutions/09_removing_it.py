@@ -338,8 +338,8 @@ compare("removal.loss.random_20", random_mean["loss"], model)
 # IOI, the control that is usually shown. Hold each group against the random draws, and look at how much the draws differ among themselves.
 #
 # Now imagine the same figure without the third group. The gap is gone, it generalises, random heads do not do it. It looks like a
-# surgical removal of prejudice. On the embedded model twenty heads take nine tenths of the held-out gap, and with it **half of the size of gaps that are not about
-# dialect**, four tenths of IOI and a quarter of a nat of loss: a blunt tool, at the size at which it works. Five heads take half of the gap and leave the
+# surgical removal of prejudice. On the embedded model twenty heads take more than eight tenths of the held-out gap, and with it **half of the size of gaps that are not about
+# dialect**, four tenths of IOI and a quarter of a nat of loss: a blunt tool, at the size at which it works. Five heads take a good quarter of the gap and leave the
 # rest nearly as it was. Is *that* specific? One control is missing still, and it is next.
 #
 # **What it does not show.** Four random draws say roughly what chance does, not exactly; and a share of a small gap is an unsteady
