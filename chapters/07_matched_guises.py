@@ -645,7 +645,8 @@ compare("guises.all_features_against_swaps_p", together.pvalue, model)
 # *he has worked* / *he had worked* changes the meaning a little, and so does a dialect feature whose SAE side is no
 # exact translation. What a null of this kind tests is *more than one word's worth of difference*.
 #
-# **Try.** Replace `NULL_PROMPTS` by `dialect.frames("own")[:6]`. Do the same features stand out?
+# **Try.** Replace `NULL_PROMPTS` by `PROMPTS[6:]`, the three prompts that were left out, or by `dialect.frames("own")[:6]`. Do the same features stand out?
+# Does any change its sign?
 #
 # ## 7 · A measurement that cannot fail
 #
