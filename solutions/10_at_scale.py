@@ -470,8 +470,8 @@ pd.DataFrame(
 # positions behind it are computed.
 #
 # **What it does not show.** How the time grows. Twice the prompts take twice the time. With the length it is the *square*, but only of the $n$ positions from the first
-# difference on: a patch at one of them computes all that follow, $n(n+1)/2$ in all; what stands before costs almost nothing. With the number of layers it is
-# the square too, for the same reason. `make bench` measures all three, and the memory, and plots them.
+# difference on: a patch at one of them computes all that follow, $n(n+1)/2$ in all; what stands before costs almost nothing. With the number of layers the
+# arithmetic grows as the square too, for the same reason. `make bench` measures all three, and the memory, and plots them.
 #
 # **Try.** Use all eight prompts: `ioi_pairs(model)`. Which steps gain more than with two, and which less?
 #

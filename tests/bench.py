@@ -252,8 +252,8 @@ EXPLAINED = {
     "time against prompts": "A straight line: twice the prompts are twice the rows in the same matrix products.",
     "time against length": "Bent upwards: behind the first difference there are n positions to patch, and a patch at one "
     "computes all that follow, n (n + 1) / 2 in all. What lies before the difference costs only the corrupted run.",
-    "time against layers": "Bent upwards likewise: a patch at one layer runs all the layers above it, L (L + 1) / 2 in all. "
-    "(Random models of 32 dimensions: much of the time here is Python.)",
+    "time against layers": "A patch at one layer runs all the layers above it, so the arithmetic is L (L + 1) / 2. These "
+    "random models of 32 dimensions have little of it: what is seen is mostly Python's one pass over the layers, a line.",
     "memory against": "Patched copies travel together until they fill the bound, and are split from there on. Not counted: "
     "the clean cache, the corrupted run, and the logits of one cell.",
 }
