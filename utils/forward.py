@@ -218,8 +218,9 @@ class CorruptedRun:
         for layer in range(self.n_layers):
             x = stream[layer][prompts, pos][None, :, None]  # [1, b, 1, D]
             _, k, v = self.qkv(layer, x)
-            found.append((self.k[layer][:, pos].clone(), self.v[layer][:, pos].clone()))
-            found[-1][0][prompts], found[-1][1][prompts] = self.rotated(k, prompts, pos)[0, :, 0], v[0, :, 0]
+            keys, values = self.k[layer][:, pos].clone(), self.v[layer][:, pos].clone()
+            keys[prompts], values[prompts] = self.rotated(k, prompts, pos)[0, :, 0], v[0, :, 0]
+            found.append((keys, values))
             if layer + 1 < self.n_layers:
                 mid = (x + self.resumed_attn_out(layer, x, prompts, pos, _same)).flatten(0, 1)
                 after, expected = (mid + self.mlp_out(layer, mid))[:, 0], stream[layer + 1][prompts, pos]

@@ -57,7 +57,7 @@ class Sweep:
         run, clean, corrupted = self.run, self.clean[layer], self.run.activation(self.site, layer)
         if self.site == "pattern":
             clean, corrupted = clean.transpose(1, 2), corrupted.transpose(1, 2)
-        off, scale = ((x.flatten(2)).norm(dim=-1) for x in (clean - corrupted, corrupted))
+        off, scale = (x.flatten(2).norm(dim=-1) for x in (clean - corrupted, corrupted))
         if self.site in ("attn_out", "mlp_out"):  # a difference of two streams, and as exact as those are
             streams = (run.resid_pre[layer], run.resid_mid[layer], run.resid_pre[layer + 1])
             scale = sum(stream.norm(dim=-1) for stream in streams)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import ActivationCache
@@ -221,6 +222,5 @@ def next_token_loss(
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy (nats per token) on texts, padding and the prediction of BOS left out."""
     tokens, mask = tokenize(model, texts)
-    logp = model.run_with_hooks(tokens, fwd_hooks=list(hooks)).log_softmax(-1)
-    loss = -logp[:, :-1].gather(-1, tokens[:, 1:, None])[..., 0]
-    return (loss * mask[:, 1:]).sum() / mask[:, 1:].sum()
+    logits, real = model.run_with_hooks(tokens, fwd_hooks=list(hooks)), mask[:, 1:].bool()
+    return F.cross_entropy(logits[:, :-1][real], tokens[:, 1:][real])
