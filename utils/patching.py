@@ -20,7 +20,8 @@ from transformer_lens import ActivationCache, patching
 from transformer_lens.patching import PatchingResult
 from transformer_lens.utilities import get_act_name
 
-from utils.forward import CorruptedRun, UnsupportedModel, last_positions
+from utils.assumptions import UnsupportedModel, hooks_on
+from utils.forward import CorruptedRun, last_positions
 from utils.last_logits import LastLogits
 from utils.sweep import HEAD_SITES, Metric, Sweep, checked_metric, clean_activation
 
@@ -107,8 +108,7 @@ def _positions(positions: Sequence[int] | None, n_pos: int) -> list[int]:
 def _check_model(model, tokens) -> None:
     if any(module.training for module in model.modules()):
         raise ValueError("the model is in training mode, where dropout makes every run differ: call model.eval()")
-    left = sorted({point.name for point in model.hook_dict.values() if point.fwd_hooks or point.bwd_hooks})
-    if left:
+    if left := hooks_on(model):
         raise ValueError(f"hooks are left on the model at {', '.join(left[:3])}: call model.reset_hooks()")
     if not isinstance(tokens, Tensor) or tokens.ndim != 2:
         raise ValueError(

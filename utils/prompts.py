@@ -11,6 +11,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
+from utils.shared_prefix import last_logits
+
 
 class PromptError(ValueError):
     """Prompts or answers that cannot be used; the message names the value and the fix."""
@@ -81,18 +83,50 @@ def make_pairs(
     )  # fmt: skip
 
 
+def token_row(model: TransformerBridge, prompt: str) -> Int[Tensor, " pos"]:
+    """One prompt's token ids, with the model's BOS in front exactly once, also if the prompt brings its own.
+
+    A model that knows no BOS gets none (`load_model` says so). Raises PromptError for what is not a string, for a prompt
+    longer than the model reads (TransformerLens would cut it off without a word), and for ids that the model has no
+    embedding for.
+    """
+    if not isinstance(prompt, str):
+        raise PromptError(f"prompt {prompt!r} is a {type(prompt).__name__}; prompts are strings")
+    row, n_ctx = model.to_tokens(prompt, truncate=False)[0].long(), model.cfg.n_ctx
+    if len(row) > 1 and model.cfg.default_prepend_bos and (row[:2] == model.tokenizer.bos_token_id).all():
+        row = row[1:]
+    if not len(row):
+        raise PromptError(f"prompt {prompt!r} has no tokens in {model.cfg.model_name}; write at least one word")
+    if n_ctx and len(row) > n_ctx:
+        raise PromptError(f"a prompt of {len(row)} tokens is longer than {model.cfg.model_name} reads, which is {n_ctx}: "
+                          f"{prompt[:40]!r} … {prompt[-40:]!r}; shorten it")  # fmt: skip
+    if row.max() >= model.cfg.d_vocab:
+        raise PromptError(f"prompt {prompt!r} has token id {int(row.max())} and {model.cfg.model_name} has only "
+                          f"{model.cfg.d_vocab} embeddings: its tokenizer belongs to another model")  # fmt: skip
+    return row
+
+
 def tokenize(
     model: TransformerBridge, prompts: Sequence[str]
 ) -> tuple[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"]]:
     """Tokens with BOS, right-padded, and the mask that is 1 on real tokens.
 
-    Each prompt is tokenised alone, so the mask does not depend on what the padding token is (in GPT-2 and SmolLM2 it is
-    also an ordinary special token).
+    Each prompt is tokenised alone (`token_row`, which names the errors), so the mask does not depend on what the padding
+    token is (in GPT-2 and SmolLM2 it is also an ordinary special token).
     """
-    rows = [model.to_tokens(prompt)[0] for prompt in prompts]
-    tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=model.tokenizer.pad_token_id)
+    rows = [token_row(model, prompt) for prompt in _listed(prompts)]
+    padding = model.tokenizer.pad_token_id
+    tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=0 if padding is None else padding)
     lengths = torch.tensor([len(row) for row in rows], device=tokens.device)
     return tokens, (torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]).long()
+
+
+def _listed(prompts: Sequence[str]) -> Sequence[str]:
+    if isinstance(prompts, str):
+        raise PromptError(f"prompts are given as one string, {prompts[:60]!r}; give a list of strings")
+    if not len(prompts):
+        raise PromptError("no prompts were given; give at least one")
+    return prompts
 
 
 def _require_equal_lengths(model: TransformerBridge, prompts: Sequence[str], mask: Int[Tensor, "batch seq"]) -> None:
@@ -109,16 +143,39 @@ def _require_equal_lengths(model: TransformerBridge, prompts: Sequence[str], mas
         )
 
 
+# What a word is read behind, in order to see which token it is inside a text. The first that leaves the word apart counts.
+ANCHORS = {True: ("The", "the", "("), False: ("(", "\n", '"')}
+
+
 def single_token(model: TransformerBridge, word: str) -> int:
-    """The id of `word`, which must be exactly one token (BOS not counted). Raises PromptError if it is not."""
-    ids = model.to_tokens(word, prepend_bos=False)[0].tolist()
+    """The id of `word` inside a text, which must be exactly one token. Raises PromptError if it is not.
+
+    Inside a text and not alone, because some tokenizers (Llama 2) put a space in front of whatever stands alone: there,
+    " Mary" alone is two tokens, and "Mary" alone is what " Mary" is in a sentence.
+    """
+    ids = _ids_in_text(model, word)
     if len(ids) != 1:
-        pieces = model.to_str_tokens(word, prepend_bos=False)
+        pieces = [model.to_string([i]) for i in ids]
         raise PromptError(
             f"answer {word!r} is {len(ids)} tokens in {model.cfg.model_name}: {pieces}; "
             "choose a one-token answer (see utils.ioi.single_token_names)"
         )
+    if ids[0] == model.tokenizer.unk_token_id and word != model.tokenizer.unk_token:
+        raise PromptError(
+            f"answer {word!r} is unknown to the tokenizer of {model.cfg.model_name}; choose a word that it has"
+        )
     return ids[0]
+
+
+def _ids_in_text(model: TransformerBridge, word: str) -> list[int]:
+    def ids_of(text: str) -> list[int]:
+        return model.to_tokens(text, prepend_bos=False, truncate=False)[0].tolist()
+
+    for anchor in ANCHORS[word.startswith(" ")]:
+        before, both = ids_of(anchor), ids_of(anchor + word)
+        if len(both) > len(before) and both[: len(before)] == before:
+            return both[len(before) :]
+    return ids_of(word)
 
 
 # --- the logits that predict the next token ----------------------------------------------------------------------------
@@ -133,41 +190,25 @@ def end_logits(
     bos: int | None = None,
     batch_size: int = 64,
     progress: bool = True,
+    share_prefix: bool = True,
 ) -> Float[Tensor, "batch attribute"]:
     """Logits (or log-probabilities) of `tokens` (None: the whole vocabulary) at each prompt's true last token.
 
     Prompts may have any lengths and may repeat: each is run once. They are sorted, so that those which begin alike are run
-    together and their common beginning only once; equal to running them one by one to float error.
-    bos: another token in the place of the model's BOS.
+    together and their common beginning only once; equal to running them one by one to float error. The first batch of each
+    model is compared with runs one by one, and WrongLogits is raised, with the versions of the libraries, if they disagree.
+    bos: another token in the place of the model's BOS. share_prefix: False runs every prompt whole, which is slower.
     """
-    rows = {prompt: model.to_tokens(prompt)[0] for prompt in dict.fromkeys(prompts)}
+    rows = {prompt: token_row(model, prompt) for prompt in dict.fromkeys(_listed(prompts))}
     if bos is not None:
-        rows = {prompt: torch.cat([row.new_tensor([bos]), row[1:]]) for prompt, row in rows.items()}
+        start = int(model.cfg.default_prepend_bos)  # where the prompt's own first token stands
+        rows = {prompt: torch.cat([row.new_tensor([bos]), row[start:]]) for prompt, row in rows.items()}
     ordered = sorted(rows, key=lambda prompt: rows[prompt].tolist())
     results: dict[str, Tensor] = {}
     starts = range(0, len(ordered), batch_size)
     for start in tqdm(starts, desc="prompts", leave=False, disable=not progress or len(starts) < 3):
         chunk = ordered[start : start + batch_size]
-        logits = _run_with_shared_prefix(model, [rows[prompt] for prompt in chunk])
+        logits = last_logits(model, [rows[prompt] for prompt in chunk], share_prefix)
         logits = logits.log_softmax(-1) if log_softmax else logits
         results.update(zip(chunk, logits if tokens is None else logits[:, tokens], strict=True))
     return torch.stack([results[prompt] for prompt in prompts])
-
-
-def _run_with_shared_prefix(model: TransformerBridge, rows: list[Int[Tensor, "seq"]]) -> Float[Tensor, "batch d_vocab"]:
-    """Last-token logits of sequences; what all of them begin with is run once and its keys and values are shared."""
-    shortest = min(map(len, rows))
-    same = torch.stack([row[:shortest] == rows[0][:shortest] for row in rows]).all(0)  # seq
-    shared = min(int(same.long().cumprod(0).sum()), shortest - 1)  # one token of each must be left to run
-    device = rows[0].device
-    padded = torch.nn.utils.rnn.pad_sequence(
-        [row[shared:] for row in rows], batch_first=True
-    )  # on the right: never read
-    everyone = torch.arange(len(rows), device=device)
-    last = torch.tensor([len(row) - shared - 1 for row in rows], device=device)
-    at_end = [("unembed.hook_in", lambda resid, hook: resid[everyone, last].unsqueeze(1))]  # unembed one position only
-    if shared == 0:
-        return model.run_with_hooks(padded, fwd_hooks=at_end)[:, 0]
-    _, keys_and_values = model(rows[0][None, :shared], return_type="logits_and_cache", use_cache=True)
-    keys_and_values.batch_repeat_interleave(len(rows))
-    return model.run_with_hooks(padded, past_key_values=keys_and_values, fwd_hooks=at_end)[:, 0]

@@ -22,7 +22,7 @@ from transformer_lens.utilities import get_act_name
 from utils import dialect, patching
 from utils.attribution import apply_final_norm, decompose_at, head_results
 from utils.dialect import DialectError, Pair
-from utils.prompts import tokenize
+from utils.prompts import token_row, tokenize
 
 Heads = Iterable[tuple[int, int]]
 
@@ -187,7 +187,7 @@ def hooked_end_logits(
     batch_size: int = 64,
 ) -> Float[Tensor, "batch attribute"]:
     """`utils.prompts.end_logits` of a run that hooks change: no shared beginnings, since a hook may touch every position."""
-    order = sorted(range(len(prompts)), key=lambda i: len(model.to_tokens(prompts[i])[0]))
+    order = sorted(range(len(prompts)), key=lambda i: len(token_row(model, prompts[i])))
     results: list[Tensor | None] = [None] * len(prompts)
     for start in range(0, len(order), batch_size):
         chunk = order[start : start + batch_size]

@@ -1,0 +1,68 @@
+"""The parts of a model's blocks, called one by one: norms, projections, attention, MLPs, unembedding.
+
+The bridge's own modules do the arithmetic; only attention is written out here, because a pass that resumes or that shares a
+beginning must attend to keys and values of another run. Whoever uses the parts compares the result with the model: an
+architecture that does more than this (sliding windows, soft caps, parallel blocks) is found out by its numbers.
+
+Shapes: B prompts, T positions, n of them computed, D d_model, H query heads, K key/value heads.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def position_ids(attention_mask: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """Positions counted from each prompt's first real token, as the bridge derives them from a mask."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def rotate(x: Float[Tensor, "... n heads d"], cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding in the half-split layout of Llama: `cos` and `sin` are [B, n, d]."""
+    cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
+    left, right = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-right, left], dim=-1) * sin
+
+
+class Parts:
+    """A model's blocks, taken apart. Hooks are bypassed where the bridge allows it."""
+
+    def __init__(self, model) -> None:
+        self.model, self.blocks, self.n_layers = model, model.blocks, model.cfg.n_layers
+        self.d_head = model.cfg.d_head
+        self.scale = model.cfg.d_head**-0.5
+
+    def rotations(self, embedded: Float[Tensor, "B T D"], places: Int[Tensor, "B T"]) -> tuple[Tensor, Tensor] | None:
+        """cos and sin [B, T, d_head] from the model's own module: cfg.rotary_base can differ from what it uses."""
+        module = getattr(self.model, "rotary_emb", None)
+        return None if module is None else module.original_component(embedded, places)
+
+    def qkv(self, layer: int, x: Float[Tensor, "... n D"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys, values [..., n, heads, d_head], before rotation (what hook_q and hook_k hold)."""
+        attn = self.blocks[layer].attn
+        h = self.blocks[layer].ln1.original_component(x)
+        return tuple(part.original_component(h).unflatten(-1, (-1, self.d_head)) for part in (attn.q, attn.k, attn.v))
+
+    def pattern(self, q, k, allowed: Bool[Tensor, "B n T"]) -> Float[Tensor, "B H n T"]:
+        """Attention pattern from q [B, n, H, d] and k [B, T, K, d]."""
+        k = k.repeat_interleave(q.shape[-2] // k.shape[-2], dim=-2)
+        scores = torch.einsum("bqhd,bkhd->bhqk", q, k) * self.scale
+        return scores.masked_fill(~allowed[:, None], float("-inf")).softmax(-1)
+
+    def attend(self, q, k, v, allowed: Bool[Tensor, "N n T"]) -> Float[Tensor, "N n H d"]:
+        q, k, v = (part.transpose(-3, -2) for part in (q, k, v))  # [N, heads, n, d]
+        z = F.scaled_dot_product_attention(q, k, v, allowed[:, None], scale=self.scale, enable_gqa=True)
+        return z.transpose(-3, -2)
+
+    def attn_out(self, layer: int, z: Float[Tensor, "... n H d"]) -> Float[Tensor, "... n D"]:
+        return self.blocks[layer].attn.o.original_component(z.flatten(-2))
+
+    def mlp_out(self, layer: int, mid: Float[Tensor, "... n D"]) -> Float[Tensor, "... n D"]:
+        block = self.blocks[layer]
+        return block.mlp(block.ln2.original_component(mid))
+
+    def unembed(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
+        return self.model.unembed.original_component(self.model.ln_final.original_component(x))
