@@ -63,6 +63,28 @@ def test_exception_in_the_learners_function_names_their_line():
         REGISTRY["zero_head"].check(zero_head)
 
 
+def test_an_unsolved_exercise_is_said_to_be_unsolved():
+    def zero_head(z, hook, head_index):
+        raise NotImplementedError
+
+    with pytest.raises(CheckFailed, match="not written yet"):
+        REGISTRY["zero_head"].check(zero_head)
+
+
+@pytest.mark.parametrize(
+    "slip",
+    [
+        lambda z, hook, head_index: z * torch.arange(z.shape[2]).softmax(-1)[:, None],
+        lambda z, hook, head_index: torch.nn.Module()(z),
+    ],
+    ids=["softmax of integers", "a module without forward"],
+)
+def test_torchs_own_not_implemented_error_is_shown(slip):
+    with pytest.raises(CheckFailed) as caught:
+        REGISTRY["zero_head"].check(slip)
+    assert "not written yet" not in str(caught.value) and "raised NotImplementedError: " in str(caught.value)
+
+
 def test_call_removes_hooks_that_a_function_left():
     model = tiny_model("gpt2")
     before = model(torch.tensor([[0, 1, 2]]))

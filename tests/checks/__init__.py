@@ -7,7 +7,9 @@ import importlib
 import pkgutil
 
 from tests.checks.core import REGISTRY, CheckFailed
+from utils.console import make_output_safe
 
+make_output_safe()
 for _module in pkgutil.iter_modules(__path__):
     if _module.name.startswith("ch"):
         importlib.import_module(f"{__name__}.{_module.name}")
