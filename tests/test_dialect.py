@@ -1,6 +1,7 @@
 """utils.dialect: the grammar, the readers, and gaps that do not depend on padding."""
 
 import itertools
+import re
 
 import pytest
 import torch
@@ -188,83 +189,7 @@ def test_the_gap_is_the_definition(model):
     assert torch.allclose(torch.cat([together["a"], together["b"]]), gaps, atol=1e-4)
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
-def test_read_pairs_awkward_but_good(tmp_path):
-    path = tmp_path / "pairs.txt"
-    path.write_bytes("\ufeffhe be working\the’s usually working\r\n\nshe be cooking\tshe's usually cooking".encode())
-    pairs = dialect.read_pairs(path)
-    assert [(p.aae, p.sae) for p in pairs] == [
-        ("he be working", "he's usually working"),
-        ("she be cooking", "she's usually cooking"),
-    ]
-    assert pairs[0].cluster == "working"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("he be working he's working\n", r":1: 0 tabs.*one tab"),
-        ("a\tb\n\nhe be\tworking\tnow\n", r":3: 2 tabs"),
-        ("a\tb\nhe be working\t \n", r":2: the SAE side is empty"),
-        ("\the is\n", r":1: the AAE side is empty"),
-        ("he is\the is\n", r":1: both sides are 'he is'"),
-        ("\n\n", "no pairs"),
-    ],
-)
-def test_read_pairs_names_line_and_value(tmp_path, text, message):
-    path = tmp_path / "pairs.txt"
-    path.write_text(text)
-    with pytest.raises(DialectError, match=message):
-        dialect.read_pairs(path)
-
-
-def test_read_pairs_curly_encoding_alignment_and_allow_list(tmp_path, model):
-    path = tmp_path / "pairs.txt"
-    path.write_text("he be working\the’s working\nhe be fighting\the is fighting\n", encoding="utf-8")
-    with pytest.raises(DialectError, match=r":1: curly quote"):
-        dialect.read_pairs(path, curly="error")
-    assert "’" in dialect.read_pairs(path, curly="keep")[0].sae
-    with pytest.raises(DialectError, match=r":1: .*not equally long"):
-        dialect.read_pairs(path, align=(model, "{}"))
-    assert [p.aae for p in dialect.read_pairs(path, allow=dialect.allow_list())] == ["he be working"]
-    path.write_bytes(b"he be working\tna\xefve\n")
-    with pytest.raises(DialectError, match="not UTF-8"):
-        dialect.read_pairs(path)
-
-
-HEADER = "prompt_aae,prompt_sae,best_attr_aae,best_attr_sae,score_a,score_b\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "options", "message"),
-    [
-        ("prompt_aae,prompt_sae,best_attr_aae,x,y\n", {}, r":1: no column best_attr_sae"),
-        ("prompt_aae,prompt_sae,best_attr_aae,best_attr_sae,x\n", {}, r":1: 1 score column"),
-        (HEADER, {}, "no rows"),
-        (HEADER + "he be here,he is here,lazy,kind,1,x\n", {}, r":2: the scores \['1', 'x'\]"),
-        (HEADER + "he be here,he is here,lazy,,1,2\n", {}, r":2: best_attr_sae is empty"),
-        (HEADER + "he be here,,lazy,kind,1,2\n", {}, r":2: the SAE side is empty"),
-        (
-            HEADER + "he be,he is,lazy,kind,1,2\nhe be,he is,stubborn,kind,1,2\n",
-            {"model": 1},
-            r":3: best_attr_aae 'stubborn'",
-        ),
-        (
-            HEADER + "he be,he is now,lazy,kind,1,2\n",
-            {"model": 1, "aligned": True},
-            r":2: the prompts are \d+ and \d+ tokens",
-        ),
-    ],
-)
-def test_read_dataset_names_line_and_value(tmp_path, text, options, message):
-    path = tmp_path / "data.csv"
-    path.write_text(text)
-    if "model" in options:
-        options = {**options, "model": tiny_model("gpt2")}
-    with pytest.raises(DialectError, match=message):
-        dialect.read_dataset(path, **options)
+# --- writing a dataset ------------------------------------------------------------------------------------------------
 
 
 def test_write_then_read_a_dataset(tmp_path, model, monkeypatch):
@@ -284,3 +209,39 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     assert dialect.main(["--out", str(out), "--rows", "5", "--features", "done", "was"]) == 0
     assert "5 rows" in capsys.readouterr().out and len(dialect.read_dataset(out)) == 5
     assert dialect.main(["--out", str(tmp_path / "no" / "x.csv"), "--rows", "2"]) == 1
+
+
+@pytest.mark.parametrize(("rows", "message"), [("0", "0 rows"), ("-1", "-1 rows"), ("361", "361 rows.*there are 360")])
+def test_command_line_refuses_a_number_of_rows_that_is_not_there(tmp_path, monkeypatch, capsys, rows, message):
+    monkeypatch.setattr("utils.models.load_model", lambda name: pytest.fail("a model was loaded for nothing"))
+    out = tmp_path / "x.csv"
+    assert dialect.main(["--out", str(out), "--rows", rows, "--features", "done", "was"]) == 1
+    assert re.search(message, capsys.readouterr().err) and not out.exists()
+
+
+def test_without_a_number_of_rows_there_are_315_or_all(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("utils.models.load_model", lambda name: None)
+    monkeypatch.setattr(dialect, "dataset_rows", lambda model, names, frames, n_rows: asked.append(n_rows) or [])
+    for features in (["done"], ["done", "was"]):
+        assert (
+            dialect.main(["--out", str(tmp_path / "x.csv"), "--features", *features]) == 1
+        )  # no rows, so nothing to write
+    assert asked == [180, 315]
+
+
+def test_command_line_names_a_trait_that_the_model_cannot_answer_with(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("utils.models.load_model", lambda name: tiny_model("gpt2"))
+    assert dialect.main(["--out", str(tmp_path / "x.csv"), "--rows", "2"]) == 1
+    assert re.search(r"' cruel' is \d+ tokens", capsys.readouterr().err)
+
+
+def test_dataset_rows_refuses_what_is_not_there(model):
+    for names, n_rows, message in (
+        (["done"], 0, "0 rows"),
+        (["done"], 21, "21 rows"),
+        ("done", 1, "one string"),
+        ([], 1, "no"),
+    ):
+        with pytest.raises(DialectError, match=message):
+            dialect.dataset_rows(model, names, ["{} is"], n_rows, progress=False)

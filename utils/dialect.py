@@ -24,18 +24,23 @@ from utils.guise_files import (  # noqa: F401
     DatasetRow,
     read_dataset,
     read_pairs,
-    straighten,
     write_dataset,
 )
+from utils.guise_text import straighten  # noqa: F401
 from utils.guises import (  # noqa: F401
     DialectError,
     Pair,
     aligned_pairs,
     allow_list,
     allowed_verbs,
+    check_frames,
+    check_pairs,
+    check_traits,
+    check_words,
     differing_positions,
     favourability,
     feature_names,
+    fill,
     filtered,
     frames,
     grammar,
@@ -44,22 +49,27 @@ from utils.guises import (  # noqa: F401
     swap_pairs,
     traits,
 )
-from utils.prompts import end_logits, single_token
+from utils.prompts import PromptError, end_logits, single_token
 
 Frames = Sequence[str]
 
 
 def attribute_tokens(model: TransformerBridge, attributes: Sequence[str]) -> Int[Tensor, "attribute"]:
     """The ids of words with a leading space, each of which must be one token."""
-    return torch.tensor([single_token(model, f" {word}") for word in attributes], device=model.cfg.device)
+    words = check_words(attributes)
+    return torch.tensor([single_token(model, f" {word}") for word in words], device=model.cfg.device)
 
 
 def guise_logits(
     model: TransformerBridge, pairs: Sequence[Pair], frames: Frames, attributes: Sequence[str], **options
 ) -> tuple[Float[Tensor, "pair frame attribute"], Float[Tensor, "pair frame attribute"]]:
-    """What the model gives each attribute after each pair in each frame: AAE, SAE. Options go to `end_logits`."""
-    sides = [[frame.format(getattr(p, side)) for p in pairs for frame in frames] for side in ("aae", "sae")]
-    values = end_logits(model, sides[0] + sides[1], attribute_tokens(model, attributes), **options)
+    """What the model gives each attribute after each pair in each frame: AAE, SAE. Options go to `end_logits`.
+
+    Raises DialectError for pairs and frames that cannot be used: see `check_pairs` and `check_frames`.
+    """
+    pairs, frames = check_pairs(pairs), check_frames(frames)
+    prompts = [fill(frame, getattr(pair, side)) for side in ("aae", "sae") for pair in pairs for frame in frames]
+    values = end_logits(model, prompts, attribute_tokens(model, attributes), **options)
     aae, sae = values.unflatten(0, (2, len(pairs), len(frames)))
     return aae, sae
 
@@ -78,9 +88,20 @@ def preference(
     favourable: Sequence[str],
 ) -> Float[Tensor, "..."]:
     """Mean over the unfavourable attributes minus mean over the favourable. The softmax's normaliser cancels, so that
-    logits and log-probabilities give the same."""
+    logits and log-probabilities give the same.
+
+    Raises DialectError for traits that are not among the attributes, and for sets that cannot be used: see `check_traits`.
+    """
+    sets = check_traits(unfavourable, favourable)
     index = {word: i for i, word in enumerate(attributes)}
-    groups = [values[..., [index[word] for word in group]].mean(-1) for group in (unfavourable, favourable)]
+    if values.shape[-1] != len(attributes):
+        raise DialectError(f"{values.shape[-1]} values and {len(attributes)} attributes; give one name to each value")
+    for word in itertools.chain(*sets):
+        if word not in index:
+            raise DialectError(
+                f"the trait {word!r} is not among the attributes {list(index)}; score it too, or leave it out"
+            )
+    groups = [values[..., [index[word] for word in group]].mean(-1) for group in sets]
     return groups[0] - groups[1]
 
 
@@ -92,9 +113,14 @@ def trait_gaps(
     favourable: Sequence[str] | None = None,
     **options,
 ) -> Float[Tensor, "pair frame"]:
-    """Preference for unfavourable traits after the AAE guise minus after the SAE guise; the traits are fixed sets."""
+    """Preference for unfavourable traits after the AAE guise minus after the SAE guise; the traits are fixed sets.
+
+    Raises DialectError for traits, pairs and frames that cannot be used (`check_traits`, `check_pairs`, `check_frames`).
+    """
     default_u, default_f = traits()
-    unfavourable, favourable = unfavourable or default_u, favourable or default_f
+    unfavourable, favourable = check_traits(
+        default_u if unfavourable is None else unfavourable, default_f if favourable is None else favourable
+    )
     attributes = [*unfavourable, *favourable]
     aae, sae = guise_logits(model, pairs, frames, attributes, **options)
     return preference(aae, attributes, unfavourable, favourable) - preference(sae, attributes, unfavourable, favourable)
@@ -104,42 +130,66 @@ def gaps_by_name(
     model: TransformerBridge, groups: Mapping[str, Sequence[Pair]], frames: Frames, **options
 ) -> dict[str, Float[Tensor, "pair frame"]]:
     """`trait_gaps` of several features or swaps in one go, which is several times as fast as one after another."""
-    everything = list(itertools.chain.from_iterable(groups.values()))
-    gaps = trait_gaps(model, everything, frames, **options)
-    return dict(zip(groups, gaps.split([len(pairs) for pairs in groups.values()]), strict=True))
+    listed = {name: _pairs_of_group(name, pairs) for name, pairs in groups.items()}
+    gaps = trait_gaps(model, list(itertools.chain.from_iterable(listed.values())), frames, **options)
+    return dict(zip(listed, gaps.split([len(pairs) for pairs in listed.values()]), strict=True))
+
+
+def _pairs_of_group(name: str, pairs: Sequence[Pair]) -> list[Pair]:
+    try:
+        return check_pairs(pairs)
+    except DialectError as error:
+        raise DialectError(f"group {name!r}: {error}") from error
 
 
 def gap_direction(
     model: TransformerBridge, unfavourable: Sequence[str], favourable: Sequence[str]
 ) -> Float[Tensor, "d_model"]:
     """Mean unembedding column of the unfavourable traits minus mean column of the favourable ones."""
-    columns = [model.W_U[:, attribute_tokens(model, group)].mean(1) for group in (unfavourable, favourable)]
+    sets = check_traits(unfavourable, favourable)
+    columns = [model.W_U[:, attribute_tokens(model, group)].mean(1) for group in sets]
     return columns[0] - columns[1]
 
 
 def gap_bias(model: TransformerBridge, unfavourable: Sequence[str], favourable: Sequence[str]) -> Float[Tensor, ""]:
     """What the unembedding bias adds to every preference. The same on both sides, so gone from a gap; not from a row."""
+    sets = check_traits(unfavourable, favourable)
     if model.b_U is None:
         return torch.zeros((), device=model.cfg.device)
-    groups = [model.b_U[attribute_tokens(model, group)].mean() for group in (unfavourable, favourable)]
+    groups = [model.b_U[attribute_tokens(model, group)].mean() for group in sets]
     return groups[0] - groups[1]
 
 
 # --- writing a dataset ------------------------------------------------------------------------------------------------
 
 
+def dataset_cells(names: Sequence[str], frames: Frames, n_rows: int | None = None) -> list[tuple[Pair, str]]:
+    """(pair, frame) of each row: 20 verbs of each feature, the features in turn, one frame after the other.
+
+    n_rows: the first so many; None: all. Raises DialectError for a number of rows that is not there.
+    """
+    names, frames = check_words(names, "features"), check_frames(frames)
+    pairs = list(itertools.chain.from_iterable(zip(*(pairs_of(name, 20) for name in names), strict=True)))
+    cells = [(pair, frame) for frame in frames for pair in pairs]
+    if n_rows is not None and not 1 <= n_rows <= len(cells):
+        raise DialectError(
+            f"{n_rows} rows asked for, and there are {len(cells)} ({len(pairs)} pairs in {len(frames)} frames); ask for 1 to "
+            f"{len(cells)}, or add features or frames"
+        )
+    return cells[:n_rows]
+
+
 def dataset_rows(
-    model: TransformerBridge, names: Sequence[str], frames: Frames, n_rows: int, progress: bool = True
+    model: TransformerBridge, names: Sequence[str], frames: Frames, n_rows: int | None = None, progress: bool = True
 ) -> list[DatasetRow]:
-    """`n_rows` prompts of the named features in the published form.
+    """The first `n_rows` prompts of the named features in the published form. Errors: `dataset_cells`.
 
     best_attr_* is the trait whose log-probability rises most on that side, against the other: chosen row by row, as the
     published notebook does, for comparison only.
     """
-    pairs = list(itertools.chain.from_iterable(zip(*(pairs_of(name, 20) for name in names), strict=True)))
-    cells = [(pair, frame) for frame in frames for pair in pairs][:n_rows]
+    cells = dataset_cells(names, frames, n_rows)
     words = list(favourability())
-    prompts = [frame.format(side) for pair, frame in cells for side in (pair.aae, pair.sae)]
+    prompts = [fill(frame, side) for pair, frame in cells for side in (pair.aae, pair.sae)]
     values = end_logits(model, prompts, attribute_tokens(model, words), log_softmax=True, progress=progress)
     aae, sae = values.unflatten(0, (-1, 2)).unbind(1)  # each: row attribute
     ratio = aae - sae
@@ -151,12 +201,15 @@ def dataset_rows(
     ]  # fmt: skip
 
 
+DEFAULT_ROWS = 315  # as many as the published short dataset has
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     from utils.models import ModelError, load_model
 
     parser = argparse.ArgumentParser(prog="python -m utils.dialect", description="Write a dialect dataset as CSV.")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--rows", type=int, default=315)
+    parser.add_argument("--rows", type=int, help=f"default: {DEFAULT_ROWS}, or all if there are fewer")
     parser.add_argument(
         "--features", nargs="+", default=feature_names(), choices=[*feature_names(), *grammar()["contrasts"]]
     )
@@ -164,10 +217,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", help="what load_model takes; chooses the best_attr columns")
     given = parser.parse_args(arguments)
     try:
-        model = load_model(given.model)
-        rows = dataset_rows(model, given.features, frames(given.frames), given.rows)
+        cells = dataset_cells(given.features, frames(given.frames), given.rows)  # before a model is loaded for nothing
+        n_rows = given.rows or min(DEFAULT_ROWS, len(cells))
+        rows = dataset_rows(load_model(given.model), given.features, frames(given.frames), n_rows)
         write_dataset(rows, given.out)
-    except (DialectError, ModelError, OSError) as error:
+    except (PromptError, ModelError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     print(f"{len(rows)} rows in {given.out}")

@@ -1,39 +1,57 @@
 """Pairs and datasets in files: the two public formats, read with errors that name the line and the value, and written.
 
-All of it is public as `utils.dialect.*`.
+Nothing is guessed. Columns are found by name, a row has as many fields as the header, and what can be read in more than
+one way is refused with `file:line` (the line on which the row begins) and the value. All of it is public as
+`utils.dialect.*`.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+import io
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformer_lens.model_bridge import TransformerBridge
 
-from utils.guises import DialectError, Pair, aligned_pairs, differing_positions, filtered, words_of
-from utils.prompts import PromptError, single_token
+from utils.guise_text import MISSING, clean, read_text, records, require_curly, require_two_sides, unseen
+from utils.guises import DialectError, Pair, aligned_pairs, check_words, differing_positions, fill, filtered, words_of
+from utils.prompts import PromptError, single_token, token_row
 
-CURLY = {"‘": "'", "’": "'", "“": '"', "”": '"'}
-COLUMNS = ("prompt_aae", "prompt_sae", "best_attr_aae", "best_attr_sae", "score_aae", "score_sae")
+PROMPTS = ("prompt_aae", "prompt_sae")
+TRAITS = ("best_attr_aae", "best_attr_sae")
+SCORES = ("score_aae", "score_sae")
+FRAME = ("prompt", "variable_aae")
+COLUMNS = (*PROMPTS, *TRAITS, *SCORES)
+ALL_COLUMNS = (*COLUMNS, *FRAME)
+HEADER_WORDS = set(
+    "aae aave african american vernacular sae standard mainstream english prompt variable text guise side sentence "
+    "utterance variant version form dialect".split()
+)
 
 
 @dataclass(frozen=True)
 class DatasetRow:
-    """One row of a published-format CSV: two whole prompts, and what their author selected for them."""
+    """One row of a published-format CSV: two whole prompts, and what their author selected for them.
+
+    Files also hold two scores, or the frame (`prompt`) and the AAE guise in it (`variable_aae`). What a file lacks is None.
+    """
 
     prompt_aae: str
     prompt_sae: str
     best_attr_aae: str
     best_attr_sae: str
-    score_aae: float
-    score_sae: float
+    score_aae: float | None = None
+    score_sae: float | None = None
+    prompt: str | None = None
+    variable_aae: str | None = None
 
 
-def straighten(text: str) -> str:
-    """Curly quotes to straight ones: a tokenizer splits ’s otherwise than 's."""
-    return text.translate(str.maketrans(CURLY))
+# --- pairs ------------------------------------------------------------------------------------------------------------
 
 
 def read_pairs(
@@ -44,100 +62,59 @@ def read_pairs(
 ) -> list[Pair]:
     """Read a public pairs file: one pair a line, AAE, tab, SAE; the last line may lack its newline.
 
+    A first line such as "AAE, tab, SAE" names the columns and is not a pair; below it they may come in any order, among
+    others. A field that begins with a quotation mark is read as spreadsheets write it: the marks around the field are not
+    part of the text, and a doubled mark inside is one mark. Any other quotation mark is text. White space at the ends of
+    a side is left out.
     curly: "straighten" curly quotes, "keep" them, or "error". allow: keep only pairs all of whose words are in this set
     (see `allow_list`). align: (model, frame): every pair must be one-token aligned inside the frame.
-    Raises DialectError that names the file's line and the value: no tab, two tabs, an empty side, equal sides, not UTF-8.
+    Raises DialectError that names the file's line and the value: no tab, two tabs, an empty side, sides that are equal or
+    differ in something nobody sees, quotation marks that do not match, a header among the pairs, not UTF-8.
     """
-    pairs = []
-    for number, line in enumerate(_text(path).splitlines(), start=1):
-        if not line.strip():
+    require_curly(curly)
+    pairs, columns, n_fields = [], (0, 1), 2
+    for i, (where, fields) in enumerate(records(path, read_text(path), "\t")):
+        if header := _header_of_pairs(fields, where):
+            if i:
+                raise DialectError(f"{where}: the header line {fields} is in the middle of the pairs; take it out")
+            columns, n_fields = header, len(fields)
             continue
-        where = f"{path}:{number}"
-        sides = [_clean(side, where, curly) for side in line.split("\t")]
-        if len(sides) != 2:
-            raise DialectError(f"{where}: {len(sides) - 1} tabs in {line!r}; a line is AAE, one tab, SAE")
-        _require_two_sides(sides, where)
-        pairs.append((where, Pair(*sides, cluster=_last_word(sides[0]), name=Path(path).stem)))
+        if len(fields) != n_fields:
+            raise DialectError(f"{where}: {len(fields) - 1} tabs in {fields}; a line is AAE, one tab, SAE")
+        sides = [clean(fields[at], where, curly).strip() for at in columns]
+        if any("\t" in field for field in fields):
+            raise DialectError(
+                f"{where}: a quotation mark that opens here takes in a tab: {fields}; close it before the tab"
+            )
+        require_two_sides(sides, where)
+        pairs.append((where, Pair(*sides, cluster=(words_of(sides[0]) or [sides[0]])[-1], name=Path(path).stem)))
     if not pairs:
         raise DialectError(f"{path}: no pairs in it; a line is AAE, one tab, SAE")
     if align is not None:
         _require_aligned(pairs, *align)
-    return filtered([pair for _, pair in pairs], allow) if allow is not None else [pair for _, pair in pairs]
+    found = [pair for _, pair in pairs]
+    return found if allow is None else filtered(found, allow)
 
 
-def read_dataset(
-    path: str | Path,
-    model: TransformerBridge | None = None,
-    curly: str = "straighten",
-    allow: Iterable[str] | None = None,
-    aligned: bool = False,
-) -> list[DatasetRow]:
-    """Read a public dataset: CSV with the columns prompt_aae, prompt_sae, best_attr_aae, best_attr_sae and two scores.
-
-    model: where given, every attribute must be one token in it, and, if `aligned`, both prompts of a row equally long.
-    allow: keep only rows whose two guises differ in words of this set alone.
-    The row-wise choice of attributes is circular (chapter 07): the course reads these columns and never measures with them.
-    """
-    reader = csv.DictReader(_text(path).splitlines())
-    columns = reader.fieldnames or []
-    missing = [name for name in COLUMNS[:4] if name not in columns]
-    scores = [name for name in columns if name not in COLUMNS[:4]]
-    if missing or len(scores) < 2:
-        what = f"no column {', '.join(missing)}" if missing else f"{len(scores)} score column(s), not 2"
-        raise DialectError(f"{path}:1: {what}; the columns are {', '.join(COLUMNS)}, and there are {columns}")
-    rows = [_dataset_row(row, scores[:2], f"{path}:{reader.line_num}", model, curly, aligned) for row in reader]
-    if not rows:
-        raise DialectError(f"{path}: no rows below the header")
-    if allow is not None:
-        rows = [row for row in rows if set(_changed_words(row.prompt_aae, row.prompt_sae)) <= set(allow)]
-    return rows
-
-
-def _dataset_row(row, scores, where, model, curly, aligned) -> DatasetRow:
-    values = {name: _clean(row[name] or "", where, curly) for name in COLUMNS[:4]}
-    _require_two_sides([values["prompt_aae"], values["prompt_sae"]], where)
-    for name in COLUMNS[2:4]:
-        if not values[name]:
-            raise DialectError(f"{where}: {name} is empty; it should be one word")
-        if model is not None:
-            try:
-                single_token(model, f" {values[name]}")
-            except PromptError as error:
-                raise DialectError(f"{where}: {name} {values[name]!r} is not one token: {error}") from error
-    try:
-        numbers = [float(row[name]) for name in scores]
-    except (TypeError, ValueError) as error:
-        raise DialectError(f"{where}: the scores {[row[name] for name in scores]} are not two numbers") from error
-    if aligned and model is not None:
-        at = differing_positions(model, values["prompt_aae"], values["prompt_sae"])
-        if at is None:
-            lengths = [model.to_tokens(values[name]).shape[1] for name in COLUMNS[:2]]
-            raise DialectError(f"{where}: the prompts are {lengths[0]} and {lengths[1]} tokens in {model.cfg.model_name}; "
-                               "patching compares position by position: leave this row out, or aligned=False")  # fmt: skip
-    return DatasetRow(*values.values(), *numbers)
-
-
-def _text(path: str | Path) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DialectError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
-
-
-def _clean(text: str, where: str, curly: str) -> str:
-    if curly not in ("straighten", "keep", "error"):
-        raise DialectError(f"curly={curly!r} is not one of 'straighten', 'keep', 'error'")
-    if curly == "error" and any(quote in text for quote in CURLY):
-        raise DialectError(f"{where}: curly quote in {text!r}; write ' and \", or read with curly='straighten'")
-    return (straighten(text) if curly == "straighten" else text).strip()
-
-
-def _require_two_sides(sides: Sequence[str], where: str) -> None:
-    for name, side in zip(("AAE", "SAE"), sides, strict=True):
-        if not side:
-            raise DialectError(f"{where}: the {name} side is empty; both sides need text")
-    if sides[0] == sides[1]:
-        raise DialectError(f"{where}: both sides are {sides[0]!r}; a pair differs, or there is nothing to compare")
+def _header_of_pairs(fields: Sequence[str], where: str) -> tuple[int, int] | None:
+    """The columns of AAE and SAE if the fields are their names; None if the fields are a pair."""
+    found = ([], [])
+    for i, field in enumerate(fields):
+        words = set(re.findall(r"[^\W\d_]+", field.casefold()))
+        if words <= HEADER_WORDS:
+            names = (
+                [{"aae"}, {"aave"}, {"african", "american"}],
+                [{"sae"}, {"standard", "english"}, {"standard", "american"}],
+            )
+            for columns, ways in zip(found, names, strict=True):
+                columns += [i] if any(way <= words for way in ways) else []
+    if found == ([], []):
+        return None
+    if len(found[0]) != 1 or len(found[1]) != 1 or found[0] == found[1]:
+        raise DialectError(
+            f"{where}: the header {list(fields)} does not name one column AAE and one column SAE, with a tab between them"
+        )
+    return found[0][0], found[1][0]
 
 
 def _require_aligned(pairs: list[tuple[str, Pair]], model: TransformerBridge, frame: str) -> None:
@@ -148,19 +125,183 @@ def _require_aligned(pairs: list[tuple[str, Pair]], model: TransformerBridge, fr
             raise DialectError(f"{where}: {error}") from error
 
 
-def _last_word(text: str) -> str:
-    return words_of(text)[-1]
+# --- datasets ---------------------------------------------------------------------------------------------------------
+
+
+def read_dataset(
+    path: str | Path,
+    model: TransformerBridge | None = None,
+    curly: str = "straighten",
+    allow: Iterable[str] | None = None,
+    aligned: bool = False,
+) -> list[DatasetRow]:
+    """Read a public dataset: a CSV with the columns prompt_aae, prompt_sae, best_attr_aae and best_attr_sae.
+
+    Read where they are there: score_aae and score_sae; prompt (the frame) and variable_aae, which together must give
+    prompt_aae. Columns may come in any order; others, such as an index, are left out. Fields are separated by commas,
+    semicolons, tabs or |, whichever the header has. Prompts are kept with their white space.
+    model: where given, every attribute must be one token in it, and, if `aligned`, both prompts of a row equally long.
+    curly: "straighten" curly quotes, "keep" them, or "error". allow: keep only rows whose two guises differ in words of
+    this set alone.
+    Raises DialectError that names the file's line and the value. See also `read_pairs`.
+    The row-wise choice of attributes is circular (chapter 07): the course reads these columns and never measures with them.
+    """
+    require_curly(curly)
+    if aligned and model is None:
+        raise DialectError("aligned=True compares numbers of tokens, and there is no model; give model= too")
+    allowed = None if allow is None else set(check_words(allow, "allowed words"))
+    rows = []
+    for where, values in _table(path):
+        row = _dataset_row(values, where, curly)
+        if model is not None:
+            _require_tokens(model, row, where, aligned)
+        rows.append(row)
+    if not rows:
+        raise DialectError(f"{path}: no rows below the header")
+    if allowed is not None:
+        rows = [row for row in rows if set(_changed_words(row.prompt_aae, row.prompt_sae)) <= allowed]
+    return rows
+
+
+def _table(path: str | Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Where each row begins, and its fields by name: the columns that are known."""
+    text = read_text(path)
+    first = next((line for line in io.StringIO(text, newline="") if line.strip()), "")
+    delimiter = max(",;\t|", key=first.count)  # none of them is in a column's name
+    found = records(path, text, delimiter)
+    where, header = next(found, (f"{path}:1", []))
+    names = [name.strip().casefold() for name in header]
+    _require_columns(names, where)
+    for where, fields in found:
+        if len(fields) != len(names):
+            raise DialectError(
+                f"{where}: {len(fields)} fields in {fields}, and the header has {len(names)}; put a field that holds "
+                f"{delimiter!r} in quotation marks"
+            )
+        if [field.strip().casefold() for field in fields] == names:
+            raise DialectError(f"{where}: the header line {fields} is in the middle of the rows; take it out")
+        _require_closed(names, fields, delimiter, where)
+        values = dict(zip(names, fields, strict=True))
+        yield where, {name: values[name] for name in ALL_COLUMNS if name in values}
+
+
+def _require_columns(names: Sequence[str], where: str) -> None:
+    missing = [name for name in (*PROMPTS, *TRAITS) if name not in names]
+    if missing:
+        needed = ", ".join((*PROMPTS, *TRAITS))
+        raise DialectError(
+            f"{where}: no column {', '.join(missing)}; a dataset has {needed}, and there are {list(names)}"
+        )
+    counts = Counter(re.sub(r"\.\d+$", "", name) for name in names)  # pandas calls a second x "x.1"
+    for name in ALL_COLUMNS:
+        if counts[name] > 1:
+            raise DialectError(f"{where}: {counts[name]} columns {name} in {list(names)}; keep one")
+    scores = [name for name in names if name.startswith("score")]
+    if scores and not set(SCORES) <= set(scores):
+        raise DialectError(f"{where}: the score column(s) are {', '.join(scores)}; call them {' and '.join(SCORES)}, "
+                           "or leave them out: scores are found by name")  # fmt: skip
+
+
+def _require_closed(names: Sequence[str], fields: Sequence[str], delimiter: str, where: str) -> None:
+    """Refuse a field that begins like the end of one row and ends like the start of another: a mark was never closed."""
+    for i, field in enumerate(fields):
+        lines = re.split(r"\r\n|\r|\n", field)
+        before, after = names[:i], names[i + 1 :]
+        first, last = lines[0].split(delimiter), lines[-1].split(delimiter)
+        if len(lines) == 1 or len(first) <= len(after) or len(last) <= len(before):
+            continue
+        cells = [*zip(before, last, strict=False), *zip(after, first[len(first) - len(after) :], strict=True)]
+        words = [cell for name, cell in cells if name in TRAITS]
+        if all(len(word.split()) == 1 and word == word.strip() for word in words):
+            raise DialectError(
+                f"{where}: the quotation mark that opens the field {names[i]} is closed in a later row, so that the field "
+                f"holds {field!r}; close it where the field ends"
+            )
+
+
+def _dataset_row(values: Mapping[str, str], where: str, curly: str) -> DatasetRow:
+    texts = {name: clean(text, where, curly) for name, text in values.items() if name not in SCORES}
+    require_two_sides([texts[name] for name in PROMPTS], where)
+    for name in TRAITS:
+        texts[name] = word = texts[name].strip()
+        if not word or word in MISSING:
+            raise DialectError(f"{where}: {name} is {repr(word) if word else 'empty'}; it should be one word")
+        if len(word.split()) > 1 or unseen(word) or _number(word) is not None:
+            raise DialectError(f"{where}: {name} is {word!a}; it should be one word")
+    for name in FRAME:
+        if name in texts and (not texts[name].strip() or texts[name] in MISSING):
+            raise DialectError(f"{where}: {name} is {texts[name]!r}; write its text, or take the column out")
+    if all(name in texts for name in FRAME):
+        _require_frame(texts["prompt"], texts["variable_aae"], texts["prompt_aae"], where)
+    scores = {name: _number(values[name]) for name in SCORES if name in values}
+    if None in scores.values():
+        raise DialectError(f"{where}: the scores {[values[name] for name in scores]} are not two numbers; write finite "
+                           "numbers with a point, such as 1.5, or take the columns out")  # fmt: skip
+    return DatasetRow(**texts, **scores)
+
+
+def _require_frame(frame: str, guise: str, prompt: str, where: str) -> None:
+    try:
+        filled = fill(frame, guise)
+    except DialectError as error:
+        raise DialectError(f"{where}: {error}") from error
+    if filled.split() != prompt.split():
+        raise DialectError(f"{where}: prompt and variable_aae give {filled!r}, and prompt_aae is {prompt!r}; correct "
+                           "one of the three, or take the columns prompt and variable_aae out")  # fmt: skip
+
+
+def _require_tokens(model: TransformerBridge, row: DatasetRow, where: str, aligned: bool) -> None:
+    for name in TRAITS:
+        word = getattr(row, name)
+        try:
+            single_token(model, f" {word}")
+        except PromptError as error:
+            raise DialectError(f"{where}: {name} {word!r} is not one token: {error}") from error
+    if aligned and differing_positions(model, row.prompt_aae, row.prompt_sae) is None:
+        lengths = [len(token_row(model, prompt)) for prompt in (row.prompt_aae, row.prompt_sae)]
+        raise DialectError(f"{where}: the prompts are {lengths[0]} and {lengths[1]} tokens in {model.cfg.model_name}; "
+                           "patching compares position by position: leave this row out, or aligned=False")  # fmt: skip
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text) if text.isascii() and "_" not in text else math.nan
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _changed_words(one: str, other: str) -> list[str]:
     """Words of either text that the other lacks, quotation marks and punctuation stripped."""
     a, b = words_of(one), words_of(other)
-    return [word for word in a if word and word not in b] + [word for word in b if word and word not in a]
+    return [word for word in a if word not in b] + [word for word in b if word not in a]
 
 
 def write_dataset(rows: Sequence[DatasetRow], path: str | Path) -> None:
-    """Write rows as CSV in the published column order."""
+    """Write rows as CSV in the published column order, with the columns that the rows have.
+
+    Raises DialectError for rows that `read_dataset(path, curly="keep")` would not read back exactly as they are.
+    """
+    rows = list(rows)
+    if not rows:
+        raise DialectError(f"there are no rows to write to {path}; give at least one")
+    columns = [name for name in ALL_COLUMNS if any(getattr(row, name) is not None for row in rows)]
+    _require_columns(columns, str(path))
+    read_back = [_as_read_back(row, columns, f"rows[{i}]") for i, row in enumerate(rows)]
     with Path(path).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows([getattr(row, name) for name in COLUMNS] for row in rows)
+        file.write(",".join(columns) + "\n")
+        writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+        writer.writerows([getattr(row, name) for name in columns] for row in read_back)
+
+
+def _as_read_back(row: DatasetRow, columns: Sequence[str], where: str) -> DatasetRow:
+    missing = [name for name in columns if getattr(row, name) is None]
+    if missing:
+        raise DialectError(f"{where}: {missing[0]} is None, and other rows have it; give it to all rows or to none")
+    values = {name: str(getattr(row, name)) for name in columns}
+    _require_closed(columns, list(values.values()), ",", where)
+    read_back = _dataset_row(values, where, "keep")
+    if read_back != row:
+        raise DialectError(f"{where}: {row} would be read back as {read_back}; write traits without white space around them, "
+                           "and text as text")  # fmt: skip
+    return read_back

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import functools
 import itertools
+import string
 import tomllib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformer_lens.model_bridge import TransformerBridge
 
-from utils.prompts import PromptError
+from utils.prompts import PromptError, token_row
 
 FIGURES = Path(__file__).parent / "figures"
 UNFAVOURABLE = tuple("aggressive cruel dirty ignorant lazy loud rude stubborn stupid suspicious".split())
@@ -128,11 +130,101 @@ def _forms(base: str) -> dict[str, str]:
     return {"base": base, "s": s, "past": past, "pp": pp, "ing": ing, "in": ing[:-1], "key": base}
 
 
+# --- what cannot be measured with --------------------------------------------------------------------------------------
+
+
+def check_frames(frames: Iterable[str]) -> list[str]:
+    """The frames as a list. Raises DialectError, which names the frame, unless each is text with exactly one plain {}."""
+    frames = _listed(frames, "frames", 'a frame is text with {} where the guise goes, such as "He says {}"')
+    for frame in frames:
+        _check_frame(frame)
+    return frames
+
+
+def _check_frame(frame: str) -> None:
+    if not isinstance(frame, str):
+        raise DialectError(f"the frame {frame!r} is {type(frame).__name__}, not text; write text with one {{}} in it")
+    try:
+        slots = [(name, spec, how) for _, name, spec, how in string.Formatter().parse(frame) if name is not None]
+    except ValueError as error:
+        raise DialectError(
+            f"the braces of the frame {frame!r} do not match ({error}); write {{}} once, where the guise goes, and {{{{ or "
+            "}} for a brace that is part of the text"
+        ) from error
+    if len(slots) != 1:
+        count = f"{len(slots)} slots" if slots else "no slot"
+        raise DialectError(
+            f"the frame {frame!r} has {count} for the guise; write {{}} exactly once, where the guise goes"
+        )
+    if slots[0] != ("", "", None):
+        raise DialectError(f"the slot of the frame {frame!r} has a name, a number or a format; write plain {{}}")
+
+
+def fill(frame: str, text: str) -> str:
+    """The frame with the text in its slot, letter by letter: braces and spaces of the text stay. Errors: `check_frames`."""
+    _check_frame(frame)
+    if not isinstance(text, str):
+        raise DialectError(f"{text!r} is {type(text).__name__}, not text, and cannot go into the frame {frame!r}")
+    return frame.format(text)
+
+
+def check_pairs(pairs: Iterable[Pair]) -> list[Pair]:
+    """The pairs as a list. Raises DialectError, which names the pair, unless both sides of each are text."""
+    if hasattr(pairs, "aae"):
+        raise DialectError(f"the pairs are one {pairs}; put it into a list: [Pair(...)]")
+    pairs = _listed(pairs, "pairs", 'a pair is Pair("he be working", "he is working")')
+    for pair in pairs:
+        if not (hasattr(pair, "aae") and hasattr(pair, "sae")):
+            raise DialectError(f'{pair!r} is not a pair; write Pair("he be working", "he is working")')
+        for name, side in (("AAE", pair.aae), ("SAE", pair.sae)):
+            if not isinstance(side, str) or not side.strip():
+                what = "empty" if isinstance(side, str) else f"{side!r}, not text"
+                raise DialectError(f"the {name} side of {pair} is {what}; both sides need text")
+    return pairs
+
+
+def check_words(words: Iterable[str], what: str = "attributes") -> list[str]:
+    """The words as a list. Raises DialectError if there are none, if they are one string, and if one is not text."""
+    words = _listed(words, what, 'write a list of words, such as ["lazy", "rude"]')
+    for word in words:
+        if not isinstance(word, str) or not word.strip():
+            raise DialectError(f"{word!r} among the {what} is not a word; leave it out")
+    return words
+
+
+def check_traits(unfavourable: Iterable[str], favourable: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Both sets of traits as lists. Raises DialectError for a set that is empty or one string, and for a repeated word."""
+    unfavourable = check_words(unfavourable, "unfavourable traits")
+    favourable = check_words(favourable, "favourable traits")
+    if shared := [word for word in unfavourable if word in favourable]:
+        raise DialectError(f"{shared[0]!r} is in both sets, unfavourable and favourable; keep it in one of them")
+    for word, count in Counter(unfavourable + favourable).items():
+        if count > 1:
+            raise DialectError(
+                f"the trait {word!r} is listed {count} times and would count more than the others; list it once"
+            )
+    return unfavourable, favourable
+
+
+def _listed(values: Iterable, what: str, example: str) -> list:
+    if isinstance(values, str):
+        raise DialectError(f"the {what} are one string, {values!r}; put it into a list: [{values!r}]")
+    try:
+        values = list(values)
+    except TypeError as error:
+        raise DialectError(f"the {what} are {values!r}, not a list; {example}") from error
+    if not values:
+        raise DialectError(f"there are no {what}; {example}")
+    return values
+
+
 # --- the allow-list ---------------------------------------------------------------------------------------------------
 
 
 def words_of(text: str) -> list[str]:
-    return [word.strip('.,;:!?"()').lower() for word in text.split()]
+    """The words in lower case, without the punctuation around them; a word of punctuation alone is left out."""
+    words = (word.strip('.,;:!?"()').lower() for word in text.split())
+    return [word for word in words if word]
 
 
 def allow_list() -> set[str]:
@@ -146,7 +238,7 @@ def allow_list() -> set[str]:
 
 def filtered(pairs: Iterable[Pair], allow: Iterable[str]) -> list[Pair]:
     """The pairs made only of words in `allow`."""
-    allow = set(allow)
+    allow = set(check_words(allow, "allowed words"))
     return [pair for pair in pairs if set(words_of(pair.aae)) | set(words_of(pair.sae)) <= allow]
 
 
@@ -155,7 +247,7 @@ def filtered(pairs: Iterable[Pair], allow: Iterable[str]) -> list[Pair]:
 
 def differing_positions(model: TransformerBridge, one: str, other: str) -> list[int] | None:
     """Where two prompts' tokens differ, BOS counted as position 0; None if they are not equally long."""
-    a, b = model.to_tokens(one)[0], model.to_tokens(other)[0]
+    a, b = token_row(model, one), token_row(model, other)
     return None if len(a) != len(b) else (a != b).nonzero()[:, 0].tolist()
 
 
@@ -167,13 +259,14 @@ def aligned_pairs(
     strict: raise DialectError for the first pair that does not, in place of leaving it out.
     """
     found = []
-    for pair in pairs:
-        at = differing_positions(model, frame.format(pair.aae), frame.format(pair.sae))
+    for pair in check_pairs(pairs):
+        aae, sae = fill(frame, pair.aae), fill(frame, pair.sae)
+        at = differing_positions(model, aae, sae)
         if at is not None and len(at) == 1:
             found.append((pair, at[0]))
         elif strict:
             what = "are not equally long" if at is None else f"differ in {len(at)} tokens"
-            sides = [model.to_str_tokens(frame.format(side)) for side in (pair.aae, pair.sae)]
+            sides = [model.to_str_tokens(text) for text in (aae, sae)]
             raise DialectError(f"{pair.aae!r} and {pair.sae!r} {what} in {model.cfg.model_name}: {sides[0]} and {sides[1]}; "
                                "choose a pair that differs in one token, or leave strict=False")  # fmt: skip
     return found

@@ -52,14 +52,15 @@ def guise_batch(model: TransformerBridge, pairs: Sequence[Pair], frame: str, n: 
         example = pairs[0] if pairs else None
         raise DialectError(f"none of {len(pairs)} pairs differs in exactly one token in {model.cfg.model_name}, "
                            f"such as {example}; see utils.dialect.aligned_pairs(..., strict=True)")  # fmt: skip
-    lengths = [model.to_tokens(frame.format(pair.aae)).shape[1] for pair, _ in found]
+    lengths = [len(token_row(model, dialect.fill(frame, pair.aae))) for pair, _ in found]
     shapes = [(length, at) for length, (_, at) in zip(lengths, found, strict=True)]
     common = Counter(shapes).most_common(1)[0][0]
     chosen = [pair for (pair, _), shape in zip(found, shapes, strict=True) if shape == common][:n]
-    aae, sae = (model.to_tokens([frame.format(getattr(p, side)) for p in chosen]) for side in ("aae", "sae"))
-    first = model.to_str_tokens(frame.format(chosen[0].aae))
+    sides = [[dialect.fill(frame, getattr(pair, side)) for pair in chosen] for side in ("aae", "sae")]
+    (aae, _), (sae, _) = (tokenize(model, prompts) for prompts in sides)
+    first, other = (model.to_str_tokens(prompts[0]) for prompts in sides)
     labels = [f"{i} {token.strip() or '␣'}" for i, token in enumerate(first)]
-    labels[common[1]] += f" / {model.to_str_tokens(frame.format(chosen[0].sae))[common[1]].strip()}"
+    labels[common[1]] += f" / {other[common[1]].strip()}"
     return GuiseBatch(chosen, frame, common[1], aae, sae, labels)
 
 
@@ -209,7 +210,9 @@ def hooked_gaps(
     favourable: Int[Tensor, "f"],
 ) -> Float[Tensor, "pair frame"]:
     """`utils.dialect.trait_gaps` of a run that hooks change."""
-    prompts = [frame.format(getattr(pair, side)) for side in ("aae", "sae") for pair in pairs for frame in frames]
+    pairs, frames = dialect.check_pairs(pairs), dialect.check_frames(frames)
+    sides = ("aae", "sae")
+    prompts = [dialect.fill(frame, getattr(pair, side)) for side in sides for pair in pairs for frame in frames]
     logits = hooked_end_logits(model, prompts, hooks)
     preference = logits[:, unfavourable].mean(-1) - logits[:, favourable].mean(-1)
     aae, sae = preference.unflatten(0, (2, len(pairs), len(frames)))
