@@ -1,24 +1,16 @@
-# make lab · run [CHAPTER=03] [MODEL=gpt2-small] · test · sync [CHAPTER=03] [EXECUTE=1] · bench
+# make lab · run [CHAPTER=03] [MODEL=gpt2-small] · setup · doctor · check · test · test-matrix · sync [CHAPTER=03] [EXECUTE=1] · bench
+# ARGS=... is passed on: make doctor ARGS=--json
+# Windows, or no make: py -m utils.course.run lab (python3 elsewhere); it uses .venv\Scripts\python.exe or .venv/bin/python.
 PYTHON ?= python3
-COURSE = .venv/bin/python
+COURSE = @$(PYTHON) -m utils.course.run
 
-.PHONY: lab run test sync bench
+.PHONY: lab run setup doctor check test test-matrix sync bench
 
-.venv/ready: requirements.txt constraints.txt pyproject.toml utils/install.py
-	@$(PYTHON) -m utils.install
+lab setup doctor check test test-matrix bench:
+	$(COURSE) $@ $(ARGS)
 
-lab: .venv/ready
-	$(COURSE) -m jupyterlab chapters
+run:
+	$(COURSE) run $(CHAPTER)
 
-run: .venv/ready
-	@$(COURSE) -m utils.notebooks run $(CHAPTER)
-
-test: .venv/ready
-	$(COURSE) -m ruff check . && $(COURSE) -m ruff format --check . && $(COURSE) -m utils.notebooks check
-	$(COURSE) -m pytest --nbval --nbval-current-env tests solutions
-
-sync: .venv/ready
-	@$(COURSE) -m utils.notebooks sync $(if $(EXECUTE),--execute) $(CHAPTER)
-
-bench: .venv/ready
-	$(COURSE) -m tests.bench
+sync:
+	$(COURSE) sync $(if $(EXECUTE),--execute) $(CHAPTER)

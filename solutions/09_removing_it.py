@@ -326,6 +326,7 @@ plots.intervals(
 compare("removal.held_out.interval.intact", intervals["nothing"], model)
 compare("removal.held_out.interval.top_20", intervals["top 20"], model)
 compare("removal.gap.intact", [intact["train"].mean(), intact["held out"].mean()], model)
+compare("removal.top_5", [rows["top 5"][kind] for kind in KINDS], model)
 compare("removal.top_20", [rows["top 20"][kind] for kind in KINDS], model)
 compare("removal.random_20", [random_mean[kind] for kind in KINDS], model)
 compare("removal.loss.top_20", rows["top 20"]["loss"], model)

@@ -1,12 +1,16 @@
 """Deriving the notebooks: nothing drifts unnoticed, and exercise notebooks do what they promise."""
 
+import os
 import shutil
 import subprocess
 import sys
+import time
 
 import jupytext
 import nbformat
 import pytest
+from jupyter_server.services.contents.largefilemanager import LargeFileManager
+from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_class
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbgrader import nbgraderformat
@@ -163,3 +167,44 @@ def test_exercise_notebook_stops_at_the_first_exercise_and_says_so():
     assert error.ename == "CheckFailed"
     assert "this exercise is not written yet" in error.evalue
     assert "core.py" not in "\n".join(error.traceback), "no traceback of the checker's internals"
+
+
+@pytest.fixture
+def in_lab(tmp_path):
+    """JupyterLab's view of a copy of chapters/ and solutions/: path → what it shows, and the manager that saves."""
+    for folder in (CHAPTERS, SOLUTIONS):
+        for path in [folder / "jupytext.toml", *folder.glob("00_*")]:
+            (tmp_path / folder.name).mkdir(exist_ok=True)
+            shutil.copy(path, tmp_path / folder.name)
+    manager = build_sync_jupytext_contents_manager_class(LargeFileManager)()
+    manager.root_dir = str(tmp_path)
+    return tmp_path, manager
+
+
+@pytest.mark.parametrize("minutes", [-60, -1, 0, 1, 60])
+@pytest.mark.parametrize("edited", ["answer = 42", ""])
+def test_a_chapter_edited_elsewhere_opens_with_the_edit(minutes, edited, in_lab):
+    """In VS Code or on Colab, whichever of the two files is newer: a chapter's .py is never read back, nor written."""
+    root, manager = in_lab
+    path = root / "chapters" / "00_hooks_and_caches.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    exercise = next(cell for cell in notebook.cells if STUB in cell.source)
+    exercise.source = edited
+    nbformat.write(notebook, path)
+    script = path.with_suffix(".py")
+    text = script.read_text(encoding="utf-8")
+    os.utime(script, (time.time() + 60 * minutes,) * 2)
+    model = manager.get("chapters/00_hooks_and_caches.ipynb")
+    assert [cell["source"] for cell in model["content"]["cells"]] == [cell.source for cell in notebook.cells]
+    manager.save(model, "chapters/00_hooks_and_caches.ipynb")
+    assert script.read_text(encoding="utf-8") == text
+    assert "jupytext" not in nbformat.read(path, as_version=4).metadata
+
+
+def test_a_solutions_text_comes_from_its_script(in_lab):
+    root, manager = in_lab
+    script = root / "solutions" / "00_hooks_and_caches.py"
+    script.write_text(script.read_text(encoding="utf-8") + "\n# %%\nanswer = 42\n", encoding="utf-8")
+    os.utime(script, (time.time() + 60,) * 2)
+    cells = manager.get("solutions/00_hooks_and_caches.ipynb")["content"]["cells"]
+    assert cells[-1]["source"] == "answer = 42" and any(cell.get("outputs") for cell in cells)

@@ -15,12 +15,10 @@ import argparse
 import contextlib
 import hashlib
 import io
-import logging
 import os
 import re
 import sys
-import time
-from collections import Counter, deque
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -28,17 +26,20 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from distributed import Client, LocalCluster
-from distributed.scheduler import KilledWorker
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from utils import heads
+from utils.atlas_lookup import ORDER, SCORES, AtlasError, by_head, choose, grids, search, setting_columns
+from utils.atlas_workers import Result, in_parallel
 from utils.models import load_model
 
-SCORES = ("previous_token", "duplicate_token", "induction", "copying", "first_token", "entropy")
-ORDER = ["model", "layer", "head", "score"]
-POLL_S = 0.2
+__all__ = [
+    "ORDER", "SCORES", "AtlasError", "Report", "Settings", "by_head", "choose", "file_of", "grids", "head_table", "is_done",
+    "make_atlas", "read_atlas", "score_model", "search", "setting_columns",
+]  # fmt: skip
+
+WAIT_S = 50.0
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,6 @@ class Settings:
     seed: int = 0
     seq_len: int = 50
     batch: int = 4
-
-
-class AtlasError(ValueError):
-    """A model, a setting or a query that the atlas cannot use; the message names it and the fix."""
 
 
 # --- one model --------------------------------------------------------------------------------------------------------
@@ -110,11 +107,27 @@ def file_of(folder: Path, name: str, settings: Settings) -> Path:
     return folder / "models" / f"{readable}-{digest}-{made_with}.parquet"
 
 
+def _read(file: Path) -> pd.DataFrame:
+    """The rows of one model's file. Raises AtlasError, with the file's name, for one that cannot be used."""
+    try:
+        table = pd.read_parquet(file, page_checksum_verification=True)
+    except ImportError:
+        raise
+    except Exception as error:  # what pyarrow raises on a damaged file is anything from OSError to NotImplementedError
+        raise AtlasError(f"{file}: {' '.join(str(error).split())[:200]}") from None
+    if missing := [column for column in (*ORDER, "value") if column not in table]:
+        raise AtlasError(f"{file}: no column {missing[0]!r}")
+    if table.empty or not pd.api.types.is_numeric_dtype(table["value"]):
+        raise AtlasError(f"{file}: {len(table)} rows, values of type {table['value'].dtype}")
+    return table
+
+
 def is_done(folder: Path, name: str, settings: Settings) -> bool:
     """Whether the model has a whole file of these settings. A damaged file counts as none."""
+    file = file_of(folder, name, settings)
     try:
-        return len(pd.read_parquet(file_of(folder, name, settings))) > 0
-    except (OSError, ValueError):  # missing, or not parquet (pyarrow's errors are among these)
+        return file.exists() and set(_read(file)["model"]) == {name}
+    except AtlasError:
         return False
 
 
@@ -125,17 +138,33 @@ def _write(path: Path, table: pd.DataFrame) -> None:
     if path.suffix == ".csv":
         table.to_csv(partial_path, index=False)
     else:
-        table.to_parquet(partial_path, index=False)
+        table.to_parquet(partial_path, index=False, write_page_checksum=True)
     os.replace(partial_path, path)
 
 
 def read_atlas(folder: str | Path) -> pd.DataFrame:
-    """All rows of an atlas folder, in order of model, layer, head and score."""
-    files = sorted((Path(folder) / "models").glob("*.parquet"))
-    if not files:
-        raise AtlasError(f"no atlas in {folder}: make one with python -m utils.atlas MODEL... --folder {folder}")
-    table = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
-    return table.sort_values([*ORDER, "seed", "seq_len", "batch"], kind="stable", ignore_index=True)
+    """All rows of an atlas folder, in order of model, layer, head, score and settings. A damaged file is left out, with a
+    warning that names it."""
+    table, damaged = _read_all(folder)
+    for problem in damaged:
+        warnings.warn(f"left out of the atlas: {problem}; score its model again to replace it", stacklevel=2)
+    return table
+
+
+def _read_all(folder: str | Path) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of all files that can be read, and what is wrong with the others."""
+    tables, damaged = [], []
+    for file in sorted((Path(folder) / "models").glob("*.parquet")):
+        try:
+            tables.append(_read(file))
+        except AtlasError as error:
+            damaged.append(str(error))
+    if not tables:
+        raise AtlasError("\n".join([
+            f"no atlas in {folder}: make one with python -m utils.atlas MODEL... --folder {folder}", *damaged
+        ]))  # fmt: skip
+    table = pd.concat(tables, ignore_index=True)
+    return table.sort_values([*ORDER, *setting_columns(table)], kind="stable", ignore_index=True), damaged
 
 
 # --- many models ------------------------------------------------------------------------------------------------------
@@ -143,15 +172,18 @@ def read_atlas(folder: str | Path) -> pd.DataFrame:
 
 @dataclass
 class Report:
-    """What a run did: models scored now, models that were there already, and why others failed."""
+    """What a run did: models scored now, models that were there already, why others failed, and the files left out."""
 
     done: list[str] = field(default_factory=list)
     there: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    damaged: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         lines = [f"{len(self.done)} scored, {len(self.there)} there already, {len(self.failed)} failed"]
-        return "\n".join(lines + [f"failed: {name}: {reason}" for name, reason in self.failed.items()])
+        lines += [f"failed: {name}: {reason}" for name, reason in self.failed.items()]
+        lines += [f"left out, a damaged file: {problem}; score its model again" for problem in self.damaged]
+        return "\n".join(lines)
 
 
 def make_atlas(
@@ -162,12 +194,14 @@ def make_atlas(
     scheduler: str | None = None,
     attempts: int = 2,
     score: Callable[[str, Settings], pd.DataFrame] = score_model,
+    wait_s: float = WAIT_S,
 ) -> Report:
     """Score every model that has no file in `folder` yet, and write the whole table.
 
     workers: processes on this machine; 0 means in this process. scheduler: the address of a Dask scheduler to use instead.
-    attempts: how often a model is tried whose worker dies.
-    A model that fails is reported and does not stop the others.
+    attempts: how often a model is tried whose worker dies. wait_s: how long to wait while there is no worker.
+    A model that fails is reported and does not stop the others; so is a damaged file of another model. Raises AtlasError if
+    the scheduler does not answer or no worker ever comes.
     """
     folder, report = Path(folder), Report()
     wanted = list(dict.fromkeys(models))
@@ -179,7 +213,8 @@ def make_atlas(
     missing = [name for name in wanted if name not in report.there]
     results = _one_by_one(missing, settings, score)
     if missing and (workers or scheduler):
-        results = _in_parallel(missing, settings, score, min(workers, len(missing)), scheduler, attempts)
+        scorer, n_workers = partial(score, settings=settings), min(workers, len(missing))
+        results = in_parallel(missing, scorer, n_workers, scheduler, attempts, wait_s)
     for name, table, reason in tqdm(results, total=len(missing), desc="models") if missing else ():
         if table is None:
             report.failed[name] = reason
@@ -187,13 +222,10 @@ def make_atlas(
             _write(file_of(folder, name, settings), table)
             report.done.append(name)
     if report.done or report.there:
-        whole = read_atlas(folder)
+        whole, report.damaged = _read_all(folder)
         _write(folder / "atlas.parquet", whole)
         _write(folder / "atlas.csv", whole)
     return report
-
-
-Result = tuple[str, pd.DataFrame | None, str]
 
 
 def _one_by_one(models: Sequence[str], settings: Settings, score: Callable) -> Iterator[Result]:
@@ -202,83 +234,6 @@ def _one_by_one(models: Sequence[str], settings: Settings, score: Callable) -> I
             yield name, score(name, settings), ""
         except Exception as error:
             yield name, None, f"{type(error).__name__}: {error}"
-
-
-def _in_parallel(
-    models: Sequence[str], settings: Settings, score: Callable, workers: int, scheduler: str | None, attempts: int
-) -> Iterator[Result]:
-    with contextlib.ExitStack() as stack:
-        if scheduler is None:
-            scheduler = stack.enter_context(LocalCluster(
-                n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=logging.CRITICAL
-            ))  # fmt: skip
-        client = stack.enter_context(Client(scheduler, set_as_default=False))
-        yield from _as_they_finish(client, models, partial(score, settings=settings), attempts)
-
-
-def _as_they_finish(client: Client, models: Sequence[str], score: Callable, attempts: int) -> Iterator[Result]:
-    """Hand a model to each idle worker, and again when one is done. Nothing waits behind a model that runs, so a worker that
-    dies takes down its own model only; that model goes to another worker until it has been tried `attempts` times."""
-    waiting, tries, running = deque(models), Counter(), {}
-    while waiting or running:
-        alive = client.nthreads()
-        for future, (name, worker) in list(running.items()):
-            if not future.done() and worker in alive:
-                continue
-            del running[future]
-            error = future.exception() if future.done() else None
-            if future.done() and not isinstance(error, KilledWorker):
-                yield (name, future.result(), "") if error is None else (name, None, f"{type(error).__name__}: {error}")
-            elif tries[name] < attempts:
-                waiting.append(name)
-            else:
-                yield name, None, "its worker died while it was scored (killed, or out of memory); run again to retry"
-            future.cancel()
-        for worker in set(alive) - {worker for _, worker in running.values()}:
-            if waiting:
-                name = waiting.popleft()
-                tries[name] += 1
-                running[client.submit(score, name, workers=[worker], pure=False)] = name, worker
-        time.sleep(POLL_S)
-
-
-# --- looking things up ------------------------------------------------------------------------------------------------
-
-
-def by_head(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per head, one column per score: model, head ("L5H1"), and the six scores."""
-    keys = ["model", "layer", "head", "seed", "seq_len"]
-    wide = table.pivot_table(index=keys, columns="score", values="value", sort=False).reset_index()
-    wide["head"] = [heads.head_name(layer, head) for layer, head in zip(wide["layer"], wide["head"], strict=True)]
-    return wide[["model", "head", *[score for score in SCORES if score in wide]]].rename_axis(columns=None)
-
-
-def search(wide: pd.DataFrame, query: str) -> pd.DataFrame:
-    """The rows of `by_head` that fit every word of the query: a bound on a score ("induction>0.4", "copying<-0.5"), a head
-    ("L5H1"), a layer ("L5"), or part of a model's name. Raises AtlasError for a score that is not there."""
-    keep = pd.Series(True, index=wide.index)
-    for word in query.split():
-        if bound := re.fullmatch(r"(\w+)([<>])(-?\d*\.?\d+)", word):
-            score, sign, number = bound[1], bound[2], float(bound[3])
-            if score not in wide:
-                raise AtlasError(f"no score {score!r}; there are: {', '.join(wide.columns[2:])}")
-            keep &= wide[score] > number if sign == ">" else wide[score] < number
-        elif re.fullmatch(r"[Ll]\d+([Hh]\d+)?", word):
-            pattern = word.upper() if "H" in word.upper() else rf"{word.upper()}H\d+"
-            keep &= wide["head"].str.fullmatch(pattern)
-        else:
-            keep &= wide["model"].str.contains(word, case=False, regex=False)
-    return wide[keep]
-
-
-def grids(table: pd.DataFrame, score: str) -> dict[str, pd.DataFrame]:
-    """model → [layer, head] table of one score: what `plots.mosaic` draws."""
-    chosen = table[table["score"] == score]
-    if chosen.empty:
-        raise AtlasError(f"no score {score!r}; there are: {', '.join(table['score'].unique())}")
-    return {
-        name: rows.pivot_table(index="layer", columns="head", values="value") for name, rows in chosen.groupby("model")
-    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -292,13 +247,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--attempts", type=int, default=2, help="workers to try a model on whose worker dies (default: 2)"
     )
+    parser.add_argument(
+        "--wait", type=float, default=WAIT_S, help=f"seconds to wait while there is no worker (default: {WAIT_S:g})"
+    )
     for name, default in asdict(Settings()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"default: {default}")
     given = parser.parse_args(arguments)
     settings = Settings(given.seed, given.seq_len, given.batch)
     try:
-        report = make_atlas(given.models, given.folder, settings, given.workers, given.scheduler, given.attempts)
-    except (AtlasError, OSError, TimeoutError) as error:
+        report = make_atlas(given.models, given.folder, settings, given.workers, given.scheduler, given.attempts,
+                            wait_s=given.wait)  # fmt: skip
+    except (AtlasError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     print(report)

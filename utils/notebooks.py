@@ -38,6 +38,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from utils import pages
+from utils.course.setup_cell import setup_cell
 from utils.models import DEFAULT_EMBEDDED
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,18 +46,6 @@ SOLUTIONS, CHAPTERS, BUILD = (ROOT / name for name in ("solutions", "chapters", 
 STUB = 'raise NotImplementedError("this exercise is not written yet: put your code here")'
 FORMAT = "py:percent"
 BADGES = re.compile(r"(<!-- chapters -->\n).*?(<!-- /chapters -->)", re.DOTALL)
-SETUP = """\
-import subprocess
-import sys
-from pathlib import Path
-
-COURSE, REPOSITORY = Path("/content/course"), "{url}"
-ON_COLAB = "google.colab" in sys.modules
-if ON_COLAB and not COURSE.exists():
-    subprocess.run(["git", "clone", "--depth=1", REPOSITORY, COURSE], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-r", COURSE / "requirements.txt"], check=True)
-START = COURSE if ON_COLAB else Path.cwd()
-sys.path.insert(0, str(next(p for p in [START, *START.parents] if (p / "utils" / "models.py").exists())))"""
 
 
 class NotebookError(RuntimeError):
@@ -103,7 +92,7 @@ def _fill_setup(notebook: NotebookNode, source: Path) -> None:
         raise NotebookError(
             f"{source.name}: {len(cells)} cells are tagged 'setup'; there must be one, the first code cell"
         )
-    cells[0].source = SETUP.format(url=f"https://github.com/{course()['repository']}")
+    cells[0].source = setup_cell(course()["repository"], course()["branch"])
 
 
 def _mark(notebook: NotebookNode) -> None:

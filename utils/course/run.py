@@ -1,0 +1,78 @@
+"""Every command of the course, on any system, with or without `make`. Standard library only.
+
+    python3 -m utils.course.run COMMAND [ARGUMENT ...]      (Windows: py -m utils.course.run COMMAND)
+
+The first command sets up `.venv`; after that they start within seconds. `make COMMAND` calls this.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from utils import install
+from utils.console import make_output_safe
+
+# command → (what it does, the modules that it runs in turn; arguments of the command go to the last)
+COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
+    "lab": ("open the chapters in JupyterLab", [["jupyterlab", "chapters"]]),
+    "run": ("execute the course, or the chapters named: run 03 --model gpt2-small", [["utils.notebooks", "run"]]),
+    "setup": ("set up .venv and the embedded model, and stop there", []),
+    "doctor": ("examine this machine: what is missing, and the command that fixes it", [["utils.course.doctor"]]),
+    "check": ("lint, and compare every derived file with its source",
+              [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["utils.notebooks", "check"]]),
+    "test": ("what CI runs: check, unit tests, and the solutions' outputs",
+             [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["utils.notebooks", "check"],
+              ["pytest", "--nbval", "--nbval-current-env", "tests", "solutions"]]),
+    "test-matrix": ("the tests on other versions of Python and of the libraries", [["utils.course.matrix"]]),
+    "sync": ("derive the notebooks from solutions/*.py: sync 03 --execute", [["utils.notebooks", "sync"]]),
+    "bench": ("measure the patching engine", [["tests.bench"]]),
+}  # fmt: skip
+
+
+def usage() -> str:
+    lines = [f"  {name:<12} {what}" for name, (what, _) in COMMANDS.items()]
+    start = "py" if install.WINDOWS else "python3"
+    return "\n".join([f"usage: {start} -m utils.course.run COMMAND [ARGUMENT ...]", "", *lines])
+
+
+def run_modules(python: str, modules: Sequence[Sequence[str]], arguments: Sequence[str]) -> int:
+    """Exit status of the first module that fails, or 0. Ctrl-C is left to the module: JupyterLab asks before it stops."""
+    environment = {"PYTHONUTF8": "1", **os.environ}  # files are UTF-8, whatever Windows reads by default
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        for number, module in enumerate(modules, start=1):
+            more = arguments if number == len(modules) else []
+            status = subprocess.run([python, "-m", *module, *more], cwd=install.ROOT, env=environment).returncode
+            if status != 0:
+                return status
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    make_output_safe()
+    name, *rest = arguments or ["help"]
+    if name not in COMMANDS:
+        if name in ("help", "-h", "--help"):
+            print(usage())
+            return 0
+        print(f"there is no command {name!r}\n{usage()}", file=sys.stderr)
+        return 2
+    modules = COMMANDS[name][1]
+    if name == "doctor":  # it says what is missing, so it cannot wait until nothing is
+        python = install.venv_python()
+        return run_modules(str(python) if python.exists() else sys.executable, modules, rest)
+    status = install.main() if name == "setup" else install.ensure()
+    return status or run_modules(str(install.venv_python()), modules, rest)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(install.interrupted())
