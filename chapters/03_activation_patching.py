@@ -12,18 +12,59 @@
 # - say what it takes to call a part sufficient, and what to call it necessary;
 # - draw the circuit you found, and see where it agrees with the published one.
 
+# %% [markdown] tags=["model"]
+# **The model.** `load_model()` prints which model you have. Every figure of the course was computed on SmolLM2-135M-Instruct, a small
+# chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text behind its BOS token,
+# `<|im_start|>`, and not a chat. With gpt2-small, the model of Wang et al. 2022, the code is the same and the numbers differ; the
+# chapters have not been run on it yet. `load_model("gpt2-small")` takes it, where a model hub can be reached.
+
 # %% tags=["setup"]
+# This cell finds the course's code. On Colab it first installs the course, and keeps Colab's own torch, numpy and pandas.
+import shutil
 import subprocess
 import sys
+from importlib import metadata, util
 from pathlib import Path
 
-COURSE, REPOSITORY = Path("/content/course"), "https://github.com/OWNER/mechinterp-course"
-ON_COLAB = "google.colab" in sys.modules
-if ON_COLAB and not COURSE.exists():
-    subprocess.run(["git", "clone", "--depth=1", REPOSITORY, COURSE], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-r", COURSE / "requirements.txt"], check=True)
-START = COURSE if ON_COLAB else Path.cwd()
-sys.path.insert(0, str(next(p for p in [START, *START.parents] if (p / "utils" / "models.py").exists())))
+if "google.colab" in sys.modules:
+    COURSE, REPOSITORY, BRANCH = Path("/content/course"), "https://github.com/OWNER/mechinterp-course", "main"
+    kept = [f"{name}=={metadata.version(name)}" for name in ("numpy", "pandas", "torch") if util.find_spec(name)]
+    steps = [
+        (COURSE.parent, ["git", "clone", "--depth=1", f"--branch={BRANCH}", REPOSITORY, str(COURSE)]),
+        (COURSE, [sys.executable, "-m", "pip", "install", "-q", "-r", "requirements.txt", *kept]),
+        (COURSE, [sys.executable, "-m", "utils.install", "weights"]),
+    ]
+    if not (COURSE / "installed").exists():
+        print("Installing the course. This takes a few minutes.")
+        shutil.rmtree(COURSE, ignore_errors=True)  # what an earlier try has left
+        for folder, command in steps:
+            try:
+                subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+            except subprocess.CalledProcessError as error:
+                print((error.stderr or "")[-2000:])
+                print("The course is not installed yet, for the reason above. Run this cell again.")
+                print("If it fails again, choose Runtime > Restart session, and run this cell once more.")
+                print("The address OWNER/... is a placeholder: ask whoever gave you this notebook for the course's real address.")
+                raise
+        (COURSE / "installed").touch()
+    print(f"The course is ready, with Colab's {', '.join(kept)}. To keep your work: File > Save a copy in Drive.")
+else:
+    spec = util.find_spec("utils")
+    installed = Path(spec.origin).parent.parent if spec and spec.origin else Path.cwd()
+    places = [Path.cwd(), *Path.cwd().parents, *map(Path, sys.path), installed]
+    COURSE = next((p for p in places if (p / "utils/models.py").exists() and (p / "tests/checks").exists()), None)
+    if COURSE is None:
+        raise ModuleNotFoundError(
+            f"the course's code is not in {Path.cwd()} or a folder above it, and this kernel ({sys.executable}) does not "
+            "have it. Open the notebook inside the course's folder, or install that folder into this kernel: "
+            "pip install -e FOLDER. The address OWNER/... is a placeholder: ask whoever gave you this notebook for the course's real address."
+        )
+    if util.find_spec("transformer_lens") is None:
+        raise ModuleNotFoundError(
+            f"this kernel ({sys.executable}) does not have the course's packages. Choose the kernel of "
+            f"{COURSE / '.venv'}, or start JupyterLab with `make lab` in {COURSE}."
+        )
+sys.path.insert(0, str(COURSE))
 
 # %%
 from collections.abc import Callable, Sequence

@@ -358,6 +358,15 @@ def test_a_file_with_other_columns_or_another_model_is_not_taken_for_done(folder
     assert not atlas.is_done(tmp_path, folders[0], QUICK)
 
 
+def test_files_of_another_version_are_read_beside_the_others(tmp_path):
+    (tmp_path / "models").mkdir()
+    for name, made_with in {"a": {"seed": [0]}, "b": {"seed": ["first"]}, "c": {"dtype": ["float32"]}}.items():
+        settings_table([name], **made_with).to_parquet(tmp_path / "models" / f"{name}.parquet")
+    table = atlas.read_atlas(tmp_path)
+    assert table["model"].tolist() == ["a"] * 12 + ["b"] * 12 + ["c"] * 12
+    assert len(atlas.by_head(table)) == 6
+
+
 def test_other_settings_and_look_alike_names_have_other_files(tmp_path):
     names = {atlas.file_of(tmp_path, name, QUICK) for name in ("a/b", "a_b", "a b")}
     assert len(names | {atlas.file_of(tmp_path, "a/b", atlas.Settings(seed=1))}) == 4

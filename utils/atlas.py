@@ -164,7 +164,13 @@ def _read_all(folder: str | Path) -> tuple[pd.DataFrame, list[str]]:
             f"no atlas in {folder}: make one with python -m utils.atlas MODEL... --folder {folder}", *damaged
         ]))  # fmt: skip
     table = pd.concat(tables, ignore_index=True)
-    return table.sort_values([*ORDER, *setting_columns(table)], kind="stable", ignore_index=True), damaged
+    keys = [*ORDER, *setting_columns(table)]
+    return table.sort_values(keys, kind="stable", ignore_index=True, key=_sortable), damaged
+
+
+def _sortable(column: pd.Series) -> pd.Series:
+    """Text where a column is not of numbers: files of other versions may hold another type under the same name."""
+    return column if pd.api.types.is_numeric_dtype(column) else column.astype(str)
 
 
 # --- many models ------------------------------------------------------------------------------------------------------

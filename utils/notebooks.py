@@ -38,7 +38,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from utils import pages
-from utils.course.setup_cell import setup_cell
+from utils.course.setup_cell import MODEL_NOTE, setup_cell
 from utils.models import DEFAULT_EMBEDDED
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,7 +72,7 @@ def course() -> dict[str, str]:
 def derive(source: Path) -> dict[Path, str]:
     """path → text of every file that follows from one source, the source itself included (its setup cell is derived)."""
     solution = jupytext.read(source, fmt=FORMAT)
-    _fill_setup(solution, source)
+    _fill_derived(solution, source)
     _mark(solution)
     chapter = _exercises(solution)
     for notebook in (solution, chapter):
@@ -86,13 +86,14 @@ def derive(source: Path) -> dict[Path, str]:
     }
 
 
-def _fill_setup(notebook: NotebookNode, source: Path) -> None:
-    cells = [cell for cell in notebook.cells if "setup" in cell.metadata.get("tags", [])]
-    if len(cells) != 1:
-        raise NotebookError(
-            f"{source.name}: {len(cells)} cells are tagged 'setup'; there must be one, the first code cell"
-        )
-    cells[0].source = setup_cell(course()["repository"], course()["branch"])
+def _fill_derived(notebook: NotebookNode, source: Path) -> None:
+    """Write what all notebooks share into the cells that are tagged for it."""
+    texts = {"model": MODEL_NOTE, "setup": setup_cell(course()["repository"], course()["branch"])}
+    for tag, text in texts.items():
+        cells = [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+        if len(cells) != 1:
+            raise NotebookError(f"{source.name}: {len(cells)} cells are tagged {tag!r}; there must be one")
+        cells[0].source = text
 
 
 def _mark(notebook: NotebookNode) -> None:

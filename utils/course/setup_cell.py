@@ -1,4 +1,7 @@
-"""The first code cell of every notebook: it finds the course's code, and on Colab it installs the course first."""
+"""What every notebook begins with: which model its figures are from, and a cell that finds the course's code.
+
+On Colab that cell installs the course first.
+"""
 
 from __future__ import annotations
 
@@ -50,6 +53,12 @@ else:
             f"{COURSE / '.venv'}, or start JupyterLab with `make lab` in {COURSE}."
         )
 sys.path.insert(0, str(COURSE))"""
+
+MODEL_NOTE = """\
+**The model.** `load_model()` prints which model you have. Every figure of the course was computed on SmolLM2-135M-Instruct, a small
+chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text behind its BOS token,
+`<|im_start|>`, and not a chat. With gpt2-small, the model of Wang et al. 2022, the code is the same and the numbers differ; the
+chapters have not been run on it yet. `load_model("gpt2-small")` takes it, where a model hub can be reached."""
 
 ASK = "The address OWNER/... is a placeholder: ask whoever gave you this notebook for the course's real address."
 
