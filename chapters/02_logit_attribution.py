@@ -12,10 +12,10 @@
 # - look at the attention of the heads you found, and say what that picture does not tell you.
 
 # %% [markdown] tags=["model"]
-# **The model.** `load_model()` prints which model you have. Every figure of the course was computed on SmolLM2-135M-Instruct, a small
-# chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text behind its BOS token,
-# `<|im_start|>`, and not a chat. With gpt2-small, the model of Wang et al. 2022, the code is the same and the numbers differ; the
-# chapters have not been run on it yet. `load_model("gpt2-small")` takes it, where a model hub can be reached.
+# **The model.** `load_model()` prints which model you have. Every figure of the course was computed on SmolLM2-135M-Instruct, a
+# small chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text behind its BOS token,
+# `<|im_start|>`, and not a chat. With gpt2-small, the model of Wang et al. 2022, the code is the same and the numbers differ;
+# the chapters have not been run on it yet. `load_model("gpt2-small")` takes it, where a model hub can be reached.
 
 # %% tags=["setup"]
 # This cell finds the course's code. On Colab it first installs the course, and keeps Colab's own torch, numpy and pandas.

@@ -12,10 +12,10 @@
 # - set your evidence beside a published class of head, and say where you did not look.
 
 # %% [markdown] tags=["model"]
-# **The model.** `load_model()` prints which model you have. Every figure of the course was computed on SmolLM2-135M-Instruct, a small
-# chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text behind its BOS token,
-# `<|im_start|>`, and not a chat. With gpt2-small, the model of Wang et al. 2022, the code is the same and the numbers differ; the
-# chapters have not been run on it yet. `load_model("gpt2-small")` takes it, where a model hub can be reached.
+# **The model.** `load_model()` prints which model you have. Every figure of the course was computed on SmolLM2-135M-Instruct, a
+# small chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text behind its BOS token,
+# `<|im_start|>`, and not a chat. With gpt2-small, the model of Wang et al. 2022, the code is the same and the numbers differ;
+# the chapters have not been run on it yet. `load_model("gpt2-small")` takes it, where a model hub can be reached.
 
 # %% [markdown] tags=["solution"]
 # *This is the solution notebook; the exercises are in `chapters/`. `make sync EXECUTE=1` computed its outputs.*

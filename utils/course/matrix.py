@@ -2,12 +2,14 @@
 
     make test-matrix                                             all four environments
     python -m utils.course.matrix newest --tests tests/test_dialect.py --chapters    one of them, these tests, no chapter
-    python -m utils.course.matrix --write docs/compatibility.md  the table also as a page
+    python -m utils.course.matrix --write docs/compatibility.md  the table as a page, with what earlier runs found
 
 pinned: constraints.txt, Python 3.11. newest: the newest release of everything, Python 3.13. oldest: the lower bounds of
 requirements.txt, Python 3.11. colab: what Colab ships (tests/colab_*.txt), Python 3.13, where the notebooks' first cell
 installs the course as it does there. Environments are made in build/matrix; an interpreter that is not at hand is said, and
 its environment left out.
+
+Exit status: 0, 1 if a test or a chapter failed, 3 if an environment could not be made (no package index, no disk).
 """
 
 from __future__ import annotations
@@ -34,17 +36,12 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "matrix"
 (COLAB,) = (ROOT / "tests").glob("colab_*.txt")
 CHAPTERS = ("00", "07")
+NOT_RUN = "not run"
+AGREES = "runs, figures agree"
+NOT_MADE = 3  # exit status: an environment could not be made, so nothing is known of it
 SHOWN = ("torch", "transformers", "transformer-lens", "numpy", "pandas", "plotly", "ipywidgets")
-TOOLS = (
-    "pytest",
-    "hypothesis",
-    "nbgrader",
-    "nbconvert",
-    "nbclient",
-    "latex2mathml",
-    "pip",
-    "jupyterlab",
-)  # for the tests
+# What the tests need beside requirements.txt.
+TOOLS = ("pytest", "hypothesis", "nbgrader", "nbconvert", "nbclient", "latex2mathml", "pip", "jupyterlab")
 ENVIRONMENTS = {
     "pinned": ("3.11", "the versions of constraints.txt", ["-c", "constraints.txt", "-r", "requirements.txt"]),
     "newest": ("3.13", "the newest of everything", ["-r", "requirements.txt"]),
@@ -65,15 +62,15 @@ class Row:
     what: str
     python: str = ""
     versions: dict[str, str] = field(default_factory=dict)
-    tests: str = ""
+    tests: str = NOT_RUN
     chapters: dict[str, str] = field(default_factory=dict)
     minutes: float = 0.0
     problem: str = ""
 
     @property
     def passed(self) -> bool:
-        whole = not self.problem and "failed" not in self.tests and "error" not in self.tests
-        return whole and all(said == "runs, figures agree" for said in self.chapters.values())
+        tests = self.tests == NOT_RUN or ("passed" in self.tests and not re.search("failed|error", self.tests))
+        return not self.problem and tests and all(said == AGREES for said in self.chapters.values())
 
 
 class Stopped(RuntimeError):
@@ -158,11 +155,12 @@ def _quietly(command: Sequence[str]) -> str:
 def try_out(name: str, tests: Sequence[str], chapters: Sequence[str]) -> Row:
     """Make one environment and run the tests and the chapters in it."""
     version, what, _ = ENVIRONMENTS[name]
-    row, started = Row(name, what, version), time.monotonic()
+    row, started = Row(name, what), time.monotonic()
     base = interpreter(version)
     if base is None:
         row.problem = f"left out: there is no Python {version} here (pyenv install {version} brings one)"
         return row
+    row.python = version
     try:
         python = make(name, base)
     except Stopped as reason:
@@ -171,7 +169,7 @@ def try_out(name: str, tests: Sequence[str], chapters: Sequence[str]) -> Row:
     known = _versions(python)
     row.versions = {package: known.get(package, "—") for package in SHOWN}
     row.python = _quietly([str(python), "--version"]).removeprefix("Python ").strip()
-    row.tests = _run_tests(python, BUILD / f"{name}-tests.log", tests) if tests else "not run"
+    row.tests = _run_tests(python, BUILD / f"{name}-tests.log", tests) if tests else NOT_RUN
     for chapter in chapters:
         row.chapters[chapter] = _run_chapter(python, chapter, BUILD / f"{name}-{chapter}.log")
     row.minutes = (time.monotonic() - started) / 60
@@ -199,7 +197,7 @@ def _run_chapter(python: Path, chapter: str, log: Path) -> str:
         [str(python), "-c", run, chapter], cwd=ROOT, env=_environment(), capture_output=True, text=True
     )
     log.write_text(done.stdout + done.stderr, encoding="utf-8")
-    return "runs, figures agree" if done.returncode == 0 else f"stops: {done.stderr.strip().splitlines()[-1][:200]}"
+    return AGREES if done.returncode == 0 else f"stops: {done.stderr.strip().splitlines()[-1][:200]}"
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
@@ -240,6 +238,12 @@ def show(rows: Sequence[Row]) -> None:
     Console(width=max(120, Console().width)).print(table)
 
 
+def _last_rows() -> list[Row]:
+    """What each environment gave when it was last tried, now or in an earlier run."""
+    files = [BUILD / f"{name}.json" for name in ENVIRONMENTS]
+    return [Row(**json.loads(file.read_text(encoding="utf-8"))) for file in files if file.exists()]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m utils.course.matrix", description=__doc__.splitlines()[0])
     parser.add_argument("environments", nargs="*", choices=[*ENVIRONMENTS, []], help="which (default: all)")
@@ -247,7 +251,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--tests", nargs="*", default=["tests"], help="what pytest runs (default: tests; nothing: none)"
     )
     parser.add_argument("--chapters", nargs="*", default=list(CHAPTERS), help="numbers (default: 00 07; nothing: none)")
-    parser.add_argument("--write", type=Path, help="write the table as a page, too")
+    parser.add_argument(
+        "--write", type=Path, help="write the table as a page, with the last result of each environment"
+    )
     given = parser.parse_args(arguments)
     BUILD.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -257,8 +263,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (BUILD / f"{name}.json").write_text(json.dumps(asdict(rows[-1]), indent=1), encoding="utf-8")
     show(rows)
     if given.write:
-        given.write.write_text(as_markdown(rows), encoding="utf-8")
-    return 0 if all(row.passed or row.problem.startswith("left out") for row in rows) else 1
+        given.write.write_text(as_markdown(_last_rows()), encoding="utf-8")
+    if any(not row.passed and not row.problem for row in rows):
+        return 1
+    return NOT_MADE if any(row.problem and row.python for row in rows) else 0
 
 
 if __name__ == "__main__":

@@ -55,10 +55,10 @@ else:
 sys.path.insert(0, str(COURSE))"""
 
 MODEL_NOTE = """\
-**The model.** `load_model()` prints which model you have. Every figure of the course was computed on SmolLM2-135M-Instruct, a small
-chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text behind its BOS token,
-`<|im_start|>`, and not a chat. With gpt2-small, the model of Wang et al. 2022, the code is the same and the numbers differ; the
-chapters have not been run on it yet. `load_model("gpt2-small")` takes it, where a model hub can be reached."""
+**The model.** `load_model()` prints which model you have. Every figure of the course was computed on SmolLM2-135M-Instruct, a
+small chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text behind its BOS token,
+`<|im_start|>`, and not a chat. With gpt2-small, the model of Wang et al. 2022, the code is the same and the numbers differ;
+the chapters have not been run on it yet. `load_model("gpt2-small")` takes it, where a model hub can be reached."""
 
 ASK = "The address OWNER/... is a placeholder: ask whoever gave you this notebook for the course's real address."
 
