@@ -31,7 +31,7 @@ if "google.colab" in sys.modules:
     steps = [
         (COURSE.parent, ["git", "clone", "--depth=1", f"--branch={BRANCH}", REPOSITORY, str(COURSE)]),
         (COURSE, [sys.executable, "-m", "pip", "install", "-q", "-r", "requirements.txt", *kept]),
-        (COURSE, [sys.executable, "-m", "utils.install", "weights"]),
+        (COURSE, [sys.executable, "-m", "utils.course.install", "weights"]),
     ]
     if not (COURSE / "installed").exists():
         print("Installing the course. This takes a few minutes.")
@@ -80,7 +80,7 @@ from tests.checks import (
     check_residual_stack_to_logit_diff,
     check_top_heads,
 )
-from tests.checks.fixtures import tiny_model
+from utils.tiny_models import tiny_model
 from utils import plots
 from utils.attribution import bias_term, head_name, logit_diff
 from utils.ioi import ioi_pairs, positions_by_role, single_token_names

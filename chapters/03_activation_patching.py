@@ -32,7 +32,7 @@ if "google.colab" in sys.modules:
     steps = [
         (COURSE.parent, ["git", "clone", "--depth=1", f"--branch={BRANCH}", REPOSITORY, str(COURSE)]),
         (COURSE, [sys.executable, "-m", "pip", "install", "-q", "-r", "requirements.txt", *kept]),
-        (COURSE, [sys.executable, "-m", "utils.install", "weights"]),
+        (COURSE, [sys.executable, "-m", "utils.course.install", "weights"]),
     ]
     if not (COURSE / "installed").exists():
         print("Installing the course. This takes a few minutes.")

@@ -38,7 +38,7 @@ if "google.colab" in sys.modules:
     steps = [
         (COURSE.parent, ["git", "clone", "--depth=1", f"--branch={BRANCH}", REPOSITORY, str(COURSE)]),
         (COURSE, [sys.executable, "-m", "pip", "install", "-q", "-r", "requirements.txt", *kept]),
-        (COURSE, [sys.executable, "-m", "utils.install", "weights"]),
+        (COURSE, [sys.executable, "-m", "utils.course.install", "weights"]),
     ]
     if not (COURSE / "installed").exists():
         print("Installing the course. This takes a few minutes.")
@@ -94,7 +94,8 @@ from tests.checks import (
 )
 from utils import dialect, plots, stats
 from utils.models import load_model
-from utils.prompts import end_logits, tokenize
+from utils.inference import end_logits
+from utils.prompts import tokenize
 from utils.reference import compare
 
 # %% tags=["nbval-ignore-output"]
@@ -843,7 +844,7 @@ compare("guises.gap.other_bos", with_other_bos.mean(), model)
 # | you met | what it does |
 # |---|---|
 # | `utils.prompts.tokenize(model, prompts)` | tokens padded on the right, and the mask |
-# | `utils.prompts.end_logits(model, prompts, tokens)` | logits at true last tokens, any lengths |
+# | `utils.inference.end_logits(model, prompts, tokens)` | logits at true last tokens, any lengths |
 # | `dialect.pairs_of`, `swap_pairs`, `frames`, `traits` | minimal pairs, neutral swaps, prompts, trait sets |
 # | `dialect.guise_logits`, `association_scores`, `trait_gaps` | what follows each guise; q(x); the gap as a table `[pair, prompt]` |
 # | `stats.bootstrap_interval`, `crossed_interval` | intervals that respect verbs and prompts |

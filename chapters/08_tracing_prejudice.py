@@ -35,7 +35,7 @@ if "google.colab" in sys.modules:
     steps = [
         (COURSE.parent, ["git", "clone", "--depth=1", f"--branch={BRANCH}", REPOSITORY, str(COURSE)]),
         (COURSE, [sys.executable, "-m", "pip", "install", "-q", "-r", "requirements.txt", *kept]),
-        (COURSE, [sys.executable, "-m", "utils.install", "weights"]),
+        (COURSE, [sys.executable, "-m", "utils.course.install", "weights"]),
     ]
     if not (COURSE / "installed").exists():
         print("Installing the course. This takes a few minutes.")
@@ -84,8 +84,9 @@ from tests.checks import (
     check_patch_guise,
     check_reconcile,
 )
-from tests.checks.fixtures import tiny_model
-from utils import dialect, patching, plots, tracing
+from utils.tiny_models import tiny_model
+from utils import dialect, patching, plots
+from utils.dialect import tracing
 from utils.attribution import apply_final_norm, component_labels, decompose_at, head_name, top_heads
 from utils.models import load_model
 from utils.prompts import tokenize

@@ -34,7 +34,7 @@ if "google.colab" in sys.modules:
     steps = [
         (COURSE.parent, ["git", "clone", "--depth=1", f"--branch={BRANCH}", REPOSITORY, str(COURSE)]),
         (COURSE, [sys.executable, "-m", "pip", "install", "-q", "-r", "requirements.txt", *kept]),
-        (COURSE, [sys.executable, "-m", "utils.install", "weights"]),
+        (COURSE, [sys.executable, "-m", "utils.course.install", "weights"]),
     ]
     if not (COURSE / "installed").exists():
         print("Installing the course. This takes a few minutes.")
@@ -78,7 +78,8 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from tests.checks import check_ablate_heads, check_mean_z, check_overlap_p, check_share_removed
-from utils import dialect, patching, plots, stats, tracing
+from utils import dialect, inference, patching, plots, stats
+from utils.dialect import tracing
 from utils.attribution import head_name, logit_diff
 from utils.ioi import ioi_pairs
 from utils.models import load_model
@@ -278,7 +279,7 @@ def outcomes(heads: list[tuple[int, int]]) -> dict[str, Tensor]:
         "held out": gaps[: len(held_out)],
         "swaps": by_swap,
         "ioi": logit_diff(model.run_with_hooks(ioi.clean_tokens, fwd_hooks=hooks), ioi.answer_tokens),
-        "loss": tracing.next_token_loss(model, TEXTS, hooks),
+        "loss": inference.next_token_loss(model, TEXTS, hooks),
     }
 
 
@@ -510,7 +511,7 @@ compare("removal.shared_with_ioi_p", chance, model)
 # |---|---|
 # | `tracing.mean_z(model, prompts)` | every head's mean output over real tokens |
 # | `tracing.ablation_hooks(heads, means)` | hooks for `run_with_hooks` that put the means in |
-# | `tracing.hooked_gaps`, `next_token_loss` | gaps and loss of a changed run |
+# | `tracing.hooked_gaps`, `inference.next_token_loss` | gaps and loss of a changed run |
 # | `patching.get_act_patch_attn_head_out_all_pos` | the ranking |
 # | `scipy.stats.hypergeom.sf` | overlap of two lists by chance |
 #

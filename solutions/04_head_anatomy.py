@@ -34,7 +34,7 @@ if "google.colab" in sys.modules:
     steps = [
         (COURSE.parent, ["git", "clone", "--depth=1", f"--branch={BRANCH}", REPOSITORY, str(COURSE)]),
         (COURSE, [sys.executable, "-m", "pip", "install", "-q", "-r", "requirements.txt", *kept]),
-        (COURSE, [sys.executable, "-m", "utils.install", "weights"]),
+        (COURSE, [sys.executable, "-m", "utils.course.install", "weights"]),
     ]
     if not (COURSE / "installed").exists():
         print("Installing the course. This takes a few minutes.")
@@ -90,7 +90,7 @@ from tests.checks import (
     check_layernorm_ratio,
     check_mean_ablate,
 )
-from tests.checks.fixtures import tiny_model
+from utils.tiny_models import tiny_model
 from utils import ablation, atlas, heads, patching, plots, widgets
 from utils.attribution import head_attributions, head_name, logit_diff, logit_diff_directions, top_heads
 from utils.ioi import ioi_metric, ioi_pairs

@@ -30,11 +30,11 @@ from rich.table import Table
 from torch import Tensor
 from transformer_lens import patching as builtin
 
-from tests.checks.fixtures import tiny_model
 from utils import patching, plots
 from utils.attribution import logit_diff
 from utils.ioi import ioi_metric, ioi_pairs
 from utils.models import load_model
+from utils.tiny_models import tiny_model
 
 SWEEPS = ("resid_pre", "block_every", "attn_head_out_all_pos", "attn_head_all_pos_every", "attn_head_out_by_pos",
           "attn_head_by_pos_every")  # fmt: skip

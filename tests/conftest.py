@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.checks.fixtures import tiny_model
 from utils.models import DEFAULT_EMBEDDED, load_model
+from utils.tiny_models import tiny_model
 
 
 @pytest.fixture(params=["gpt2", "llama"])

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from tests.checks.fixtures import tiny_model
 from tests.zoo import CONFIGS, zoo_model
-from utils import ablation, assumptions, attribution, forward, patching
+from utils import ablation, assumptions, attribution, patching
 from utils.assumptions import UnsupportedModel
-from utils.prompts import end_logits
+from utils.inference import end_logits
+from utils.patching import resumable as forward
+from utils.tiny_models import tiny_model
 
 PROMPT = "When John and Mary went to the shops, Mary gave a ball to the kind person who"
 MODELS = ["gpt2", "llama", *CONFIGS]

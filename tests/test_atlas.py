@@ -22,9 +22,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tests.checks.fixtures import save_tiny_model, tiny_model
-from utils import atlas, atlas_workers, heads, plots, widgets
+from utils import atlas, heads, plots, widgets
+from utils.atlas import workers as atlas_workers
 from utils.models import DEFAULT_EMBEDDED
+from utils.tiny_models import save_tiny_model, tiny_model
 
 QUICK = atlas.Settings(seq_len=20, batch=2)
 

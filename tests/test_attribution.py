@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from tests.checks.fixtures import tiny_model
 from tests.solutions import solution_functions
 from utils import attribution
 from utils.ioi import NAMES, TEMPLATES, ioi_pairs
 from utils.prompts import make_pairs
+from utils.tiny_models import tiny_model
 
 SOLUTION = solution_functions("02")
 

@@ -7,9 +7,9 @@ import torch
 
 from tests.checks import REGISTRY, CheckFailed
 from tests.checks.core import call, compare
-from tests.checks.fixtures import tiny_model
 from tests.solutions import SOLUTIONS, solution_functions
 from tests.wrong import WRONG
+from utils.tiny_models import tiny_model
 
 MISTAKES = [(name, fragment) for name, wrong in WRONG.items() for fragment in wrong]
 

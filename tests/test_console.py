@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.console import make_output_safe, say
+from utils.course.console import make_output_safe, say
 
 LINE = "✓ zero_head: ✗ → · ± ≥ “x” … 3 × 4 − α ┃─╭ █ é 🙂"
 
@@ -54,7 +54,7 @@ def test_streams_that_are_no_console(stream, monkeypatch):
 
 def test_a_redirected_check(tmp_path):
     """Python itself chooses cp1252, as on Windows where output goes to a file."""
-    code = "from utils.console import make_output_safe; make_output_safe(); print('✓ ✗ →')"
+    code = "from utils.course.console import make_output_safe; make_output_safe(); print('✓ ✗ →')"
     environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
     assert done.returncode == 0 and done.stdout.decode("cp1252").split() == ["ok", "x", "->"]

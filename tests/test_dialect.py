@@ -6,10 +6,11 @@ import re
 import pytest
 import torch
 
-from tests.checks.fixtures import tiny_model
 from utils import dialect
 from utils.dialect import DialectError, Pair
-from utils.prompts import end_logits, tokenize
+from utils.inference import end_logits
+from utils.prompts import tokenize
+from utils.tiny_models import tiny_model
 
 U, F = ["lazy", "rude", "loud"], ["kind", "honest", "smart"]
 FORBIDDEN = "kill shoot fight steal smoke drug rob hit beat stab deal drunk".split()

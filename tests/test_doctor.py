@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from utils import install
-from utils.course import doctor, versions
+from utils.course import doctor, install, versions
 from utils.course.doctor import Finding, examine
 
 ROOT = Path(doctor.__file__).resolve().parents[2]
@@ -221,11 +220,11 @@ def test_packages(outside, other, state, monkeypatch):
         (None, False, True, "ok", ""),
         ("missing: manifest.json", True, False, "warn", "-m utils.models"),
         ("wrong checksum: model.safetensors", True, True, "warn", "-m utils.models"),
-        ("missing: manifest.json", False, False, "fail", "-m utils.install weights"),
+        ("missing: manifest.json", False, False, "fail", "-m utils.course.install weights"),
     ],
 )
 def test_embedded_model(harm, wheel, converted, state, fix, monkeypatch, tmp_path):
-    from utils import embedded
+    from utils.loading import embedded
     from utils.models import DEFAULT_EMBEDDED
 
     if converted:
@@ -274,7 +273,7 @@ def test_a_device_agrees_with_itself():
 
 @pytest.mark.parametrize(("locked", "state"), [("", "ok"), ("build", "warn"), ("cache", "warn"), ("chapters", "fail")])
 def test_writing(locked, state, monkeypatch, tmp_path):
-    from utils import embedded
+    from utils.loading import embedded
 
     for name in ("build", "chapters", "cache"):
         (tmp_path / name).mkdir()

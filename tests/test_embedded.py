@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from utils import embedded
-from utils.embedded import ModelError, cache_dir, convert_wheel_model, damage
+from utils.loading import embedded
+from utils.loading.embedded import ModelError, cache_dir, convert_wheel_model, damage
 from utils.models import DEFAULT_EMBEDDED, REGISTRY
 
 TINY = replace(REGISTRY[DEFAULT_EMBEDDED], disk_bytes=1000)

@@ -5,9 +5,9 @@ import re
 import pytest
 import torch
 
-from tests.checks.fixtures import tiny_model
 from utils import dialect
 from utils.dialect import DialectError, Pair
+from utils.tiny_models import tiny_model
 
 PAIR = Pair("he be working", "he is working", "working")
 U, F = ["lazy", "rude"], ["kind", "honest"]

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.checks.fixtures import tiny_model
 from tests.guise_files import read, refused
 from utils import dialect
 from utils.dialect import DatasetRow, DialectError
-from utils.guise_files import FRAME, PROMPTS, TRAITS
+from utils.dialect.files import FRAME, PROMPTS, TRAITS
+from utils.tiny_models import tiny_model
 
 HEADER = "prompt_aae,prompt_sae,best_attr_aae,best_attr_sae,score_aae,score_sae\n"
 SHORT = "prompt_aae,prompt_sae,best_attr_aae,best_attr_sae\n"

@@ -7,7 +7,7 @@ import pytest
 from tests.guise_files import read, refused
 from utils import dialect
 from utils.dialect import DialectError
-from utils.guise_text import CURLY
+from utils.dialect.text import CURLY
 
 GOOD = "he be here\the is here\n"
 SHORT = "prompt_aae,prompt_sae,best_attr_aae,best_attr_sae\n"

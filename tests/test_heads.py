@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.checks.fixtures import tiny_model
 from tests.solutions import solution_functions
 from utils import ablation, heads
 from utils.attribution import head_attributions, logit_diff, logit_diff_directions
 from utils.ioi import ioi_pairs
 from utils.prompts import tokenize
 from utils.reference import figures
+from utils.tiny_models import tiny_model
 
 PROMPTS = [
     "When John and Mary went to the store, John gave a drink to",

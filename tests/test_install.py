@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from utils import install
+from utils.course import install
 
 TEXTS = {"requirements.txt": "einops\n", "constraints.txt": "einops==0.8.2\n", "pyproject.toml": "[project]\n"}
 real_run = subprocess.run
@@ -141,12 +141,12 @@ def test_modules_that_run_before_the_environment_exists_parse_on_old_pythons():
 
     for name in (
         "utils/__init__.py",
-        "utils/install.py",
-        "utils/console.py",
+        "utils/course/install.py",
+        "utils/course/console.py",
         "utils/course/run.py",
         "utils/course/doctor.py",
     ):
-        ast.parse((Path(install.__file__).parents[1] / name).read_text(encoding="utf-8"), feature_version=(3, 8))
+        ast.parse((install.ROOT / name).read_text(encoding="utf-8"), feature_version=(3, 8))
 
 
 # --- when something has changed, or not -----------------------------------------------------------------------------------
@@ -327,6 +327,6 @@ def test_the_wheel_is_the_one_that_models_expects():
 
     spec = REGISTRY[DEFAULT_EMBEDDED]
     assert f"{spec.package}=={spec.version}" == install.MODEL_WHEEL
-    root = Path(install.__file__).parents[1]
+    root = install.ROOT
     assert install.MODEL_WHEEL in (root / "requirements.txt").read_text(encoding="utf-8")
-    assert "utils.install weights" in (root / "binder" / "postBuild").read_text(encoding="utf-8")
+    assert "utils.course.install weights" in (root / "binder" / "postBuild").read_text(encoding="utf-8")

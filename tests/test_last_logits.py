@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from utils.last_logits import LastLogits
+from utils.patching.last_logits import LastLogits
 
 
 @pytest.fixture

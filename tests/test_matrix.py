@@ -66,8 +66,15 @@ def test_no_tests_at_all_is_no_success(build):
 
 def test_a_chapter_that_stops_is_a_failure_and_the_page_names_it():
     rows = [
-        matrix.Row("a", "pins", "3.11.7", {"torch": "2.13"}, "3 passed", {"00": matrix.AGREES}),
-        matrix.Row("b", "newest", "3.13.0", {"torch": "2.15"}, "3 passed", {"00": "stops: ReferenceMismatch: a | b"}),
+        matrix.Row("a", "pins", "3.11.7", dict.fromkeys(matrix.SHOWN, "1.0"), "3 passed", {"00": matrix.AGREES}),
+        matrix.Row(
+            "b",
+            "newest",
+            "3.13.0",
+            dict.fromkeys(matrix.SHOWN, "2.0"),
+            "3 passed",
+            {"00": "stops: ReferenceMismatch: a | b"},
+        ),
     ]
     assert [row.passed for row in rows] == [True, False]
     page = matrix.as_markdown(rows)

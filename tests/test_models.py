@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from tests.checks.fixtures import save_tiny_model
 from utils import models
 from utils.models import DEFAULT_EMBEDDED, REGISTRY, ModelError, ModelWarning, load_model
+from utils.tiny_models import save_tiny_model
 
 
 def test_embedded_model_is_what_the_paper_needs(smollm2):

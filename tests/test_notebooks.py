@@ -16,8 +16,8 @@ from nbclient.exceptions import CellExecutionError
 from nbgrader import nbgraderformat
 
 from tests.checks import REGISTRY
-from utils import notebooks
-from utils.notebooks import CHAPTERS, ROOT, SOLUTIONS, STUB, derive, sources
+from utils.course import notebooks
+from utils.course.notebooks import CHAPTERS, ROOT, SOLUTIONS, STUB, derive, sources
 
 SOURCES = pytest.mark.parametrize("source", sources(), ids=lambda path: path.stem)
 DERIVED = (
@@ -51,7 +51,7 @@ def test_check_names_every_kind_of_drift(copy):
     unparsable.write_text(unparsable.read_text().replace("import torch", "import torch as", 1))
     (copy / "chapters" / "99_stray.ipynb").write_text("{}")
     (copy / "chapters" / "01_ioi_task.ipynb").unlink()
-    command = [sys.executable, "-m", "utils.notebooks", "check"]
+    command = [sys.executable, "-m", "utils.course.notebooks", "check"]
     result = subprocess.run(command, cwd=copy, capture_output=True, text=True)
     assert result.returncode == 1
     for name in (*DERIVED, "chapters/99_stray.ipynb", "chapters/01_ioi_task.ipynb"):

@@ -5,7 +5,7 @@ import json
 import nbformat
 import plotly.express as px
 
-from utils.pages import write_index, write_page
+from utils.course.pages import write_index, write_page
 
 
 def test_page_has_plots_formulas_and_nothing_from_elsewhere(tmp_path):

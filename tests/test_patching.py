@@ -17,11 +17,13 @@ from transformer_lens import ActivationCache
 from transformer_lens import patching as builtin
 from transformer_lens.utilities import get_act_name
 
-from tests.checks.fixtures import one_thread, tiny_model, tiny_tokenizer
-from utils import forward, patching, sweep
+from utils import patching
 from utils.attribution import logit_diff
 from utils.ioi import NAMES, TEMPLATES, ioi_pairs
 from utils.models import load_model
+from utils.patching import resumable as forward
+from utils.patching import sweep
+from utils.tiny_models import one_thread, tiny_model, tiny_tokenizer
 
 FAMILIES = ("gpt2", "llama")
 SINGLE = [name for name, sweeps in patching.SWEEPS.items() if len(sweeps) == 1]

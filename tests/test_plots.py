@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from utils import attention_views, plot_inputs, plots
+from utils import plots
+from utils.plots import attention_views
+from utils.plots import inputs as plot_inputs
 
 VALUES = torch.tensor([[0.5, -2.0, 0.0], [1.0, 0.25, 0.0]])
 FIGURES = {

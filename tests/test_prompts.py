@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from tests.checks.fixtures import tiny_model
 from tests.solutions import solution_functions
 from utils import attribution, ioi
 from utils.prompts import PromptError, make_pairs, single_token, tokenize
+from utils.tiny_models import tiny_model
 
 ONE = "When John and Mary went to the store, John gave a drink to"
 OTHER = "When John and Mary went to the store, Mary gave a drink to"

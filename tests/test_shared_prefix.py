@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.models.llama import modeling_llama
 
-from tests.checks.fixtures import tiny_model
 from tests.zoo import zoo_model
 from utils import assumptions, shared_prefix
-from utils.prompts import end_logits
+from utils.inference import end_logits
 from utils.shared_prefix import WrongLogits, last_logits
+from utils.tiny_models import tiny_model
 
 PROMPTS = [
     "When John went to the store",

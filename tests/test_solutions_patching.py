@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformer_lens import patching as built_in
 
-from tests.checks.fixtures import tiny_model
 from tests.solutions import solution_functions
 from utils import ioi, patching
 from utils.attribution import logit_diff
+from utils.tiny_models import tiny_model
 
 SOLUTION = solution_functions("03")
 SWEEPS = ["resid_pre", "block_every", "attn_head_out_all_pos", "attn_head_all_pos_every"]

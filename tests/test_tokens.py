@@ -5,10 +5,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tests.checks.fixtures import MAX_LENGTH
-from utils import ioi, tracing
+from utils import inference, ioi
+from utils.inference import end_logits
 from utils.models import load_model
-from utils.prompts import PromptError, end_logits, make_pairs, single_token, token_row, tokenize
+from utils.prompts import PromptError, make_pairs, single_token, token_row, tokenize
+from utils.tiny_models import MAX_LENGTH
 
 LONG = "apple" + " apple" * (MAX_LENGTH + 20)
 
@@ -18,8 +19,8 @@ LONG = "apple" + " apple" * (MAX_LENGTH + 20)
     [
         lambda model, prompt: end_logits(model, [prompt], progress=False),
         lambda model, prompt: tokenize(model, ["The", prompt]),
-        lambda model, prompt: tracing.next_token_loss(model, [prompt]),
-        lambda model, prompt: tracing.hooked_end_logits(model, [prompt], []),
+        lambda model, prompt: inference.next_token_loss(model, [prompt]),
+        lambda model, prompt: inference.hooked_end_logits(model, [prompt], []),
         lambda model, prompt: make_pairs(model, [prompt + " kind"], [prompt + " rude"], [(" Mary", " John")]),
     ],
     ids=["end_logits", "tokenize", "next_token_loss", "hooked_end_logits", "make_pairs"],

@@ -1,4 +1,4 @@
-"""utils.tracing against independent runs, the notebooks' solutions against utils, and whole files through the pipeline."""
+"""Tracing and hooked inference against independent runs, the solutions against utils, and files through the pipeline."""
 
 from pathlib import Path
 
@@ -7,9 +7,10 @@ import torch
 from transformer_lens import patching as builtin
 
 from tests.solutions import solution_functions
-from utils import dialect, stats, tracing
-from utils.dialect import DialectError, Pair
-from utils.prompts import end_logits, tokenize
+from utils import dialect, inference, stats
+from utils.dialect import DialectError, Pair, tracing
+from utils.inference import end_logits
+from utils.prompts import tokenize
 
 U_WORDS, F_WORDS = ["lazy", "rude", "loud"], ["kind", "honest", "smart"]
 FRAME = 'A person who says " {} " is'
@@ -103,8 +104,8 @@ def test_mean_ablation(model):
     watch = [("blocks.1.attn.hook_z", lambda z, hook: seen.update(z=z.clone()))]
     model.run_with_hooks(model.to_tokens(prompts[0]), fwd_hooks=[*hooks, *watch])
     assert torch.allclose(seen["z"][0, 1:, [0, 2]], means[1][[0, 2]].expand(len(seen["z"][0]) - 1, -1, -1))
-    assert torch.allclose(tracing.hooked_end_logits(model, prompts, []), end_logits(model, prompts), atol=1e-4)
-    loss = tracing.next_token_loss(model, ["He is kind"])
+    assert torch.allclose(inference.hooked_end_logits(model, prompts, []), end_logits(model, prompts), atol=1e-4)
+    loss = inference.next_token_loss(model, ["He is kind"])
     tokens = model.to_tokens("He is kind")
     by_hand = torch.nn.functional.cross_entropy(model(tokens)[0, :-1], tokens[0, 1:])
     assert loss == pytest.approx(by_hand.item(), abs=1e-4)

@@ -10,9 +10,9 @@ import torch
 import transformers
 from transformer_lens.model_bridge import TransformerBridge
 
-from tests.checks.fixtures import tiny_tokenizer
-from utils.embedded import no_progress_bars
+from utils.loading.embedded import no_progress_bars
 from utils.models import load_model
+from utils.tiny_models import tiny_tokenizer
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
 SPECIAL = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}

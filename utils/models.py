@@ -17,8 +17,8 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformer_lens.model_bridge import TransformerBridge
 
 from utils.assumptions import probe_tokens, versions
-from utils.embedded import ModelError, WheelModel, convert_wheel_model, no_progress_bars
-from utils.model_folders import loading_complaints, problem_of
+from utils.loading.embedded import ModelError, WheelModel, convert_wheel_model, no_progress_bars
+from utils.loading.folders import loading_complaints, problem_of
 
 HUB_TIMEOUT_S = 3
 WEIGHT_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]  # no pickles, no code

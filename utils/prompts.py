@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
-
-from utils.shared_prefix import last_logits
 
 
 class PromptError(ValueError):
@@ -114,14 +111,15 @@ def tokenize(
     Each prompt is tokenised alone (`token_row`, which names the errors), so the mask does not depend on what the padding
     token is (in GPT-2 and SmolLM2 it is also an ordinary special token).
     """
-    rows = [token_row(model, prompt) for prompt in _listed(prompts)]
+    rows = [token_row(model, prompt) for prompt in prompt_list(prompts)]
     padding = model.tokenizer.pad_token_id
     tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=0 if padding is None else padding)
     lengths = torch.tensor([len(row) for row in rows], device=tokens.device)
     return tokens, (torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]).long()
 
 
-def _listed(prompts: Sequence[str]) -> Sequence[str]:
+def prompt_list(prompts: Sequence[str]) -> Sequence[str]:
+    """The prompts. Raises PromptError for one string in the place of a list, and for none at all."""
     if isinstance(prompts, str):
         raise PromptError(f"prompts are given as one string, {prompts[:60]!r}; give a list of strings")
     if not len(prompts):
@@ -176,39 +174,3 @@ def _ids_in_text(model: TransformerBridge, word: str) -> list[int]:
         if len(both) > len(before) and both[: len(before)] == before:
             return both[len(before) :]
     return ids_of(word)
-
-
-# --- the logits that predict the next token ----------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def end_logits(
-    model: TransformerBridge,
-    prompts: Sequence[str],
-    tokens: Int[Tensor, "attribute"] | None = None,
-    log_softmax: bool = False,
-    bos: int | None = None,
-    batch_size: int = 64,
-    progress: bool = True,
-    share_prefix: bool = True,
-) -> Float[Tensor, "batch attribute"]:
-    """Logits (or log-probabilities) of `tokens` (None: the whole vocabulary) at each prompt's true last token.
-
-    Prompts may have any lengths and may repeat: each is run once. They are sorted, so that those which begin alike are run
-    together and their common beginning only once; equal to running them one by one to float error. The first batch of each
-    model is compared with runs one by one, and WrongLogits is raised, with the versions of the libraries, if they disagree.
-    bos: another token in the place of the model's BOS. share_prefix: False runs every prompt whole, which is slower.
-    """
-    rows = {prompt: token_row(model, prompt) for prompt in dict.fromkeys(_listed(prompts))}
-    if bos is not None:
-        start = int(model.cfg.default_prepend_bos)  # where the prompt's own first token stands
-        rows = {prompt: torch.cat([row.new_tensor([bos]), row[start:]]) for prompt, row in rows.items()}
-    ordered = sorted(rows, key=lambda prompt: rows[prompt].tolist())
-    results: dict[str, Tensor] = {}
-    starts = range(0, len(ordered), batch_size)
-    for start in tqdm(starts, desc="prompts", leave=False, disable=not progress or len(starts) < 3):
-        chunk = ordered[start : start + batch_size]
-        logits = last_logits(model, [rows[prompt] for prompt in chunk], share_prefix)
-        logits = logits.log_softmax(-1) if log_softmax else logits
-        results.update(zip(chunk, logits if tokens is None else logits[:, tokens], strict=True))
-    return torch.stack([results[prompt] for prompt in prompts])

@@ -1,6 +1,6 @@
 """Published and recorded figures per model, and `compare`, which sets a computed value beside them.
 
-`utils/figures/gpt2-small.toml` holds figures published for gpt2-small; `utils/figures/smollm2-135m.toml` holds what this
+In `utils/data/reference`, `gpt2-small.toml` holds figures published for gpt2-small, and `smollm2-135m.toml` holds what this
 course computed on the embedded model. `python -m utils.reference LOG` records a log of computed values.
 
 Whole numbers, booleans and text agree when they are equal. A number with a fraction agrees when it is off by at most `rel`
@@ -19,6 +19,7 @@ import math
 import os
 import sys
 import tomllib
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from utils.models import DEFAULT_EMBEDDED, DEFAULT_PUBLISHED
 
-FIGURES = Path(__file__).parent / "figures"
+FIGURES = files("utils.data") / "reference"
 REL = 0.01
 ABS = 1e-4  # what float error comes to in these figures, from one thread, version or machine to another
 FIELDS = ("value", "rel", "abs", "note", "source")
@@ -44,7 +45,7 @@ def figures(model_name: str) -> dict[str, dict[str, Any]]:
     Raises ValueError for a field that means nothing, which would otherwise be passed over.
     """
     path = FIGURES / f"{model_name}.toml"
-    if not path.exists():
+    if not path.is_file():
         return {}
     table = dict(_flatten(tomllib.loads(path.read_text(encoding="utf-8"))))
     for key, entry in table.items():

@@ -7,7 +7,7 @@ import importlib
 import pkgutil
 
 from tests.checks.core import REGISTRY, CheckFailed
-from utils.console import make_output_safe
+from utils.course.console import make_output_safe
 
 make_output_safe()
 for _module in pkgutil.iter_modules(__path__):

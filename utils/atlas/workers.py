@@ -13,7 +13,7 @@ import pandas as pd
 from distributed import Client, LocalCluster
 from distributed.scheduler import KilledWorker
 
-from utils.atlas_lookup import AtlasError
+from utils.atlas.lookup import AtlasError
 
 Result = tuple[str, pd.DataFrame | None, str]
 POLL_S = 0.2

@@ -1,8 +1,8 @@
 """Derive the notebooks from `solutions/*.py`, check that nothing has drifted, and run them.
 
-    python -m utils.notebooks sync [--execute] [CHAPTER ...]   write every derived file; --execute refreshes the outputs
-    python -m utils.notebooks check                            fail, naming the file, if a derived file differs
-    python -m utils.notebooks run [CHAPTER ...]                execute the solutions into build/, with an index page
+    python -m utils.course.notebooks sync [--execute] [CHAPTER ...]   write every derived file; --execute: and the outputs
+    python -m utils.course.notebooks check                            fail, naming the file, if a derived file differs
+    python -m utils.course.notebooks run [CHAPTER ...]                execute the solutions into build/, with an index
 
 From `solutions/NN_name.py` come its twin `.ipynb` (which keeps its outputs) and both files in `chapters/`, where
 solutions are cleared (nbgrader), cells tagged `solution` are gone (nbconvert), and check cells are locked and worth
@@ -37,11 +37,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from utils import pages
+from utils.course import pages
 from utils.course.setup_cell import MODEL_NOTE, setup_cell
 from utils.models import DEFAULT_EMBEDDED
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SOLUTIONS, CHAPTERS, BUILD = (ROOT / name for name in ("solutions", "chapters", "build"))
 STUB = 'raise NotImplementedError("this exercise is not written yet: put your code here")'
 FORMAT = "py:percent"
@@ -354,7 +354,7 @@ def _table(rows: list[dict], model: str) -> Table:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m utils.notebooks", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m utils.course.notebooks", description=__doc__.splitlines()[0])
     parser.add_argument("command", choices=["sync", "check", "run"])
     parser.add_argument("chapters", nargs="*", help="numbers or names; none means all")
     parser.add_argument("--execute", action="store_true", help="with sync: run the solutions and keep their outputs")

@@ -2,7 +2,7 @@
 
 A patch at layer l and position p changes nothing before layer l, nothing before position p, and nothing at all where the
 clean and the corrupted activation are equal. So each sweep runs only the cells that can change, resumes at the patched layer
-and position (`utils.forward`), and carries the patches of all layers through the model as one growing batch.
+and position (`utils.patching.resumable`), and carries the patches of all layers through the model as one growing batch.
 
 Denoising: clean activations are patched into the corrupted run. For noising, exchange the two.
 """
@@ -21,9 +21,9 @@ from transformer_lens.patching import PatchingResult
 from transformer_lens.utilities import get_act_name
 
 from utils.assumptions import UnsupportedModel, hooks_on
-from utils.forward import CorruptedRun, last_positions
-from utils.last_logits import LastLogits
-from utils.sweep import HEAD_SITES, Metric, Sweep, checked_metric, clean_activation
+from utils.patching.last_logits import LastLogits
+from utils.patching.resumable import CorruptedRun, last_positions
+from utils.patching.sweep import HEAD_SITES, Metric, Sweep, checked_metric, clean_activation
 
 DEFAULT_MEMORY = 2**30
 

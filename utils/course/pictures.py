@@ -1,6 +1,6 @@
 """The README's pictures, taken from the outputs of the executed solution notebooks.
 
-    python -m utils.pictures
+    python -m utils.course.pictures
 
 Needs a Chromium or Chrome (kaleido finds it; CHROME names another one for the attention view).
 """
@@ -16,8 +16,8 @@ import plotly.io as pio
 from nbformat import NotebookNode
 from playwright.sync_api import sync_playwright
 
-from utils.notebooks import SOLUTIONS
-from utils.pages import PLOTLY
+from utils.course.notebooks import SOLUTIONS
+from utils.course.pages import PLOTLY
 from utils.plots import circuitsvis_library
 
 PICTURES = SOLUTIONS / "pictures"

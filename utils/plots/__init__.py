@@ -18,8 +18,8 @@ from jaxtyping import Shaped
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from utils.attention_views import AttentionView, attention, attention_of_heads, circuitsvis_library
-from utils.plot_inputs import (
+from utils.plots.attention_views import AttentionView, attention, attention_of_heads, circuitsvis_library
+from utils.plots.inputs import (
     along_axis,
     as_array,
     as_text,

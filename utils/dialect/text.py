@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from utils.guises import DialectError
+from utils.dialect.grammar import DialectError
 
 # What keyboards, word processors and web pages put in place of ' and ": typographic quotation marks, primes, modifier
 # letters, the two accents that stand alone, and full-width forms.

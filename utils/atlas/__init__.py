@@ -30,8 +30,8 @@ from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from utils import heads
-from utils.atlas_lookup import ORDER, SCORES, AtlasError, by_head, choose, grids, search, setting_columns
-from utils.atlas_workers import Result, in_parallel
+from utils.atlas.lookup import ORDER, SCORES, AtlasError, by_head, choose, grids, search, setting_columns
+from utils.atlas.workers import Result, in_parallel
 from utils.models import load_model
 
 __all__ = [
@@ -269,7 +269,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(report)
     print(f"the atlas: {Path(given.folder) / 'atlas.parquet'} and .csv")
     return 1 if report.failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -16,7 +16,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from utils.attribution import head_name
-from utils.plot_inputs import as_array, require_count, table
+from utils.plots.inputs import as_array, require_count, table
 
 # Draws the view into every element that carries its data and is still empty. Elements are found by what they show, not by
 # an id: the same view may be on the page more than once (shown twice, a second tab, an output of an earlier kernel), and

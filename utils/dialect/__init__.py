@@ -1,7 +1,6 @@
 """Dialect prejudice: what a model expects of a person who says something in African American English (AAE), against the
-same in Standard American English (SAE). Scores, gaps, and `python -m utils.dialect --out dialect.csv`, which writes a
-dataset in the published column order. What is said is in `utils.guises`, files are in `utils.guise_files`; both are
-public from here.
+same in Standard American English (SAE). Scores and gaps are here, what is said is in `grammar`, files are in `files`, and
+`python -m utils.dialect --out dialect.csv` writes a dataset in the published column order.
 
 Policy: the model's BOS is put in front of every prompt once, and every number is read at a prompt's true last token.
 """
@@ -19,15 +18,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from utils.guise_files import (  # noqa: F401
+from utils.dialect.files import (
     COLUMNS,
     DatasetRow,
     read_dataset,
     read_pairs,
     write_dataset,
 )
-from utils.guise_text import straighten  # noqa: F401
-from utils.guises import (  # noqa: F401
+from utils.dialect.grammar import (
     DialectError,
     Pair,
     aligned_pairs,
@@ -49,7 +47,17 @@ from utils.guises import (  # noqa: F401
     swap_pairs,
     traits,
 )
-from utils.prompts import PromptError, end_logits, single_token
+from utils.dialect.text import straighten
+from utils.inference import end_logits
+from utils.prompts import PromptError, single_token
+
+__all__ = [
+    "COLUMNS", "DatasetRow", "DialectError", "Pair", "aligned_pairs", "allow_list", "allowed_verbs",
+    "association_scores", "attribute_tokens", "check_frames", "check_pairs", "check_traits", "check_words",
+    "dataset_cells", "dataset_rows", "differing_positions", "favourability", "feature_names", "fill", "filtered",
+    "frames", "gap_bias", "gap_direction", "gaps_by_name", "grammar", "guise_logits", "pairs_of", "preference",
+    "read_dataset", "read_pairs", "straighten", "swap_names", "swap_pairs", "trait_gaps", "traits", "write_dataset",
+]  # fmt: skip
 
 Frames = Sequence[str]
 
@@ -226,7 +234,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     print(f"{len(rows)} rows in {given.out}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

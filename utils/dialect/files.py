@@ -18,8 +18,17 @@ from pathlib import Path
 
 from transformer_lens.model_bridge import TransformerBridge
 
-from utils.guise_text import MISSING, clean, read_text, records, require_curly, require_two_sides, unseen
-from utils.guises import DialectError, Pair, aligned_pairs, check_words, differing_positions, fill, filtered, words_of
+from utils.dialect.grammar import (
+    DialectError,
+    Pair,
+    aligned_pairs,
+    check_words,
+    differing_positions,
+    fill,
+    filtered,
+    words_of,
+)
+from utils.dialect.text import MISSING, clean, read_text, records, require_curly, require_two_sides, unseen
 from utils.prompts import PromptError, single_token, token_row
 
 PROMPTS = ("prompt_aae", "prompt_sae")

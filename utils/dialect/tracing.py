@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import ActivationCache
@@ -22,6 +21,7 @@ from transformer_lens.utilities import get_act_name
 from utils import dialect, patching
 from utils.attribution import apply_final_norm, decompose_at, head_results
 from utils.dialect import DialectError, Pair
+from utils.inference import hooked_end_logits
 from utils.prompts import token_row, tokenize
 
 Heads = Iterable[tuple[int, int]]
@@ -179,28 +179,6 @@ def _setter(heads: list[int], means: Float[Tensor, "head d_head"]) -> Callable:
     return set_mean
 
 
-@torch.no_grad()
-def hooked_end_logits(
-    model: TransformerBridge,
-    prompts: Sequence[str],
-    hooks: list[tuple[str, Callable]],
-    tokens: Int[Tensor, "attribute"] | None = None,
-    batch_size: int = 64,
-) -> Float[Tensor, "batch attribute"]:
-    """`utils.prompts.end_logits` of a run that hooks change: no shared beginnings, since a hook may touch every position."""
-    order = sorted(range(len(prompts)), key=lambda i: len(token_row(model, prompts[i])))
-    results: list[Tensor | None] = [None] * len(prompts)
-    for start in range(0, len(order), batch_size):
-        chunk = order[start : start + batch_size]
-        rows, mask = tokenize(model, [prompts[i] for i in chunk])
-        everyone, last = torch.arange(len(chunk), device=rows.device), mask.sum(-1) - 1
-        at_end = ("unembed.hook_in", lambda x, hook, everyone=everyone, last=last: x[everyone, last].unsqueeze(1))
-        logits = model.run_with_hooks(rows, fwd_hooks=[*hooks, at_end])[:, 0]
-        for i, row in zip(chunk, logits if tokens is None else logits[:, tokens], strict=True):
-            results[i] = row
-    return torch.stack(results)
-
-
 def hooked_gaps(
     model: TransformerBridge,
     pairs: Sequence[Pair],
@@ -217,13 +195,3 @@ def hooked_gaps(
     preference = logits[:, unfavourable].mean(-1) - logits[:, favourable].mean(-1)
     aae, sae = preference.unflatten(0, (2, len(pairs), len(frames)))
     return aae - sae
-
-
-@torch.no_grad()
-def next_token_loss(
-    model: TransformerBridge, texts: Sequence[str], hooks: list[tuple[str, Callable]] = ()
-) -> Float[Tensor, ""]:
-    """Mean cross-entropy (nats per token) on texts, padding and the prediction of BOS left out."""
-    tokens, mask = tokenize(model, texts)
-    logits, real = model.run_with_hooks(tokens, fwd_hooks=list(hooks)), mask[:, 1:].bool()
-    return F.cross_entropy(logits[:, :-1][real], tokens[:, 1:][real])

@@ -1,7 +1,7 @@
 """The grammar of matched guises: what is said in African American English (AAE) and in Standard American English (SAE),
 the neutral swaps that serve as a null, the frames around them, and the traits a model can answer with.
 
-Data: `utils/figures/dialect.toml` (with the linguistic source of each feature) and `traits.toml` (favourability and frames
+Data: `utils/data/dialect.toml` (with the linguistic source of each feature) and `traits.toml` (favourability and frames
 of Hofmann et al. 2024). All of it is public as `utils.dialect.*`.
 """
 
@@ -14,13 +14,13 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from importlib.resources import files
 
 from transformer_lens.model_bridge import TransformerBridge
 
 from utils.prompts import PromptError, token_row
 
-FIGURES = Path(__file__).parent / "figures"
+DATA = files("utils.data")
 UNFAVOURABLE = tuple("aggressive cruel dirty ignorant lazy loud rude stubborn stupid suspicious".split())
 FAVOURABLE_FROM = 1.0  # F is every trait rated this high or higher
 
@@ -44,13 +44,13 @@ class Pair:
 
 @functools.cache
 def grammar() -> dict:
-    """`figures/dialect.toml` as it is: verbs, words, features, contrasts, swaps, frames, attributes."""
-    return tomllib.loads((FIGURES / "dialect.toml").read_text(encoding="utf-8"))
+    """`data/dialect.toml` as it is: verbs, words, features, contrasts, swaps, frames, attributes."""
+    return tomllib.loads((DATA / "dialect.toml").read_text(encoding="utf-8"))
 
 
 @functools.cache
 def _traits() -> dict:
-    return tomllib.loads((FIGURES / "traits.toml").read_text(encoding="utf-8"))
+    return tomllib.loads((DATA / "traits.toml").read_text(encoding="utf-8"))
 
 
 def favourability() -> dict[str, float]:

@@ -17,8 +17,8 @@ from tqdm.auto import tqdm
 from transformer_lens import ActivationCache
 from transformer_lens.utilities import get_act_name
 
-from utils.forward import Column, CorruptedRun, Join
-from utils.last_logits import LastLogits
+from utils.patching.last_logits import LastLogits
+from utils.patching.resumable import Column, CorruptedRun, Join
 
 Metric = Callable[[Float[Tensor, "batch pos d_vocab"]], Tensor]
 

@@ -1,0 +1,5 @@
+import sys
+
+from utils.atlas import main
+
+sys.exit(main())

