@@ -181,12 +181,12 @@ def attention_to_first_token(cache: ActivationCache) -> Float[Tensor, "layer hea
 # %%
 check_attention_to_first_token(attention_to_first_token)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
 # patterns = torch.stack([cache["pattern", layer] for layer in range(cache.model.cfg.n_layers)])
-# return patterns[..., 1:, 0].mean((1, 3))
+# return patterns[..., 1:, 0].mean((1, 3))  # [layer, batch, head, query] → [layer, head]
 # ```
 # </details>
 
@@ -241,7 +241,7 @@ def zero_head(
 # %%
 check_zero_head(zero_head)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
@@ -250,7 +250,8 @@ check_zero_head(zero_head)
 # return z
 # ```
 # </details>
-#
+
+# %% [markdown]
 # ### Exercise 0.3 · Logits without a head
 #
 # > Difficulty: ●●○○○  Importance: ●●●●●  10 minutes
@@ -279,7 +280,7 @@ def logits_without_head(
 # %%
 check_logits_without_head(logits_without_head)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
@@ -287,7 +288,8 @@ check_logits_without_head(logits_without_head)
 # return model.run_with_hooks(tokens, fwd_hooks=[hook])
 # ```
 # </details>
-#
+
+# %% [markdown]
 # Now the experiment. The prompt asks for `" Mary"` and against `" John"`. Remove the heads of one layer, one at a time: which
 # of them was holding up the difference between the two names?
 

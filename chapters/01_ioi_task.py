@@ -169,7 +169,7 @@ def build_prompts(templates: list[str], names: list[tuple[str, str]]) -> tuple[l
 # %%
 check_build_prompts(build_prompts)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
@@ -224,14 +224,15 @@ def answer_token_ids(model: TransformerBridge, answers: list[tuple[str, str]]) -
 check_answer_token_ids(answer_token_ids)
 
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
 # return torch.tensor([[model.to_single_token(name) for name in pair] for pair in answers], device=model.cfg.device)
 # ```
 # </details>
-#
+
+# %% [markdown]
 # ## 4 · One number for how well it is done
 #
 # The **logit difference** is the logit of the correct answer minus the logit of the incorrect one, at END. Why this and not the
@@ -267,15 +268,16 @@ def logit_diff(
 check_logit_diff(logit_diff)
 
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
-# correct, incorrect = logits[:, -1].gather(-1, answer_tokens).unbind(-1)
+# correct, incorrect = logits[:, -1].gather(-1, answer_tokens).unbind(-1)  # each [batch]
 # return correct - incorrect if per_prompt else (correct - incorrect).mean()
 # ```
 # </details>
-#
+
+# %% [markdown]
 # ### Exercise 1.4 · The same in log-probabilities
 #
 # > Difficulty: ●○○○○  Importance: ●●○○○  5 minutes
@@ -300,7 +302,7 @@ def logprob_diff(
 # %%
 check_logprob_diff(logprob_diff)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
@@ -308,7 +310,8 @@ check_logprob_diff(logprob_diff)
 # return correct - incorrect
 # ```
 # </details>
-#
+
+# %% [markdown]
 # Now the measurement. The **corrupted** batch is the same batch with neighbours exchanged: each prompt is scored with its own
 # answers, but reads its neighbour's text, in which S2 is the other name.
 

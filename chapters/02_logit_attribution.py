@@ -181,15 +181,16 @@ def logit_diff_directions(
 # %%
 check_logit_diff_directions(logit_diff_directions)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
 # columns = model.W_U[:, answer_tokens]  # d_model batch 2
-# return (columns[..., 0] - columns[..., 1]).T
+# return (columns[..., 0] - columns[..., 1]).T  # batch d_model
 # ```
 # </details>
-#
+
+# %% [markdown]
 # The built-in gives the columns, and leaves the difference to you:
 
 # %%
@@ -243,7 +244,7 @@ def residual_stack_to_logit_diff(
 # %%
 check_residual_stack_to_logit_diff(residual_stack_to_logit_diff)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
@@ -252,7 +253,8 @@ check_residual_stack_to_logit_diff(residual_stack_to_logit_diff)
 # return contributions if per_prompt else contributions.mean(-1)
 # ```
 # </details>
-#
+
+# %% [markdown]
 # `cache.apply_ln_to_stack` is the built-in for the first line (it subtracts the mean as well, where the model does), and
 # `cache.logit_attrs` does all of it. Compare, and compare the final residual with the model's own logit difference:
 
@@ -375,7 +377,7 @@ def attribution_total(
 # %%
 check_attribution_total(attribution_total)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
@@ -452,7 +454,7 @@ def head_attributions(
 # %%
 check_head_attributions(head_attributions)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
@@ -463,7 +465,8 @@ check_head_attributions(head_attributions)
 # return residual_stack_to_logit_diff(written, cache, directions)
 # ```
 # </details>
-#
+
+# %% [markdown]
 # The built-in is `cache.stack_head_results`, with layers and heads on one axis:
 
 # %%
@@ -504,7 +507,7 @@ def top_heads(attributions: Float[Tensor, "layer head"], k: int, sign: int = 1) 
 # %%
 check_top_heads(top_heads)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python

@@ -194,7 +194,7 @@ def ioi_metric(
 # %%
 check_ioi_metric(ioi_metric)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
@@ -234,7 +234,7 @@ def patch_position(
 check_patch_position(patch_position)
 
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
@@ -243,7 +243,8 @@ check_patch_position(patch_position)
 # return activation
 # ```
 # </details>
-#
+
+# %% [markdown]
 # ### Exercise 3.3 · The residual stream
 #
 # > Difficulty: ●●●○○  Importance: ●●●●●  15 minutes
@@ -276,7 +277,7 @@ def get_act_patch_resid_pre(
 # %%
 check_get_act_patch_resid_pre(get_act_patch_resid_pre)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
@@ -289,7 +290,8 @@ check_get_act_patch_resid_pre(get_act_patch_resid_pre)
 # return results
 # ```
 # </details>
-#
+
+# %% [markdown]
 # Try your loop on two prompts and three layers, and `transformer_lens.patching`, which has a function of the same name, on a few
 # cells of the same sweep. (`index_df` names the cells; without it the built-in does all of them.)
 
@@ -389,7 +391,7 @@ def get_act_patch_block_every(
 # %%
 check_get_act_patch_block_every(get_act_patch_block_every)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
@@ -403,7 +405,8 @@ check_get_act_patch_block_every(get_act_patch_block_every)
 # return results
 # ```
 # </details>
-#
+
+# %% [markdown]
 # Your loop on layer 0, beside the built-in at S2 of layer 0; then the full figure.
 
 # %%
@@ -474,7 +477,7 @@ def get_act_patch_attn_head_out_all_pos(
 check_get_act_patch_attn_head_out_all_pos(get_act_patch_attn_head_out_all_pos)
 
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
@@ -491,7 +494,8 @@ check_get_act_patch_attn_head_out_all_pos(get_act_patch_attn_head_out_all_pos)
 # return results
 # ```
 # </details>
-#
+
+# %% [markdown]
 # ### Exercise 3.6 · Output, query, key, value, pattern
 #
 # > Difficulty: ●●●●○  Importance: ●●●●○  20 minutes
@@ -528,7 +532,7 @@ def get_act_patch_attn_head_all_pos_every(
 # %%
 check_get_act_patch_attn_head_all_pos_every(get_act_patch_attn_head_all_pos_every)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
@@ -547,7 +551,8 @@ check_get_act_patch_attn_head_all_pos_every(get_act_patch_attn_head_all_pos_ever
 # return results
 # ```
 # </details>
-#
+
+# %% [markdown]
 # Your two loops on one layer and two prompts, beside the built-in on one head of it:
 
 # %%
@@ -858,14 +863,15 @@ def noising_metric(
 check_noising_metric(noising_metric)
 
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
 # return (logit_diff(logits, answer_tokens) - clean) / (clean - corrupted)
 # ```
 # </details>
-#
+
+# %% [markdown]
 # ### Exercise 3.8 · The noising sweep
 #
 # > Difficulty: ●●●○○  Importance: ●●●●○  10 minutes
@@ -895,7 +901,7 @@ def noising_sweep(
 # %%
 check_noising_sweep(noising_sweep)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
@@ -906,7 +912,8 @@ check_noising_sweep(noising_sweep)
 # return get_act_patch_attn_head_out_all_pos(model, clean_tokens, corrupted_cache, metric, layers)
 # ```
 # </details>
-#
+
+# %% [markdown]
 # *What do you expect* on our eight prompts? Will noising and denoising agree on every head, or on some?
 # <details><summary>Our guess</summary>
 # We expected some to differ. Look first at the figure, then at the prompts, and find out why it could not be otherwise.

@@ -175,13 +175,13 @@ def head_scores(
 # %%
 check_head_scores(head_scores)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
 # _, cache = model.run_with_cache(tokens, names_filter=lambda name: name.endswith("hook_pattern"))
 # patterns = torch.stack([cache["pattern", layer] for layer in range(model.cfg.n_layers)])
-# patterns = patterns[..., -2 * seq_len :, -2 * seq_len :]
+# patterns = patterns[..., -2 * seq_len :, -2 * seq_len :]  # [layer, batch, head, query, key]
 # offsets = {"previous_token": 1, "duplicate_token": seq_len, "induction": seq_len - 1}
 # return {name: patterns.diagonal(-offset, dim1=-2, dim2=-1).mean((1, -1)) for name, offset in offsets.items()}
 # ```
@@ -387,11 +387,11 @@ def ablate_at_end(
 # %%
 check_ablate_at_end(ablate_at_end)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
-# def zero_at_end(z, hook):
+# def zero_at_end(z: Float[Tensor, "batch position head d_head"], hook: HookPoint) -> Tensor:
 #     z = z.clone()
 #     z[:, -1, head] = 0
 #     return z
@@ -461,7 +461,7 @@ def direct_effect_change(
 # %%
 check_direct_effect_change(direct_effect_change)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
@@ -536,7 +536,7 @@ def layernorm_ratio(clean_cache: ActivationCache, ablated_cache: ActivationCache
 # %%
 check_layernorm_ratio(layernorm_ratio)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
@@ -605,23 +605,24 @@ def mean_ablate(
 # %%
 check_mean_ablate(mean_ablate)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
-# def put_at_end(z, hook, head, value):
+# def put_at_end(z: Float[Tensor, "batch position head d_head"], hook: HookPoint, head: int, value: Tensor) -> Tensor:
 #     z = z.clone()
 #     z[:, -1, head] = value
 #     return z
 #
 # hooks = []
 # for layer, head in heads:
-#     mean = reference_cache["z", layer][:, -1, head].mean(0)
+#     mean = reference_cache["z", layer][:, -1, head].mean(0)  # [d_head]
 #     hooks.append((utilities.get_act_name("z", layer), partial(put_at_end, head=head, value=mean)))
 # return model.run_with_hooks(tokens, fwd_hooks=hooks)
 # ```
 # </details>
-#
+
+# %% [markdown]
 # The logit difference, and the change of every other head, under both ablations (the second run again with `utils.ablation`, which also keeps the cache):
 
 # %%
@@ -737,7 +738,7 @@ def backup_by_route(
 # %%
 check_backup_by_route(backup_by_route)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python

@@ -124,7 +124,7 @@ def aligned_pairs(model: TransformerBridge, pairs: list[tuple[str, str]]) -> lis
 # %%
 check_aligned_pairs(aligned_pairs)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
@@ -136,7 +136,8 @@ check_aligned_pairs(aligned_pairs)
 # return found
 # ```
 # </details>
-#
+
+# %% [markdown]
 # `dialect.aligned_pairs(model, pairs, frame)` is the general version. How many pairs of each feature can be patched, in this model's tokenizer?
 
 # %%
@@ -222,14 +223,15 @@ def gap_direction(
 check_gap_direction(gap_direction)
 
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
 # return model.W_U[:, unfavourable].mean(1) - model.W_U[:, favourable].mean(1)
 # ```
 # </details>
-#
+
+# %% [markdown]
 # ## 3 · Two defects of a naive analysis
 #
 # Before splitting a number into parts, make sure that the parts *are* that number, **row by row**. A mean can agree while every row is
@@ -262,7 +264,7 @@ def reconcile(
 # %%
 check_reconcile(reconcile)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
@@ -275,7 +277,8 @@ check_reconcile(reconcile)
 # return torch.stack([preference - projected, preference - projected - bias])
 # ```
 # </details>
-#
+
+# %% [markdown]
 # Now use it to find what is wrong with this analysis, which is a fair copy of what people do. It takes guises of **different**
 # lengths, pads them, reads the last column, and splits what it read into parts. The model is first yours, then a random toy that has a
 # *LayerNorm*, as GPT-2 has (folding a LayerNorm's own bias into the unembedding is where the bias comes from).
@@ -346,15 +349,18 @@ def gap_by_component(
 # %%
 check_gap_by_component(gap_by_component)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
-# sides = [apply_final_norm(decompose_at(cache), cache) @ direction for cache in (aae, sae)]
+# sides = [
+#     apply_final_norm(decompose_at(cache), cache) @ direction for cache in (aae, sae)
+# ]  # [component, batch] each
 # return (sides[0] - sides[1]).mean(-1)
 # ```
 # </details>
-#
+
+# %% [markdown]
 # *What do you expect?* Attention or MLPs, early or late, and will the neutral swap look different?
 # <details><summary>Our guess</summary>
 # The last few layers decide between adjectives, whatever the reason; so the two lines should be alike at the end. If dialect has parts of its own,
@@ -479,7 +485,7 @@ def patch_guise(
 # %%
 check_patch_guise(patch_guise)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
@@ -496,7 +502,8 @@ check_patch_guise(patch_guise)
 # )
 # ```
 # </details>
-#
+
+# %% [markdown]
 # `tracing.patch_guise(model, batch, U, F, sweep)` does this with any sweep of `utils.patching`. One call gives the residual stream, attention
 # outputs and MLP outputs.
 
@@ -614,14 +621,15 @@ def compare_with_null(
 # %%
 check_compare_with_null(compare_with_null)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
 # return (1 + (null.abs() >= observed.abs()).sum(0)) / (1 + len(null))
 # ```
 # </details>
-#
+
+# %% [markdown]
 # The values are the heads' direct parts of the gap, which cost one run per prompt. The swaps are the first eleven that are aligned.
 
 # %%

@@ -156,17 +156,20 @@ def mean_z(
 check_mean_z(mean_z)
 
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
 # _, cache = model.run_with_cache(tokens)
-# z = torch.stack([cache["z", layer] for layer in range(model.cfg.n_layers)])
+# z = torch.stack(
+#     [cache["z", layer] for layer in range(model.cfg.n_layers)]
+# )  # [layer, batch, position, head, d_head]
 # counted = mask[:, 1:].bool()
-# return z[:, :, 1:][:, counted].mean(1)
+# return z[:, :, 1:][:, counted].mean(1)  # [layer, token, head, d_head] → [layer, head, d_head]
 # ```
 # </details>
-#
+
+# %% [markdown]
 # ### Exercise 9.2 · Run without them
 #
 # > Difficulty: ●●●○○  Importance: ●●●●●  10 minutes
@@ -196,7 +199,7 @@ def ablate_heads(
 check_ablate_heads(ablate_heads)
 
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
@@ -211,7 +214,8 @@ check_ablate_heads(ablate_heads)
 # return model.run_with_hooks(tokens, fwd_hooks=[hook_for(layer, head) for layer, head in heads])
 # ```
 # </details>
-#
+
+# %% [markdown]
 # The general versions are `tracing.mean_z(model, prompts)` and `tracing.ablation_hooks(heads, means)`. The means here come from both guises of the three training
 # verbs, in the test frames and the training frame: sentences of the kind in which the heads will be replaced.
 #
@@ -236,14 +240,15 @@ def share_removed(before: Float[Tensor, "row"], after: Float[Tensor, "row"]) -> 
 # %%
 check_share_removed(share_removed)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
 # return 1 - after.mean() / before.mean()
 # ```
 # </details>
-#
+
+# %% [markdown]
 # ## 3 · Does it work?
 #
 # *What do you expect?* Twenty heads are replaced (of 270 in SmolLM2, of 144 in GPT-2). How much of the gap goes, on verbs and prompts that did not choose them? And if the twenty
@@ -451,7 +456,7 @@ def overlap_p(one: list[tuple[int, int]], other: list[tuple[int, int]], n_total:
 # %%
 check_overlap_p(overlap_p)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python

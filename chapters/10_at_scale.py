@@ -202,7 +202,7 @@ def cells_that_can_change(
 # %%
 check_cells_that_can_change(cells_that_can_change)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
@@ -211,7 +211,8 @@ check_cells_that_can_change(cells_that_can_change)
 #
 # Averaging over prompts first would be a trap: in mirrored prompts the differences are opposite and cancel.
 # </details>
-#
+
+# %% [markdown]
 # Now the real model. The cells outside the mask need no run; a few of them are run by the built-in to see that you are right.
 
 # %%
@@ -265,7 +266,7 @@ def run_from_layer(
 # %%
 check_run_from_layer(run_from_layer)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
@@ -274,7 +275,8 @@ check_run_from_layer(run_from_layer)
 # return model.unembed(model.ln_final(resid))
 # ```
 # </details>
-#
+
+# %% [markdown]
 # Compare with the built-in on a sample of the cells that can change, spread evenly over the layers. The time is scaled up from the
 # sample to all of them, as the built-in's was.
 
@@ -346,11 +348,11 @@ def attention_from_position(
 # %%
 check_attention_from_position(attention_from_position)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
-# k, v = torch.cat([k_prefix, k], dim=1), torch.cat([v_prefix, v], dim=1)
+# k, v = torch.cat([k_prefix, k], dim=1), torch.cat([v_prefix, v], dim=1)  # [batch, start + new, kv_head, d_head]
 # k, v = (x.repeat_interleave(q.shape[2] // k.shape[2], dim=2) for x in (k, v))
 # scores = torch.einsum("bqhd,bkhd->bhqk", q, k) / q.shape[-1] ** 0.5
 # allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril(k_prefix.shape[1])
@@ -358,7 +360,8 @@ check_attention_from_position(attention_from_position)
 # return torch.einsum("bhqk,bkhd->bqhd", pattern, v)
 # ```
 # </details>
-#
+
+# %% [markdown]
 # Everything else needs no new idea, so here it is: `CorruptedRun` of `utils.patching.resumable` holds the corrupted run's residual streams, keys and
 # values, and the parts of a block. Around your attention they make a run that resumes at a layer *and* at a position, and
 # that unembeds the last position only, which is all that the metric reads.
@@ -435,20 +438,21 @@ def patch_every_layer(
 check_patch_every_layer(patch_every_layer)
 
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
 # ```python
-# running = corrupted[0][:0]
+# running = corrupted[0][:0]  # no copies yet
 # for layer in range(model.cfg.n_layers):
 #     new = corrupted[layer].clone()
 #     new[:, pos] = clean[layer][:, pos]
-#     running = run_block(model, layer, torch.cat([running, new]))
+#     running = run_block(model, layer, torch.cat([running, new]))  # [(layer + 1) * batch, pos, d_model]
 # logits = model.unembed(model.ln_final(running[:, -1]))
 # return logits.unflatten(0, (-1, corrupted.shape[1]))
 # ```
 # </details>
-#
+
+# %% [markdown]
 # This is fast enough to run whole: every position that can change, every layer. The engine does all four things at once, so compare
 # with it too.
 

@@ -187,15 +187,6 @@ def attention_to_first_token(cache: ActivationCache) -> Float[Tensor, "layer hea
 # %%
 check_attention_to_first_token(attention_to_first_token)
 
-# %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# patterns = torch.stack([cache["pattern", layer] for layer in range(cache.model.cfg.n_layers)])
-# return patterns[..., 1:, 0].mean((1, 3))
-# ```
-# </details>
-
 # %%
 to_first = attention_to_first_token(cache)
 plots.heads(to_first, "Attention to the first token, by head", unit="attention", sequential=True)
@@ -252,15 +243,6 @@ def zero_head(
 check_zero_head(zero_head)
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# z = z.clone()
-# z[:, :, head_index] = 0
-# return z
-# ```
-# </details>
-#
 # ### Exercise 0.3 · Logits without a head
 #
 # > Difficulty: ●●○○○  Importance: ●●●●●  10 minutes
@@ -293,14 +275,6 @@ def logits_without_head(
 check_logits_without_head(logits_without_head)
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# hook = (utilities.get_act_name("z", layer), partial(zero_head, head_index=head_index))
-# return model.run_with_hooks(tokens, fwd_hooks=[hook])
-# ```
-# </details>
-#
 # Now the experiment. The prompt asks for `" Mary"` and against `" John"`. Remove the heads of one layer, one at a time: which
 # of them was holding up the difference between the two names?
 

@@ -179,19 +179,6 @@ def build_prompts(templates: list[str], names: list[tuple[str, str]]) -> tuple[l
 # %%
 check_build_prompts(build_prompts)
 
-# %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# prompts, answers = [], []
-# for template, (first, second) in zip(templates, names, strict=True):
-#     for correct, incorrect in ((first, second), (second, first)):
-#         prompts.append(template.replace("{S}", incorrect))
-#         answers.append((correct, incorrect))
-# return prompts, answers
-# ```
-# </details>
-
 # %%
 prompts, answers = build_prompts(list(ioi.TEMPLATES), list(ioi.NAMES))
 pd.DataFrame({"prompt": prompts, "correct": [a[0] for a in answers], "incorrect": [a[1] for a in answers]})
@@ -237,13 +224,6 @@ check_answer_token_ids(answer_token_ids)
 
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# return torch.tensor([[model.to_single_token(name) for name in pair] for pair in answers], device=model.cfg.device)
-# ```
-# </details>
-#
 # ## 4 · One number for how well it is done
 #
 # The **logit difference** is the logit of the correct answer minus the logit of the incorrect one, at END. Why this and not the
@@ -283,14 +263,6 @@ check_logit_diff(logit_diff)
 
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# correct, incorrect = logits[:, -1].gather(-1, answer_tokens).unbind(-1)
-# return correct - incorrect if per_prompt else (correct - incorrect).mean()
-# ```
-# </details>
-#
 # ### Exercise 1.4 · The same in log-probabilities
 #
 # > Difficulty: ●○○○○  Importance: ●●○○○  5 minutes
@@ -319,14 +291,6 @@ def logprob_diff(
 check_logprob_diff(logprob_diff)
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# correct, incorrect = logits[:, -1].log_softmax(-1).gather(-1, answer_tokens).unbind(-1)
-# return correct - incorrect
-# ```
-# </details>
-#
 # Now the measurement. The **corrupted** batch is the same batch with neighbours exchanged: each prompt is scored with its own
 # answers, but reads its neighbour's text, in which S2 is the other name.
 

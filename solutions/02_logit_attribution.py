@@ -188,14 +188,6 @@ def logit_diff_directions(
 check_logit_diff_directions(logit_diff_directions)
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# columns = model.W_U[:, answer_tokens]  # d_model batch 2
-# return (columns[..., 0] - columns[..., 1]).T
-# ```
-# </details>
-#
 # The built-in gives the columns, and leaves the difference to you:
 
 # %%
@@ -254,15 +246,6 @@ def residual_stack_to_logit_diff(
 check_residual_stack_to_logit_diff(residual_stack_to_logit_diff)
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# scaled = stack / cache["ln_final.hook_scale"][:, -1]  # ... batch d_model
-# contributions = (scaled * directions).sum(-1)  # ... batch
-# return contributions if per_prompt else contributions.mean(-1)
-# ```
-# </details>
-#
 # `cache.apply_ln_to_stack` is the built-in for the first line (it subtracts the mean as well, where the model does), and
 # `cache.logit_attrs` does all of it. Compare, and compare the final residual with the model's own logit difference:
 
@@ -391,18 +374,6 @@ def attribution_total(
 # %%
 check_attribution_total(attribution_total)
 
-# %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# parts = cache.decompose_resid(layer=-1, pos_slice=-1)  # component batch d_model
-# directions = logit_diff_directions(model, answer_tokens)
-# contributions = residual_stack_to_logit_diff(parts, cache, directions, per_prompt=True)  # component batch
-# bias = model.b_U[answer_tokens]  # batch 2
-# return contributions.sum(0) + bias[:, 0] - bias[:, 1]
-# ```
-# </details>
-
 # %%
 total = attribution_total(model, cache, answer_tokens)
 largest_error = (total - per_prompt).abs().max().item()
@@ -475,17 +446,6 @@ def head_attributions(
 check_head_attributions(head_attributions)
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# z = torch.stack([cache["z", layer][:, -1] for layer in range(model.cfg.n_layers)])  # layer batch head d_head
-# written = einops.einsum(
-#     z, model.W_O, "layer batch head d_head, layer head d_head d_model -> layer head batch d_model"
-# )
-# return residual_stack_to_logit_diff(written, cache, directions)
-# ```
-# </details>
-#
 # The built-in is `cache.stack_head_results`, with layers and heads on one axis:
 
 # %%
@@ -528,15 +488,6 @@ def top_heads(attributions: Float[Tensor, "layer head"], k: int, sign: int = 1) 
 
 # %%
 check_top_heads(top_heads)
-
-# %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# order = (sign * attributions).flatten().topk(k).indices.tolist()
-# return [divmod(index, attributions.shape[1]) for index in order]
-# ```
-# </details>
 
 # %%
 positive, negative = top_heads(by_head, 3), top_heads(by_head, 3, sign=-1)

@@ -199,14 +199,6 @@ def ioi_metric(
 # %%
 check_ioi_metric(ioi_metric)
 
-# %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# return (logit_diff(logits, answer_tokens) - corrupted) / (clean - corrupted)
-# ```
-# </details>
-
 # %%
 metric = partial(ioi_metric, answer_tokens=answer_tokens, clean=clean, corrupted=corrupted)
 print(f"corrupted run: {metric(corrupted_logits):.3f}   clean run: {metric(clean_logits):.3f}")
@@ -244,15 +236,6 @@ check_patch_position(patch_position)
 
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# activation = activation.clone()
-# activation[:, pos] = clean_cache[hook.name][:, pos]
-# return activation
-# ```
-# </details>
-#
 # ### Exercise 3.3 · The residual stream
 #
 # > Difficulty: ●●●○○  Importance: ●●●●●  15 minutes
@@ -294,19 +277,6 @@ def get_act_patch_resid_pre(
 check_get_act_patch_resid_pre(get_act_patch_resid_pre)
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# n_positions = corrupted_tokens.shape[1]
-# results = torch.zeros(len(layers), n_positions, device=corrupted_tokens.device)
-# for row, layer in enumerate(tqdm(layers)):
-#     for pos in range(n_positions):
-#         hook = (get_act_name("resid_pre", layer), partial(patch_position, pos=pos, clean_cache=clean_cache))
-#         results[row, pos] = metric(model.run_with_hooks(corrupted_tokens, fwd_hooks=[hook]))
-# return results
-# ```
-# </details>
-#
 # Try your loop on two prompts and three layers, and `transformer_lens.patching`, which has a function of the same name, on a few
 # cells of the same sweep. (`index_df` names the cells; without it the built-in does all of them.)
 
@@ -416,20 +386,6 @@ def get_act_patch_block_every(
 check_get_act_patch_block_every(get_act_patch_block_every)
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# n_positions = corrupted_tokens.shape[1]
-# results = torch.zeros(3, len(layers), n_positions, device=corrupted_tokens.device)
-# for panel, name in enumerate(("resid_pre", "attn_out", "mlp_out")):
-#     for row, layer in enumerate(tqdm(layers, desc=name)):
-#         for pos in range(n_positions):
-#             hook = (get_act_name(name, layer), partial(patch_position, pos=pos, clean_cache=clean_cache))
-#             results[panel, row, pos] = metric(model.run_with_hooks(corrupted_tokens, fwd_hooks=[hook]))
-# return results
-# ```
-# </details>
-#
 # Your loop on layer 0, beside the built-in at S2 of layer 0; then the full figure.
 
 # %%
@@ -514,23 +470,6 @@ check_get_act_patch_attn_head_out_all_pos(get_act_patch_attn_head_out_all_pos)
 
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# def patch_head(z, hook, head):
-#     z = z.clone()
-#     z[:, :, head] = clean_cache[hook.name][:, :, head]
-#     return z
-#
-# results = torch.zeros(len(layers), model.cfg.n_heads, device=corrupted_tokens.device)
-# for row, layer in enumerate(tqdm(layers)):
-#     for head in range(model.cfg.n_heads):
-#         hook = (get_act_name("z", layer), partial(patch_head, head=head))
-#         results[row, head] = metric(model.run_with_hooks(corrupted_tokens, fwd_hooks=[hook]))
-# return results
-# ```
-# </details>
-#
 # ### Exercise 3.6 · Output, query, key, value, pattern
 #
 # > Difficulty: ●●●●○  Importance: ●●●●○  20 minutes
@@ -583,25 +522,6 @@ def get_act_patch_attn_head_all_pos_every(
 check_get_act_patch_attn_head_all_pos_every(get_act_patch_attn_head_all_pos_every)
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# def patch_head(activation, hook, head, axis):
-#     activation = activation.clone()
-#     activation.movedim(axis, 0)[head] = clean_cache[hook.name].movedim(axis, 0)[head]
-#     return activation
-#
-# results = torch.zeros(5, len(layers), model.cfg.n_heads, device=corrupted_tokens.device)
-# for panel, name in enumerate(("z", "q", "k", "v", "pattern")):
-#     axis = 1 if name == "pattern" else 2
-#     for row, layer in enumerate(tqdm(layers, desc=name)):
-#         for head in range(clean_cache[name, layer].shape[axis]):
-#             hook = (get_act_name(name, layer), partial(patch_head, head=head, axis=axis))
-#             results[panel, row, head] = metric(model.run_with_hooks(corrupted_tokens, fwd_hooks=[hook]))
-# return results
-# ```
-# </details>
-#
 # Your two loops on one layer and two prompts, beside the built-in on one head of it:
 
 # %%
@@ -915,13 +835,6 @@ check_noising_metric(noising_metric)
 
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# return (logit_diff(logits, answer_tokens) - clean) / (clean - corrupted)
-# ```
-# </details>
-#
 # ### Exercise 3.8 · The noising sweep
 #
 # > Difficulty: ●●●○○  Importance: ●●●●○  10 minutes
@@ -958,17 +871,6 @@ def noising_sweep(
 check_noising_sweep(noising_sweep)
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# corrupted_logits, corrupted_cache = model.run_with_cache(corrupted_tokens)
-# clean = logit_diff(model(clean_tokens), answer_tokens)
-# corrupted = logit_diff(corrupted_logits, answer_tokens)
-# metric = partial(noising_metric, answer_tokens=answer_tokens, clean=clean, corrupted=corrupted)
-# return get_act_patch_attn_head_out_all_pos(model, clean_tokens, corrupted_cache, metric, layers)
-# ```
-# </details>
-#
 # *What do you expect* on our eight prompts? Will noising and denoising agree on every head, or on some?
 # <details><summary>Our guess</summary>
 # We expected some to differ. Look first at the figure, then at the prompts, and find out why it could not be otherwise.

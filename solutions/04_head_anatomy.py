@@ -184,18 +184,6 @@ def head_scores(
 # %%
 check_head_scores(head_scores)
 
-# %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# _, cache = model.run_with_cache(tokens, names_filter=lambda name: name.endswith("hook_pattern"))
-# patterns = torch.stack([cache["pattern", layer] for layer in range(model.cfg.n_layers)])
-# patterns = patterns[..., -2 * seq_len :, -2 * seq_len :]
-# offsets = {"previous_token": 1, "duplicate_token": seq_len, "induction": seq_len - 1}
-# return {name: patterns.diagonal(-offset, dim1=-2, dim2=-1).mean((1, -1)) for name, offset in offsets.items()}
-# ```
-# </details>
-
 # %%
 scores = head_scores(model, random_tokens, seq_len)
 plots.imshow(
@@ -404,20 +392,6 @@ def ablate_at_end(
 # %%
 check_ablate_at_end(ablate_at_end)
 
-# %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# def zero_at_end(z, hook):
-#     z = z.clone()
-#     z[:, -1, head] = 0
-#     return z
-#
-# with model.hooks(fwd_hooks=[(utilities.get_act_name("z", layer), zero_at_end)]):
-#     return model.run_with_cache(tokens)
-# ```
-# </details>
-
 # %%
 ablated_logits, ablated_cache = ablate_at_end(model, tokens, top_layer, top_head)
 naive = clean_diff - direct[top]
@@ -481,16 +455,6 @@ def direct_effect_change(
 
 # %%
 check_direct_effect_change(direct_effect_change)
-
-# %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# after = head_attributions(model, ablated_cache, directions)
-# before = head_attributions(model, clean_cache, directions)
-# return after - before
-# ```
-# </details>
 
 # %%
 change = direct_effect_change(model, clean_cache, ablated_cache, directions)
@@ -558,14 +522,6 @@ def layernorm_ratio(clean_cache: ActivationCache, ablated_cache: ActivationCache
 
 # %%
 check_layernorm_ratio(layernorm_ratio)
-
-# %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# return (clean_cache["ln_final.hook_scale"][:, -1] / ablated_cache["ln_final.hook_scale"][:, -1]).mean()
-# ```
-# </details>
 
 # %%
 ratio = layernorm_ratio(clean_cache, ablated_cache)
@@ -640,22 +596,6 @@ def mean_ablate(
 check_mean_ablate(mean_ablate)
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# def put_at_end(z, hook, head, value):
-#     z = z.clone()
-#     z[:, -1, head] = value
-#     return z
-#
-# hooks = []
-# for layer, head in heads:
-#     mean = reference_cache["z", layer][:, -1, head].mean(0)
-#     hooks.append((utilities.get_act_name("z", layer), partial(put_at_end, head=head, value=mean)))
-# return model.run_with_hooks(tokens, fwd_hooks=hooks)
-# ```
-# </details>
-#
 # The logit difference, and the change of every other head, under both ablations (the second run again with `utils.ablation`, which also keeps the cache):
 
 # %%
@@ -781,23 +721,6 @@ def backup_by_route(
 
 # %%
 check_backup_by_route(backup_by_route)
-
-# %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# clean, ablated = (effect_factors(model, cache, directions, layer, head) for cache in (clean_cache, ablated_cache))
-# routes = torch.zeros(3)
-# orders = list(itertools.permutations(range(3)))
-# for order in orders:
-#     now = list(clean)
-#     for i in order:
-#         before = ((now[0] * now[1]).sum(-1) / now[2]).mean()
-#         now[i] = ablated[i]
-#         routes[i] += ((now[0] * now[1]).sum(-1) / now[2]).mean() - before
-# return routes / len(orders)
-# ```
-# </details>
 
 # %%
 shown = top_heads(others.abs(), 6)

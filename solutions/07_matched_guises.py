@@ -189,16 +189,11 @@ def last_token_index(attention_mask: Int[Tensor, "batch position"]) -> Int[Tenso
 check_last_token_index(last_token_index)
 
 
-# %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# return attention_mask.shape[1] - 1 - attention_mask.flip(-1).argmax(-1)
-# ```
+# %% [markdown] tags=["answer"]
 # Why not look for the padding token? Because in GPT-2 the padding token *is* the BOS token, and in SmolLM2 it is a token with a
 # meaning of its own.
-# </details>
-#
+
+# %% [markdown]
 # ### Exercise 7.2 · Log-probabilities at the end
 #
 # > Difficulty: ●●●○○  Importance: ●●●●●  10 minutes
@@ -230,16 +225,6 @@ def log_probs_at_end(
 check_log_probs_at_end(log_probs_at_end)
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# tokens, mask = tokenize(model, prompts)
-# logits = model(tokens)
-# at_end = logits[torch.arange(len(prompts)), mask.sum(-1) - 1]
-# return at_end.log_softmax(-1)[:, attribute_tokens]
-# ```
-# </details>
-#
 # The built-in of this course is `end_logits(model, prompts, tokens)`: the same numbers, faster. It sorts the prompts and runs what
 # several begin with only once. How much does the wrong column matter? For every row, compare the sign of the gap (exercise
 # 7.5: unfavourable minus favourable, AAE minus SAE) read at the last *column* with the sign read at the last *token*.
@@ -317,13 +302,6 @@ check_association_scores(association_scores)
 
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# return (logp_aae - logp_sae).mean(0)
-# ```
-# </details>
-#
 # `utils.dialect.association_scores` is the same for any number of axes. One guise alone has a profile too, but a raw one says mostly
 # which words are frequent: *kind* is likely after any prompt. **Calibration** subtracts what the prompt gives an *empty* guise, that is,
 # the same prompt with nothing between the quotation marks.
@@ -347,14 +325,8 @@ def calibrated(
 # %%
 check_calibrated(calibrated)
 
-# %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# return logp - logp_empty
-# ```
+# %% [markdown] tags=["answer"]
 # In a difference of two guises in the same prompt the empty guise cancels: calibration changes a profile, never a gap.
-# </details>
 
 # %%
 trait_ids = dialect.attribute_tokens(model, words)
@@ -426,19 +398,11 @@ def trait_gap(
 # %%
 check_trait_gap(trait_gap)
 
-# %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# prompts = [aae for aae, _ in pairs] + [sae for _, sae in pairs]
-# preference = end_logits(model, prompts, unfavourable).mean(-1) - end_logits(model, prompts, favourable).mean(-1)
-# aae, sae = preference.chunk(2)
-# return aae - sae
-# ```
+# %% [markdown] tags=["answer"]
 # The check compared your gap with a projection of the last residual stream on one fixed direction. That the gap *is* such a projection is what
 # makes chapter 08 possible.
-# </details>
-#
+
+# %% [markdown]
 # The general version is `dialect.trait_gaps(model, pairs, frames)`, a table `[pair, frame]`.
 #
 # **Is it the dialect?** The published pairs differ in two ways: *be*, and *usually*. Split the difference in two steps, by way of
@@ -554,16 +518,6 @@ def bootstrap_interval(values: Float[Tensor, "row"], clusters: Sequence[Hashable
 check_bootstrap_interval(bootstrap_interval)
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# names = list(dict.fromkeys(clusters))
-# means = [values[[cluster == name for cluster in clusters]].mean().item() for name in names]
-# found = scipy.stats.bootstrap((means,), np.mean, n_resamples=4999, method="percentile", rng=0)
-# return found.confidence_interval.low, found.confidence_interval.high
-# ```
-# </details>
-#
 # Verbs are one source of chance, prompts another: nine prompts are not all prompts. `stats.crossed_interval` resamples
 # both at once (the "pigeonhole" bootstrap, Owen 2007), and drew the intervals above. The same gap with three
 # different ideas of what could have been otherwise:
@@ -628,14 +582,6 @@ def null_swaps(observed: Float[Tensor, "feature"], null: Float[Tensor, "swap"]) 
 check_null_swaps(null_swaps)
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# as_large = (null.abs() >= observed.abs()[:, None]).sum(1)
-# return (1 + as_large) / (1 + len(null))
-# ```
-# </details>
-#
 # Here are the features of AAE that the course's grammar generates, each with its source, and what is swapped for the null.
 
 # %%
@@ -754,19 +700,10 @@ def is_circular(
 # %%
 check_is_circular(is_circular)
 
-# %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# def chosen_gap(first, second):
-#     difference = first - second
-#     return (difference.amax(-1) - difference.amin(-1)).mean()
-#
-# return torch.stack([chosen_gap(logp_aae, logp_sae), chosen_gap(logp_sae, logp_aae)])
-# ```
+# %% [markdown] tags=["answer"]
 # max(−x) = −min(x): exchanging the guises changes the sign of every ratio, exchanges the two chosen traits, and leaves the gap as it was.
-# </details>
-#
+
+# %% [markdown]
 # The honest way to choose traits is to choose them elsewhere: here, on other verbs and other prompts.
 
 # %%

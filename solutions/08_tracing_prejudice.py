@@ -135,18 +135,6 @@ def aligned_pairs(model: TransformerBridge, pairs: list[tuple[str, str]]) -> lis
 check_aligned_pairs(aligned_pairs)
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# found = []
-# for i, (one, other) in enumerate(pairs):
-#     a, b = model.to_tokens(one)[0], model.to_tokens(other)[0]
-#     if len(a) == len(b) and (a != b).sum() == 1:
-#         found.append((i, int((a != b).nonzero()[0, 0])))
-# return found
-# ```
-# </details>
-#
 # `dialect.aligned_pairs(model, pairs, frame)` is the general version. How many pairs of each feature can be patched, in this model's tokenizer?
 
 # %%
@@ -235,13 +223,6 @@ check_gap_direction(gap_direction)
 
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# return model.W_U[:, unfavourable].mean(1) - model.W_U[:, favourable].mean(1)
-# ```
-# </details>
-#
 # ## 3 · Two defects of a naive analysis
 #
 # Before splitting a number into parts, make sure that the parts *are* that number, **row by row**. A mean can agree while every row is
@@ -283,19 +264,6 @@ def reconcile(
 check_reconcile(reconcile)
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# unfavourable, favourable = answers
-# at_end = logits[:, -1]
-# preference = at_end[:, unfavourable].mean(-1) - at_end[:, favourable].mean(-1)
-# final = apply_final_norm(cache["resid_post", model.cfg.n_layers - 1][:, -1], cache)
-# projected = final @ (model.W_U[:, unfavourable].mean(1) - model.W_U[:, favourable].mean(1))
-# bias = 0.0 if model.b_U is None else model.b_U[unfavourable].mean() - model.b_U[favourable].mean()
-# return torch.stack([preference - projected, preference - projected - bias])
-# ```
-# </details>
-#
 # Now use it to find what is wrong with this analysis, which is a fair copy of what people do. It takes guises of **different**
 # lengths, pads them, reads the last column, and splits what it read into parts. The model is first yours, then a random toy that has a
 # *LayerNorm*, as GPT-2 has (folding a LayerNorm's own bias into the unembedding is where the bias comes from).
@@ -372,14 +340,6 @@ def gap_by_component(
 check_gap_by_component(gap_by_component)
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# sides = [apply_final_norm(decompose_at(cache), cache) @ direction for cache in (aae, sae)]
-# return (sides[0] - sides[1]).mean(-1)
-# ```
-# </details>
-#
 # *What do you expect?* Attention or MLPs, early or late, and will the neutral swap look different?
 # <details><summary>Our guess</summary>
 # The last few layers decide between adjectives, whatever the reason; so the two lines should be alike at the end. If dialect has parts of its own,
@@ -517,23 +477,6 @@ def patch_guise(
 check_patch_guise(patch_guise)
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# unfavourable, favourable = answers
-#
-# def preference(logits):
-#     at_end = logits[:, -1]
-#     return (at_end[:, unfavourable].mean(-1) - at_end[:, favourable].mean(-1)).mean()
-#
-# aae_logits, aae_cache = model.run_with_cache(aae_tokens)
-# top, bottom = preference(aae_logits), preference(model(sae_tokens))
-# return patching.get_act_patch_resid_pre(
-#     model, sae_tokens, aae_cache, lambda logits: (preference(logits) - bottom) / (top - bottom)
-# )
-# ```
-# </details>
-#
 # `tracing.patch_guise(model, batch, U, F, sweep)` does this with any sweep of `utils.patching`. One call gives the residual stream, attention
 # outputs and MLP outputs.
 
@@ -654,13 +597,6 @@ def compare_with_null(
 check_compare_with_null(compare_with_null)
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# return (1 + (null.abs() >= observed.abs()).sum(0)) / (1 + len(null))
-# ```
-# </details>
-#
 # The values are the heads' direct parts of the gap, which cost one run per prompt. The swaps are the first eleven that are aligned.
 
 # %%

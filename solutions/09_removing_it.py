@@ -167,16 +167,6 @@ check_mean_z(mean_z)
 
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# _, cache = model.run_with_cache(tokens)
-# z = torch.stack([cache["z", layer] for layer in range(model.cfg.n_layers)])
-# counted = mask[:, 1:].bool()
-# return z[:, :, 1:][:, counted].mean(1)
-# ```
-# </details>
-#
 # ### Exercise 9.2 · Run without them
 #
 # > Difficulty: ●●●○○  Importance: ●●●●●  10 minutes
@@ -217,21 +207,6 @@ check_ablate_heads(ablate_heads)
 
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# def hook_for(layer, head):
-#     def set_mean(z, hook):
-#         z = z.clone()
-#         z[:, 1:, head] = means[layer, head]
-#         return z
-#
-#     return f"blocks.{layer}.attn.hook_z", set_mean
-#
-# return model.run_with_hooks(tokens, fwd_hooks=[hook_for(layer, head) for layer, head in heads])
-# ```
-# </details>
-#
 # The general versions are `tracing.mean_z(model, prompts)` and `tracing.ablation_hooks(heads, means)`. The means here come from both guises of the three training
 # verbs, in the test frames and the training frame: sentences of the kind in which the heads will be replaced.
 #
@@ -259,13 +234,6 @@ def share_removed(before: Float[Tensor, "row"], after: Float[Tensor, "row"]) -> 
 check_share_removed(share_removed)
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# return 1 - after.mean() / before.mean()
-# ```
-# </details>
-#
 # ## 3 · Does it work?
 #
 # *What do you expect?* Twenty heads are replaced (of 270 in SmolLM2, of 144 in GPT-2). How much of the gap goes, on verbs and prompts that did not choose them? And if the twenty
@@ -475,15 +443,6 @@ def overlap_p(one: list[tuple[int, int]], other: list[tuple[int, int]], n_total:
 
 # %%
 check_overlap_p(overlap_p)
-
-# %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# shared = len(set(one) & set(other))
-# return float(scipy.stats.hypergeom.sf(shared - 1, n_total, len(one), len(other)))
-# ```
-# </details>
 
 # %%
 four = slice(0, 4)

@@ -208,16 +208,10 @@ def cells_that_can_change(
 # %%
 check_cells_that_can_change(cells_that_can_change)
 
-# %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# return (clean != corrupted).any(-1).any(1)
-# ```
-#
+# %% [markdown] tags=["answer"]
 # Averaging over prompts first would be a trap: in mirrored prompts the differences are opposite and cancel.
-# </details>
-#
+
+# %% [markdown]
 # Now the real model. The cells outside the mask need no run; a few of them are run by the built-in to see that you are right.
 
 # %%
@@ -276,15 +270,6 @@ def run_from_layer(
 check_run_from_layer(run_from_layer)
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# for later in range(layer, model.cfg.n_layers):
-#     resid = run_block(model, later, resid)
-# return model.unembed(model.ln_final(resid))
-# ```
-# </details>
-#
 # Compare with the built-in on a sample of the cells that can change, spread evenly over the layers. The time is scaled up from the
 # sample to all of them, as the built-in's was.
 
@@ -364,18 +349,6 @@ def attention_from_position(
 check_attention_from_position(attention_from_position)
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# k, v = torch.cat([k_prefix, k], dim=1), torch.cat([v_prefix, v], dim=1)
-# k, v = (x.repeat_interleave(q.shape[2] // k.shape[2], dim=2) for x in (k, v))
-# scores = torch.einsum("bqhd,bkhd->bhqk", q, k) / q.shape[-1] ** 0.5
-# allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril(k_prefix.shape[1])
-# pattern = scores.masked_fill(~allowed, -torch.inf).softmax(-1)
-# return torch.einsum("bhqk,bkhd->bqhd", pattern, v)
-# ```
-# </details>
-#
 # Everything else needs no new idea, so here it is: `CorruptedRun` of `utils.patching.resumable` holds the corrupted run's residual streams, keys and
 # values, and the parts of a block. Around your attention they make a run that resumes at a layer *and* at a position, and
 # that unembeds the last position only, which is all that the metric reads.
@@ -461,19 +434,6 @@ check_patch_every_layer(patch_every_layer)
 
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# ```python
-# running = corrupted[0][:0]
-# for layer in range(model.cfg.n_layers):
-#     new = corrupted[layer].clone()
-#     new[:, pos] = clean[layer][:, pos]
-#     running = run_block(model, layer, torch.cat([running, new]))
-# logits = model.unembed(model.ln_final(running[:, -1]))
-# return logits.unflatten(0, (-1, corrupted.shape[1]))
-# ```
-# </details>
-#
 # This is fast enough to run whole: every position that can change, every layer. The engine does all four things at once, so compare
 # with it too.
 

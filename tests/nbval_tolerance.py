@@ -20,8 +20,8 @@ from typing import Any
 import nbval.plugin
 import numpy as np
 
-from utils.course.notebooks import is_progress_bar
-from utils.models import DEFAULT_EMBEDDED
+from utils.course.deriving import is_progress_bar
+from utils.loading import DEFAULT_EMBEDDED
 
 RELATIVE = 2e-3
 ABSOLUTE = 1e-4  # what float error comes to on this model between threads, versions and machines: 6e-05 against 2e-05

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.checks import REGISTRY, CheckFailed
-from tests.checks.core import call, compare
+from tests.checks.core import call, require_equal
 from tests.solutions import SOLUTIONS, solution_functions
 from tests.wrong import WRONG
 from utils.tiny_models import tiny_model
@@ -113,15 +113,15 @@ def test_call_removes_hooks_that_a_function_left():
 )
 def test_compare_says_what_is_off(got, expected):
     with pytest.raises(CheckFailed) as caught:
-        compare(got, torch.arange(6.0).reshape(2, 3), "the truth", axes="layer head")
+        require_equal(got, torch.arange(6.0).reshape(2, 3), "the truth", axes="layer head")
     assert expected in str(caught.value)
 
 
 def test_compare_says_how_well_it_agrees():
     want = torch.ones(2)
-    assert compare(want.clone(), want, "ones") == "exact"
-    assert compare(want + 2e-5, want, "ones") == "largest difference 2e-05"
+    assert require_equal(want.clone(), want, "ones") == "exact"
+    assert require_equal(want + 2e-5, want, "ones") == "largest difference 2e-05"
 
 
 def test_a_mistake_that_gives_the_right_answer_is_not_reported():
-    assert compare(torch.ones(2), torch.ones(2), "ones", mistakes={"no mistake": lambda: torch.ones(2)}) == "exact"
+    assert require_equal(torch.ones(2), torch.ones(2), "ones", mistakes={"no mistake": lambda: torch.ones(2)}) == "exact"

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 
 import jupytext
@@ -16,8 +17,8 @@ from nbclient.exceptions import CellExecutionError
 from nbgrader import nbgraderformat
 
 from tests.checks import REGISTRY
-from utils.course import notebooks
-from utils.course.notebooks import CHAPTERS, ROOT, SOLUTIONS, STUB, derive, sources
+from utils.course import deriving, notebooks
+from utils.course.deriving import CHAPTERS, ROOT, SOLUTIONS, STUB, derived_from, sources
 
 SOURCES = pytest.mark.parametrize("source", sources(), ids=lambda path: path.stem)
 DERIVED = (
@@ -34,9 +35,9 @@ def copy(tmp_path, monkeypatch):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, tmp_path)
-    monkeypatch.setattr(notebooks, "ROOT", tmp_path)
-    monkeypatch.setattr(notebooks, "SOLUTIONS", tmp_path / "solutions")
-    monkeypatch.setattr(notebooks, "CHAPTERS", tmp_path / "chapters")
+    monkeypatch.setattr(deriving, "ROOT", tmp_path)
+    monkeypatch.setattr(deriving, "SOLUTIONS", tmp_path / "solutions")
+    monkeypatch.setattr(deriving, "CHAPTERS", tmp_path / "chapters")
     return tmp_path
 
 
@@ -82,25 +83,24 @@ def test_unknown_chapter_is_named(monkeypatch, capsys):
     assert "no chapter '77'; there are: 00_hooks_and_caches" in capsys.readouterr().err
 
 
-def test_outputs_are_kept_in_one_piece_and_without_progress_bars():
+def test_outputs_are_kept_without_progress_bars():
     widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "a1"}}
     outputs = [
-        nbformat.v4.new_output("stream", name="stdout", text="one "),
-        nbformat.v4.new_output("stream", name="stdout", text="line"),
+        nbformat.v4.new_output("stream", name="stdout", text="one line"),
         nbformat.v4.new_output("display_data", {**widget, "text/plain": "z:   0%|          | 0/3 [00:00<?, ?it/s]"}),
         nbformat.v4.new_output("display_data", {**widget, "text/plain": "IntSlider(value=3)"}),
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=outputs)])
-    notebooks._clean(notebook)
+    deriving.clean(notebook)
     stream, slider = notebook.cells[0].outputs
     assert stream.text == "one line" and slider.data["text/plain"] == "IntSlider(value=3)"
 
 
 @SOURCES
 def test_deriving_twice_changes_nothing(source):
-    once = derive(source)
+    once = derived_from(source)
     assert all(path.read_text(encoding="utf-8") == text for path, text in once.items())
-    assert derive(source) == once
+    assert derived_from(source) == once
 
 
 @SOURCES
@@ -118,8 +118,34 @@ def test_exercises_with_their_solutions_are_the_solution_notebook(source):
     solution = nbformat.read(SOLUTIONS / f"{source.stem}.ipynb", as_version=4)
     chapter = nbformat.read(CHAPTERS / f"{source.stem}.ipynb", as_version=4)
     written = {cell.metadata.nbgrader.grade_id: cell for cell in solution.cells if "nbgrader" in cell.metadata}
+    folded = {c.source for c in chapter.cells if tagged(c, "answer")}
     solved = [written[c.metadata.nbgrader.grade_id].source if STUB in c.source else c.source for c in chapter.cells]
-    assert solved == [c.source for c in solution.cells if "solution" not in c.metadata.get("tags", [])]
+    assert [source for source in solved if source not in folded] == [
+        c.source for c in solution.cells if not {"solution", "answer"} & set(c.metadata.get("tags", []))
+    ]
+
+
+@SOURCES
+def test_every_exercise_has_its_answer_folded_behind_its_check(source):
+    """Made from the solution region, and typed nowhere: an answer that is followed runs as the solution does."""
+    solution = nbformat.read(SOLUTIONS / f"{source.stem}.ipynb", as_version=4)
+    chapter = nbformat.read(CHAPTERS / f"{source.stem}.ipynb", as_version=4)
+    regions = [region for cell in solution.cells for region in deriving.REGION.findall(cell.source)]
+    answers = [cell.source for cell in chapter.cells if tagged(cell, "answer")]
+    assert len(answers) == len(regions) == sum(exercise.chapter == source.stem[:2] for exercise in REGISTRY.values())
+    for region, answer in zip(regions, answers, strict=True):
+        code = answer.split("```python\n")[1].split("\n```")[0]
+        assert code == textwrap.dedent(region).strip("\n") and answer.endswith("</details>")
+    explanations = [cell.source for cell in solution.cells if tagged(cell, "answer")]
+    assert all(any(explanation in answer for answer in answers) for explanation in explanations)
+    assert all(
+        chapter.cells[i - 1].source.startswith("check_") for i, c in enumerate(chapter.cells) if tagged(c, "answer")
+    )
+    assert "<summary>Answer" not in source.read_text(encoding="utf-8")
+
+
+def tagged(cell, tag):
+    return tag in cell.metadata.get("tags", [])
 
 
 @SOURCES
@@ -160,9 +186,9 @@ def test_first_lines(source):
 def test_exercise_notebook_stops_at_the_first_exercise_and_says_so():
     """Run as a learner would who opens chapter 00 and runs everything."""
     notebook = nbformat.read(CHAPTERS / "00_hooks_and_caches.ipynb", as_version=4)
-    notebooks.environment("smollm2-135m")
+    env = notebooks.environment("smollm2-135m")
     with pytest.raises(CellExecutionError):
-        NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(CHAPTERS)}}).execute()
+        NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(CHAPTERS)}}).execute(env=env)
     errors = [output for cell in notebook.cells for output in cell.get("outputs", []) if output.output_type == "error"]
     (error,) = errors
     assert error.ename == "CheckFailed"

@@ -17,6 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformer_lens.model_bridge import TransformerBridge
 
 from utils.assumptions import probe_tokens, versions
+from utils.loading import DEFAULT_EMBEDDED, DEFAULT_PUBLISHED
 from utils.loading.embedded import ModelError, WheelModel, convert_wheel_model, no_progress_bars
 from utils.loading.folders import loading_complaints, problem_of
 
@@ -56,7 +57,6 @@ REGISTRY: dict[str, HubModel | WheelModel] = {
         logits={" Mary": 19.678, " the": 16.191, " his": 15.197, " John": 15.062},
     ),
 }
-DEFAULT_PUBLISHED, DEFAULT_EMBEDDED = "gpt2-small", "smollm2-135m"
 
 
 def load_model(

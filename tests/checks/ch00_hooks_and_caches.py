@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from tests.checks.core import both_models, call, compare, exercise
+from tests.checks.core import both_models, call, exercise, require_equal
 
 PROMPTS = (
     "When John and Mary went to the store, John gave a drink to",
@@ -22,7 +22,7 @@ def check_attention_to_first_token(learner: Callable) -> str:
     for model in both_models():
         _, cache = model.run_with_cache(model.to_tokens(PROMPTS))
         pattern = torch.stack([cache["pattern", layer] for layer in range(model.cfg.n_layers)], dim=1)
-        held = compare(
+        held = require_equal(
             call(learner, cache),
             pattern[..., 1:, 0].mean((0, -1)),
             f"the mean of pattern[query ≥ 1, key 0] on {model.cfg.model_name}",
@@ -48,7 +48,7 @@ def check_zero_head(learner: Callable) -> str:
     for model in both_models():
         _, cache = model.run_with_cache(model.to_tokens(PROMPTS))
         z, hook, head = cache["z", 1], model.hook_dict["blocks.1.attn.hook_z"], 2
-        held = compare(
+        held = require_equal(
             call(learner, z, hook, head),
             _zeroed(z, (slice(None), slice(None), head)),
             f"z with head {head} set to zero on {model.cfg.model_name}",
@@ -81,7 +81,7 @@ def check_logits_without_head(learner: Callable) -> str:
         tokens = model.to_tokens(PROMPTS)
         run = partial(_run_zeroing, model, tokens)
         at_head = (slice(None), slice(None), head)
-        held = compare(
+        held = require_equal(
             call(learner, model, tokens, layer, head),
             run(f"blocks.{layer}.attn.hook_z", at_head),
             f"the logits with L{layer}H{head}'s z set to zero on {model.cfg.model_name}",

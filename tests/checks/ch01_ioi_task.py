@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tests.checks.core import CheckFailed, both_models, call, compare, exercise, require
+from tests.checks.core import CheckFailed, both_models, call, exercise, require, require_equal
 
 TEMPLATES = ("When Kate and Paul met at noon,{S} offered a seat to", "After lunch Ruth saw Adam, and{S} said hello to")
 NAMES = ((" Kate", " Paul"), (" Ruth", " Adam"))
@@ -73,7 +73,7 @@ def check_answer_token_ids(learner: Callable) -> str:
     for model in both_models():
         want = torch.tensor([[model.to_single_token(name) for name in pair] for pair in ANSWERS])
         bos = model.tokenizer.bos_token_id
-        held = compare(
+        held = require_equal(
             call(learner, model, ANSWERS),
             want,
             f"the ids of the answers on {model.cfg.model_name}",
@@ -129,7 +129,7 @@ def check_logit_diff(learner: Callable) -> str:
         "every prompt is read with the first prompt's answers": logits[:, -1, answers[0, 0]]
         - logits[:, -1, answers[0, 1]],
     }
-    compare(
+    require_equal(
         call(learner, logits, answers, per_prompt=True),
         want,
         "the logit difference of each prompt (per_prompt=True)",
@@ -139,7 +139,7 @@ def check_logit_diff(learner: Callable) -> str:
             **{message: (lambda value=value: value) for message, value in others.items()},
         },
     )
-    held = compare(
+    held = require_equal(
         call(learner, logits, answers),
         want.mean(),
         "the mean logit difference",
@@ -159,7 +159,7 @@ def check_logprob_diff(learner: Callable) -> str:
     logprobs, probs = logits[:, -1].log_softmax(-1), logits[:, -1].softmax(-1)
     want = logprobs[rows, answers[:, 0]] - logprobs[rows, answers[:, 1]]
     over_batch = logits[:, -1].log_softmax(0)
-    held = compare(
+    held = require_equal(
         call(learner, logits, answers),
         want,
         "log p(correct) − log p(incorrect) of each prompt",

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 from transformer_lens.model_bridge import TransformerBridge
 
-from tests.checks.core import both_models, call, compare, exercise, require
+from tests.checks.core import both_models, call, exercise, require, require_equal
 from utils.ioi import ioi_pairs
 
 
@@ -35,7 +35,7 @@ def check_logit_diff_directions(learner: Callable) -> str:
         answers = ioi_pairs(model).answer_tokens
         correct, incorrect = model.tokens_to_residual_directions(answers).unbind(1)
         want = correct - incorrect
-        held = compare(
+        held = require_equal(
             call(learner, model, answers),
             want,
             f"tokens_to_residual_directions, correct − incorrect, on {model.cfg.model_name}",
@@ -66,7 +66,7 @@ def check_residual_stack_to_logit_diff(learner: Callable) -> str:
         some = ioi_pairs(model).clean_tokens[keep]
         _, some_cache = model.run_with_cache(some)
         final = cache["resid_post", model.cfg.n_layers - 1][:, -1]
-        held = compare(
+        held = require_equal(
             call(learner, final, cache, directions),
             _model_logit_diff(logits, answers).mean(),
             f"the model's mean logit difference, from the final residual, on {name}",
@@ -74,14 +74,14 @@ def check_residual_stack_to_logit_diff(learner: Callable) -> str:
         )
         stack = some_cache.decompose_resid(layer=-1, pos_slice=-1)
         want = (some_cache.apply_ln_to_stack(stack, layer=-1, pos_slice=-1) * directions[keep]).sum(-1)
-        compare(
+        require_equal(
             call(learner, stack, some_cache, directions[keep]),
             want.mean(-1),
             f"the contribution of each component on {name}",
             axes="component",
             mistakes=_norm_mistakes(stack, some_cache, directions[keep]),
         )
-        compare(
+        require_equal(
             call(learner, stack, some_cache, directions[keep], per_prompt=True),
             want,
             f"the contribution of each component to each prompt on {name}",
@@ -131,7 +131,7 @@ def check_attribution_total(learner: Callable) -> str:
 
         start = part("resid_pre", layers=[0])
         positional = (start - (cache["embed"][:, -1] / scale * directions).sum(-1)) if "hook_embed" in cache else 0
-        held = compare(
+        held = require_equal(
             call(learner, model, cache, answers),
             want,
             f"each prompt's logit difference on {model.cfg.model_name}",
@@ -174,7 +174,7 @@ def check_head_attributions(learner: Callable) -> str:
         everywhere = results.unflatten(0, (n_layers, n_heads))
         results = everywhere[..., -1, :]
         want = read(results)
-        held = compare(
+        held = require_equal(
             call(learner, model, cache, directions),
             want,
             f"stack_head_results at END, projected, on {model.cfg.model_name}",

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformer_lens import ActivationCache, patching
 from transformer_lens.model_bridge import TransformerBridge
 
-from tests.checks.core import CheckFailed, both_models, call, compare, exercise
+from tests.checks.core import CheckFailed, both_models, call, exercise, require_equal
 from utils.ioi import ioi_pairs
 
 KEEP = [0, 3, 4, 7]  # no prompt beside its mirror, so that clean and corrupted cannot stand in for each other
@@ -135,7 +135,7 @@ def _check_metric(learner: Callable, noising: bool) -> str:
             "one value per prompt: a metric is one number, so take the mean":
                 lambda: (per_prompt - (clean if noising else corrupted)) / distance,
         }  # fmt: skip
-        held = compare(
+        held = require_equal(
             call(learner, logits, answers, clean, corrupted),
             right,
             "the mean logit difference, rescaled to 0 (clean) and −1 (corrupted)"
@@ -150,7 +150,7 @@ def _check_metric(learner: Callable, noising: bool) -> str:
         logits = runs.model(runs.clean_tokens), runs.model(runs.corrupted_tokens)
         values = torch.stack([call(learner, each, runs.answers, runs.clean, runs.corrupted) for each in logits])
         want = torch.tensor([0.0, -1.0]) if noising else torch.tensor([1.0, 0.0])
-        compare(values, want, f"the metric of the clean and the corrupted run of {runs.model.cfg.model_name}")
+        require_equal(values, want, f"the metric of the clean and the corrupted run of {runs.model.cfg.model_name}")
     return f"{ends} ({held})"
 
 
@@ -168,7 +168,7 @@ def check_patch_position(learner: Callable) -> str:
             activation = runs.corrupted_cache[name, 1] + 1  # differs from the clean run at every position
             hook = _hook(runs.model, name)
             clean = runs.clean_cache[name, 1]
-            held = compare(
+            held = require_equal(
                 call(learner, activation, hook, pos, runs.clean_cache),
                 _replaced(activation, clean, (slice(None), pos)),
                 f"{name} of {runs.model.cfg.model_name} with position {pos} from the clean run",
@@ -218,7 +218,7 @@ def _replaced(activation: Tensor, clean: Tensor, index: tuple) -> Tensor:
 def check_get_act_patch_resid_pre(learner: Callable) -> str:
     for runs in _both_runs():
         want = _built_in(_family(runs), "resid_pre")
-        held = compare(
+        held = require_equal(
             call(learner, *runs.given()),
             want,
             f"transformer_lens.patching.get_act_patch_resid_pre on {runs.model.cfg.model_name}",
@@ -276,7 +276,7 @@ def _check_layers(learner: Callable, runs: Runs, want: Tensor, axes: str) -> Non
     chosen = [2, 0]
     at = axes.split().index("layer")
     picked = want.index_select(at, torch.tensor(chosen))
-    compare(
+    require_equal(
         call(learner, *runs.given(), layers=chosen),
         picked,
         f"the rows of layers={chosen}",
@@ -295,7 +295,7 @@ def _check_layers(learner: Callable, runs: Runs, want: Tensor, axes: str) -> Non
 def check_get_act_patch_block_every(learner: Callable) -> str:
     for runs in _both_runs():
         want = _built_in(_family(runs), "block_every")
-        held = compare(
+        held = require_equal(
             call(learner, *runs.given()),
             want,
             f"transformer_lens.patching.get_act_patch_block_every on {runs.model.cfg.model_name}",
@@ -348,7 +348,7 @@ def _block_mistakes(runs: Runs, want: Tensor) -> dict[str, Callable[[], Tensor]]
 def check_get_act_patch_attn_head_out_all_pos(learner: Callable) -> str:
     for runs in _both_runs():
         want = _built_in(_family(runs), "attn_head_out_all_pos")
-        held = compare(
+        held = require_equal(
             _call_heads(learner, runs),
             want,
             f"transformer_lens.patching.get_act_patch_attn_head_out_all_pos on {runs.model.cfg.model_name}",
@@ -405,7 +405,7 @@ def _head_mistakes(runs: Runs, want: Tensor, noising: bool = False) -> dict[str,
 def check_get_act_patch_attn_head_all_pos_every(learner: Callable) -> str:
     for runs in _both_runs():
         want = _built_in(_family(runs), "attn_head_all_pos_every")
-        held = compare(
+        held = require_equal(
             _call_heads(learner, runs),
             want,
             f"transformer_lens.patching.get_act_patch_attn_head_all_pos_every on {runs.model.cfg.model_name}",
@@ -471,7 +471,7 @@ def check_noising_sweep(learner: Callable) -> str:
         denoising = _built_in(_family(runs), "attn_head_out_all_pos")
         scale = runs.clean - runs.corrupted
         given = runs.model, runs.clean_tokens, runs.corrupted_tokens, runs.answers
-        held = compare(
+        held = require_equal(
             call(learner, *given),
             want,
             f"corrupted z patched into the clean run, 0 for clean and −1 for corrupted, on {runs.model.cfg.model_name}",
@@ -488,7 +488,7 @@ def check_noising_sweep(learner: Callable) -> str:
                 **_head_mistakes(runs, want, noising=True),
             },
         )  # fmt: skip
-        compare(
+        require_equal(
             call(learner, *given, layers=[2, 0]),
             want[[2, 0]],
             "the rows of layers=[2, 0]",

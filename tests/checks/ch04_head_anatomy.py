@@ -11,7 +11,7 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 from transformer_lens.model_bridge import TransformerBridge
 
-from tests.checks.core import both_models, call, compare, exercise, require
+from tests.checks.core import both_models, call, exercise, require, require_equal
 
 PROMPTS = (
     "When John and Mary went to the store, John gave a drink to",
@@ -44,7 +44,7 @@ def check_head_scores(learner: Callable) -> str:
             f"return a dictionary with the keys {', '.join(SCORES)}",
         )
         for name, offset in zip(SCORES, (1, seq_len, seq_len - 1), strict=True):
-            held = compare(
+            held = require_equal(
                 scores[name],
                 _along(whole, offset, int(with_bos)),
                 f"the {name} score on {model.cfg.model_name}, tokens {'with' if with_bos else 'without'} BOS",
@@ -119,7 +119,7 @@ def check_ablate_at_end(learner: Callable) -> str:
         )
         logits, cache = result
         want, want_cache = run((layer, (EVERY, -1, head), 0))
-        held = compare(
+        held = require_equal(
             logits,
             want,
             f"the logits with L{layer}H{head}'s z set to zero at END on {model.cfg.model_name}",
@@ -135,7 +135,7 @@ def check_ablate_at_end(learner: Callable) -> str:
                 "another layer: layer counts from 0": lambda: run((layer - 1, (EVERY, -1, head), 0))[0],
             },
         )  # fmt: skip
-        compare(
+        require_equal(
             cache["resid_post", model.cfg.n_layers - 1],
             want_cache["resid_post", model.cfg.n_layers - 1],
             "the final residual stream in your cache with that of the ablated run",
@@ -179,7 +179,7 @@ def check_direct_effect_change(learner: Callable) -> str:
         clean, without, directions = _setting(model)
         effects = partial(_effects, directions=directions)
         after, before = effects(without), effects(clean)
-        held = compare(
+        held = require_equal(
             call(learner, model, clean, without, directions),
             (after - before).mean(-1),
             f"direct effect after minus before on {model.cfg.model_name}",
@@ -209,7 +209,7 @@ def check_layernorm_ratio(learner: Callable) -> str:
     for model in both_models():
         clean_cache, ablated_cache, _ = _setting(model)
         clean, ablated = (cache["ln_final.hook_scale"] for cache in (clean_cache, ablated_cache))
-        held = compare(
+        held = require_equal(
             call(learner, clean_cache, ablated_cache),
             (clean[:, -1] / ablated[:, -1]).mean(),
             f"clean scale over ablated scale at END on {model.cfg.model_name}",
@@ -242,7 +242,7 @@ def check_mean_ablate(learner: Callable) -> str:
             return _run(model, tokens, *((la, (EVERY, where, h), value(cache["z", la][:, :, h])) for la, h in heads))[0]
 
         at_end: Callable[[Tensor], Tensor] = lambda z: z[:, -1].mean(0)  # noqa: E731
-        held = compare(
+        held = require_equal(
             call(learner, model, tokens, heads, reference),
             run(at_end),
             f"the logits with the z of three heads set to their reference mean at END on {model.cfg.model_name}",
@@ -323,7 +323,7 @@ def check_backup_by_route(learner: Callable) -> str:
         clean, ablated = (_factors(c, directions, layer, head) for c in (cache, without))
         other = lambda c: _factors(c, directions, layer, head, kv_head=head % cache["v", layer].shape[2])  # noqa: E731
         routes = call(learner, model, cache, without, directions, layer, head)
-        held = compare(
+        held = require_equal(
             routes,
             _average(clean, ablated),
             f"the change of L{layer}H{head}'s effect by route (pattern, values, scale) on {model.cfg.model_name}",

@@ -11,7 +11,7 @@ from scipy import stats
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from tests.checks.core import both_models, call, compare, exercise, require
+from tests.checks.core import both_models, call, exercise, require, require_equal
 
 PROMPTS = (
     "He says he is working with a computer. He is",
@@ -61,7 +61,7 @@ def check_last_token_index(learner: Callable) -> str:
     both_sides = torch.tensor([[0, 0, 1, 1, 1, 0], [0, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1]])
     for mask, what in ((right, "right-padded"), (left, "left-padded"), (both_sides, "padded on both sides")):
         n = mask.shape[1]
-        held = compare(
+        held = require_equal(
             call(learner, mask),
             torch.tensor([max(i for i in range(n) if row[i]) for row in mask.tolist()]),
             f"the index of each prompt's last real token, {what}",
@@ -96,7 +96,7 @@ def check_log_probs_at_end(learner: Callable) -> str:
         logits = model(tokens)
         rows = torch.arange(len(PROMPTS))
         no_bos = torch.cat([model(model.to_tokens(p, prepend_bos=False))[:, -1] for p in PROMPTS])
-        held = compare(
+        held = require_equal(
             call(learner, model, list(PROMPTS), ids),
             alone.log_softmax(-1)[:, ids],
             f"log-probabilities of each prompt run by itself on {model.cfg.model_name}",
@@ -127,7 +127,7 @@ def _fake_log_probs(seed: int = 0, n: int = 6, attributes: int = 5) -> tuple[Ten
 @exercise("07", look="section 3: the mean over pairs of a difference of log-probabilities, trait by trait")
 def check_association_scores(learner: Callable) -> str:
     aae, sae = _fake_log_probs()
-    held = compare(
+    held = require_equal(
         call(learner, aae, sae),
         torch.stack([sum(a - s for a, s in zip(aae[:, x], sae[:, x], strict=True)) / len(aae) for x in range(5)]),
         "mean over pairs of log p(x | AAE) - log p(x | SAE)",
@@ -150,7 +150,7 @@ def check_association_scores(learner: Callable) -> str:
 @exercise("07", look="section 3: log p(x | guise) - log p(x | empty guise), with the frame's own empty guise")
 def check_calibrated(learner: Callable) -> str:
     aae, empty = _fake_log_probs(1)
-    held = compare(
+    held = require_equal(
         call(learner, aae, empty),
         (aae.exp() / empty.exp()).log(),
         "log-probabilities minus those of the empty guise",
@@ -193,7 +193,7 @@ def check_trait_gap(learner: Callable) -> str:
 
         padded = [_right_padded(model, tuple(pair[side] for pair in GUISES)) for side in (0, 1)]
         last_column = [model(tokens)[:, -1] for tokens, _ in padded]
-        held = compare(
+        held = require_equal(
             call(learner, model, list(GUISES), u, f),
             want,
             f"the gap read off a fixed direction of the residual stream on {model.cfg.model_name}",
@@ -271,7 +271,7 @@ def check_null_swaps(learner: Callable) -> str:
     null = torch.tensor([-0.30, -0.21, -0.12, -0.05, 0.02, 0.08, 0.11, 0.19, 0.26, -0.02, 0.15])
     observed = torch.tensor([0.4, 0.2, -0.2, 0.15, -0.35, 0.01])
     as_large = torch.tensor([0, 3, 3, 5, 0, 11])  # swaps with |gap| >= |observed|, counted by hand
-    held = compare(
+    held = require_equal(
         call(learner, observed, null),
         (1 + as_large) / 12,
         "(1 + swaps at least as large) / (1 + swaps), two-sided",
@@ -307,7 +307,7 @@ def check_is_circular(learner: Callable) -> str:
         return (difference[rows, best] - difference[rows, worst]).mean()
 
     fixed = ratio.mean(0)
-    held = compare(
+    held = require_equal(
         call(learner, aae, sae),
         torch.stack([size, size]),
         "the two gaps, which are the same number",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from tests.checks.core import both_models, call, compare, exercise, require
+from tests.checks.core import both_models, call, exercise, require, require_equal
 
 PAIRS = (  # whole prompts; on the fixtures' tokenizer every word here is one token
     ("He says he done walked. He is", "He says he has walked. He is"),
@@ -90,7 +90,7 @@ def check_gap_direction(learner: Callable) -> str:
         W = model.W_U
         want = sum(W[:, i] for i in u) / len(u) - sum(W[:, i] for i in f) / len(f)
         n = len(u) + len(f)
-        held = compare(
+        held = require_equal(
             call(learner, model, u, f),
             want,
             f"the mean unembedding column of U minus that of F on {model.cfg.model_name}",
@@ -129,7 +129,7 @@ def check_reconcile(learner: Callable) -> str:
         truth = error()
         raw = _prefers(logits, u, f) - final[:, -1] @ direction
         want = torch.stack([bias.expand(len(logits)), torch.zeros(len(logits))])  # independent of any decomposition
-        held = compare(
+        held = require_equal(
             call(learner, model, logits, cache, (u, f)),
             want,
             f"what is missing without the bias term (row 0) and with it (row 1, nothing) on {model.cfg.model_name}",
@@ -187,7 +187,7 @@ def check_gap_by_component(learner: Callable) -> str:
 
         want = (projected(aae) - projected(sae)).mean(-1)
         got = call(learner, aae, sae, direction)
-        held = compare(
+        held = require_equal(
             got,
             want,
             f"the embedding's, attentions' and MLPs' parts of the mean gap on {model.cfg.model_name}",
@@ -229,7 +229,7 @@ def check_patch_guise(learner: Callable) -> str:
             return sweep(zero, unit, tokens, cache)
 
         want = sweep(bottom, top - bottom)
-        held = compare(
+        held = require_equal(
             call(learner, model, aae_tokens, sae_tokens, (u, f)),
             want,
             f"the rescaled preference of independent hook runs on {model.cfg.model_name}",
@@ -289,7 +289,7 @@ def check_compare_with_null(learner: Callable) -> str:
         ]
     )
     size, sizes = observed.abs(), null.abs()
-    held = compare(
+    held = require_equal(
         call(learner, observed, null),
         want,
         "(1 + swaps at least as large in this cell) / (1 + swaps)",

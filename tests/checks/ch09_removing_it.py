@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from tests.checks.core import both_models, call, compare, exercise, require
+from tests.checks.core import both_models, call, exercise, require, require_equal
 
 PROMPTS = ("He says he done walked. He is", "They are", "She says she has walked to the park. She is")
 HEADS = [(0, 2), (1, 1), (1, 3)]
@@ -37,7 +37,7 @@ def check_mean_z(learner: Callable) -> str:
         alone = _alone(model)
         _, cache = model.run_with_cache(tokens)
         padded = torch.stack([cache["z", layer] for layer in range(model.cfg.n_layers)])
-        held = compare(
+        held = require_equal(
             call(learner, model, tokens, mask),
             torch.cat([z[:, 1:] for z in alone], dim=1).mean(1),
             f"the mean over real tokens but BOS, from prompts run one by one, on {model.cfg.model_name}",
@@ -82,7 +82,7 @@ def check_ablate_heads(learner: Callable) -> str:
         generator = torch.Generator().manual_seed(0)
         means = torch.randn(model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_head, generator=generator)
         run = functools.partial(_run, model, tokens, means)
-        held = compare(
+        held = require_equal(
             call(learner, model, tokens, list(HEADS), means),
             run(),
             f"the logits with {len(HEADS)} heads replaced at positions 1, 2, … on {model.cfg.model_name}",
@@ -124,7 +124,7 @@ def check_share_removed(learner: Callable) -> str:
     after = torch.tensor([0.2, 0.3, 0.1, -0.4])
     grown = torch.tensor([1.0, 0.8, -0.3, 0.9])
     for rows, what in ((after, "a gap that shrinks"), (grown, "a gap that grows")):
-        held = compare(
+        held = require_equal(
             call(learner, before, rows),
             (before.sum() - rows.sum()) / before.sum(),
             f"1 - mean(after) / mean(before), for {what}",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from tests.checks.core import both_models, call, compare, exercise, require
+from tests.checks.core import both_models, call, exercise, require, require_equal
 from utils.patching.resumable import CorruptedRun, run_block
 from utils.tiny_models import MAX_LENGTH
 
@@ -84,7 +84,7 @@ def check_cells_that_can_change(learner: Callable) -> str:
             ]
         )
         differs = clean != corrupted  # [layer, batch, position, d_model]
-        held = compare(
+        held = require_equal(
             call(learner, clean, corrupted),
             want,
             f"whether any prompt's activation differs, on {model.cfg.model_name}",
@@ -120,7 +120,7 @@ def check_run_from_layer(learner: Callable) -> str:
             with _counted(model) as ran:
                 got = call(learner, model, resid, layer)
             with _counted(model):
-                held = compare(
+                held = require_equal(
                     got,
                     _patched_run(model, corrupted_tokens, clean, layer, S2),
                     f"the hooked run with resid_pre patched at layer {layer}, on {model.cfg.model_name}",
@@ -174,7 +174,7 @@ def check_attention_from_position(learner: Callable) -> str:
             k_before, v_before = prefix
             args = q_own, k_own, v_own, k_before, v_before
             n = N_POS - start
-            held = compare(
+            held = require_equal(
                 call(learner, *args),
                 z[:, start:],
                 f"hook_z of layer 1 from position {start} on, on {model.cfg.model_name}",
@@ -227,7 +227,7 @@ def check_patch_every_layer(learner: Callable) -> str:
         want = looped()
         every_position = torch.stack([_patched_run(model, corrupted_tokens, clean, i, pos) for i in range(n_layers)])
         with _counted(model):
-            held = compare(
+            held = require_equal(
                 got,
                 want,
                 f"one hooked run per layer, patched at position {pos}, on {model.cfg.model_name}",

@@ -1,6 +1,6 @@
 """What every check shares: the registry, guarded calls, one comparison, and messages a learner can act on.
 
-A check is written as a function of the learner's function. It calls it with `call`, compares with `compare`, and returns
+A check is a function of the learner's function. It calls it with `call`, compares with `require_equal`, and returns
 one sentence that says what held. `@exercise` registers it and turns what happens into one printed line or `CheckFailed`.
 """
 
@@ -191,7 +191,7 @@ def _exception_hint(error: Exception) -> str:
 # --- comparing --------------------------------------------------------------------------------------------------------
 
 
-def compare(
+def require_equal(
     got: Any,
     want: Tensor | float,
     what: str,

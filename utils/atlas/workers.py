@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import time
 from collections import Counter, deque
@@ -69,10 +70,14 @@ def _connect(scheduler: str) -> Client:
     try:
         return Client(scheduler, set_as_default=False, timeout=CONNECT_S)
     except (OSError, ValueError, AssertionError) as error:  # AssertionError: http:// and the like
-        raise AtlasError(
-            f"no Dask scheduler answers at {scheduler!r} ({error or 'it speaks another language'}); start one with "
-            "`dask scheduler`, and give the address that it prints (tcp://HOST:8786)"
-        ) from None
+        reason = str(error) or "it speaks another language"
+    # The client that did not connect closes itself when it is collected. Collect it now: if that happened while another
+    # client starts, the two would wait for each other for ever.
+    gc.collect()
+    raise AtlasError(
+        f"no Dask scheduler answers at {scheduler!r} ({reason}); start one with `dask scheduler`, and give the address that "
+        "it prints (tcp://HOST:8786)"
+    )
 
 
 def _as_they_finish(

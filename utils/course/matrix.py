@@ -41,7 +41,7 @@ AGREES = "runs, figures agree"
 NOT_MADE = 3  # exit status: an environment could not be made, so nothing is known of it
 SHOWN = ("torch", "transformers", "transformer-lens", "numpy", "pandas", "plotly", "ipywidgets")
 # What the tests need beside requirements.txt.
-TOOLS = ("pytest", "hypothesis", "nbgrader", "nbconvert", "nbclient", "latex2mathml", "pip", "jupyterlab")
+TOOLS = "pytest hypothesis nbgrader nbconvert nbclient latex2mathml pip jupyterlab ruff uv".split()
 ENVIRONMENTS = {
     "pinned": ("3.11", "the versions of constraints.txt", ["-c", "constraints.txt", "-r", "requirements.txt"]),
     "newest": ("3.13", "the newest of everything", ["-r", "requirements.txt"]),
@@ -190,9 +190,9 @@ def _run_tests(python: Path, log: Path, tests: Sequence[str]) -> str:
 def _run_chapter(python: Path, chapter: str, log: Path) -> str:
     """Whether the solution notebook runs on the embedded model and its recorded figures agree (COURSE_STRICT raises)."""
     run = (
-        "import sys; from utils.course.notebooks import environment, execute, sources\n"
-        "from utils.models import DEFAULT_EMBEDDED; environment(DEFAULT_EMBEDDED)\n"
-        "sys.exit(execute(sources(sys.argv[1:])[0])[1] or 0)"
+        "import sys; from utils.course import notebooks\n"
+        "source, env = notebooks.sources(sys.argv[1:])[0], notebooks.environment(notebooks.DEFAULT_EMBEDDED)\n"
+        "sys.exit(notebooks.execute(source, env).error or 0)"
     )
     done = subprocess.run(
         [str(python), "-c", run, chapter], cwd=ROOT, env=_environment(), capture_output=True, text=True

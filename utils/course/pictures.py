@@ -16,7 +16,7 @@ import plotly.io as pio
 from nbformat import NotebookNode
 from playwright.sync_api import sync_playwright
 
-from utils.course.notebooks import SOLUTIONS
+from utils.course.deriving import SOLUTIONS
 from utils.course.pages import PLOTLY
 from utils.plots import circuitsvis_library
 

@@ -1,0 +1,236 @@
+"""What follows from a chapter's one source, `solutions/NN_name.py`: its executed twin, and what learners open.
+
+From the source come its `.ipynb` twin, which keeps its outputs, and both files in `chapters/`. There, solutions are cleared
+(nbgrader), cells tagged `solution` are gone (nbconvert), check cells are locked and worth points, and a folded answer, made
+from the solution region, stands behind each check. A markdown cell tagged `answer` behind a check explains that answer. The
+README's chapter table is derived, too; the address of the repository comes from `[tool.course]` in pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import re
+import textwrap
+import tomllib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbconvert.preprocessors import TagRemovePreprocessor
+from nbformat import NotebookNode
+from nbgrader.preprocessors import ClearHiddenTests, ClearSolutions
+
+from utils.course.setup_cell import MODEL_NOTE, PLACEHOLDER, setup_cell
+
+ROOT = Path(__file__).resolve().parents[2]
+SOLUTIONS, CHAPTERS = (ROOT / name for name in ("solutions", "chapters"))
+STUB = 'raise NotImplementedError("this exercise is not written yet: put your code here")'
+FORMAT = "py:percent"
+REGION = re.compile(r"^ *### BEGIN SOLUTION\n(.*?)^ *### END SOLUTION", re.DOTALL | re.MULTILINE)
+ANSWER = "<details><summary>Answer</summary>\n\n```python\n{code}\n```\n{explanation}</details>"
+TABLE = re.compile(r"(<!-- chapters -->\n).*?(<!-- /chapters -->)", re.DOTALL)
+KERNEL = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+class NotebookError(RuntimeError):
+    """A notebook that cannot be derived, has drifted, or did not run; the message names it."""
+
+
+def sources(chapters: Sequence[str] = ()) -> list[Path]:
+    """The solution sources, all or those whose names begin with one of `chapters` ("03", "03_activation_patching")."""
+    found = sorted(SOLUTIONS.glob("[0-9][0-9]_*.py"))
+    for name in chapters:
+        if not any(path.stem.startswith(name) for path in found):
+            raise NotebookError(f"no chapter {name!r}; there are: {', '.join(path.stem for path in found)}")
+    return [p for p in found if not chapters or p.stem.startswith(tuple(chapters))]
+
+
+# --- deriving ---------------------------------------------------------------------------------------------------------
+
+
+def course() -> dict[str, str]:
+    """`[tool.course]` of pyproject.toml: repository and branch."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["course"]
+
+
+def derived_from(source: Path) -> dict[Path, str]:
+    """path → text of every file that follows from one source, the source itself included (its setup cell is derived)."""
+    solution = jupytext.read(source, fmt=FORMAT)
+    _fill_derived(solution, source)
+    _mark(solution)
+    chapter = _exercises(solution)
+    for notebook in (solution, chapter):
+        clean(notebook)
+    twin = SOLUTIONS / f"{source.stem}.ipynb"
+    return {
+        source: _as_script(solution),
+        twin: as_json(_with_outputs(solution, twin)),
+        CHAPTERS / source.name: _as_script(chapter),
+        CHAPTERS / f"{source.stem}.ipynb": as_json(chapter),
+    }
+
+
+def _fill_derived(notebook: NotebookNode, source: Path) -> None:
+    """Write what all notebooks share into the cells that are tagged for it."""
+    texts = {"model": MODEL_NOTE, "setup": setup_cell(course()["repository"], course()["branch"])}
+    for tag, text in texts.items():
+        cells = [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+        if len(cells) != 1:
+            raise NotebookError(f"{source.name}: {len(cells)} cells are tagged {tag!r}; there must be one")
+        cells[0].source = text
+
+
+def _mark(notebook: NotebookNode) -> None:
+    """nbgrader's metadata: solution cells, and locked check cells with points."""
+    seen: Counter[str] = Counter()
+    for cell in notebook.cells:
+        cell.metadata.pop("nbgrader", None)
+        is_solution = cell.cell_type == "code" and "### BEGIN SOLUTION" in cell.source
+        is_check = _is_check(cell)
+        if not (is_solution or is_check):
+            continue
+        name = re.search(r"def (\w+)" if is_solution else r"(check_\w+)", cell.source)
+        grade_id = name[1] if name else "solution"
+        seen[grade_id] += 1
+        cell.metadata["nbgrader"] = {
+            "grade": is_check,
+            "grade_id": grade_id if seen[grade_id] == 1 else f"{grade_id}_{seen[grade_id]}",
+            "locked": is_check,
+            "schema_version": 3,
+            "solution": is_solution,
+            "task": False,
+            **({"points": _points(cell.source)} if is_check else {}),
+        }
+
+
+def _points(source: str) -> int:
+    """Points of the check that is called here, from the registry, so that they are stated once."""
+    from tests.checks import REGISTRY
+
+    name = re.match(r"check_(\w+)\(", source)[1]
+    if name not in REGISTRY:
+        raise NotebookError(f"check_{name} is called in a notebook but is not in tests.checks.REGISTRY")
+    return REGISTRY[name].points
+
+
+def _exercises(solution: NotebookNode) -> NotebookNode:
+    """What learners get: the answers folded behind their checks, the solutions cleared."""
+    notebook, resources = copy.deepcopy(solution), {}
+    notebook.cells = _with_answers(notebook.cells)
+    for preprocessor in (
+        TagRemovePreprocessor(remove_cell_tags={"solution"}, enabled=True),
+        ClearSolutions(enforce_metadata=False, code_stub={"python": STUB}),
+        ClearHiddenTests(enforce_metadata=False),
+    ):
+        notebook, resources = preprocessor.preprocess(notebook, resources)
+    return notebook
+
+
+def _with_answers(cells: Sequence[NotebookNode]) -> list[NotebookNode]:
+    """The cells, with the answer of each solution region behind its check, and in it the explanation that follows there."""
+    found: list[NotebookNode] = []
+    regions: list[str] = []
+    for cell in cells:
+        regions += REGION.findall(cell.source) if cell.cell_type == "code" else []
+        if "answer" in cell.metadata.get("tags", []) and found and _is_answer(found[-1]):
+            found[-1].source = found[-1].source.replace("</details>", f"\n{cell.source}\n</details>")
+            continue
+        found.append(cell)
+        if _is_check(cell) and regions:
+            code = "\n\n".join(textwrap.dedent(region).strip("\n") for region in regions)
+            text = ANSWER.format(code=code, explanation="")
+            found.append(nbformat.v4.new_markdown_cell(text, metadata={"tags": ["answer"]}))
+            regions = []
+    return found
+
+
+def _is_answer(cell: NotebookNode) -> bool:
+    return cell.cell_type == "markdown" and "answer" in cell.metadata.get("tags", [])
+
+
+def _is_check(cell: NotebookNode) -> bool:
+    return cell.cell_type == "code" and re.match(r"check_\w+\(", cell.source) is not None
+
+
+def clean(notebook: NotebookNode) -> None:
+    """Ids from content, tidy outputs, and no metadata that differs between machines: a diff shows only what changed."""
+    seen: Counter[str] = Counter()
+    notebook.metadata = nbformat.from_dict(KERNEL)
+    for cell in notebook.cells:
+        digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
+        seen[digest] += 1
+        cell.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+        cell.metadata = nbformat.from_dict(
+            {k: v for k, v in sorted(cell.metadata.items()) if k in ("nbgrader", "tags")}
+        )
+        if cell.cell_type == "code":
+            cell.outputs = _tidy(cell.outputs)
+
+
+def _with_outputs(notebook: NotebookNode, twin: Path) -> NotebookNode:
+    """The notebook with the outputs of those cells of `twin` whose source is still the same (ids are hashes of it)."""
+    notebook = copy.deepcopy(notebook)
+    old = {cell.id: cell for cell in nbformat.read(twin, as_version=4).cells} if twin.exists() else {}
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and cell.id in old:
+            cell.outputs, cell.execution_count = _tidy(old[cell.id].outputs), old[cell.id].execution_count
+    return notebook
+
+
+def is_progress_bar(output: NotebookNode) -> bool:
+    """Whether an output is tqdm's widget, of which a saved notebook could only show the empty beginning."""
+    bar = re.search(r"\d+%\|", output.get("data", {}).get("text/plain", ""))
+    return bool(bar) and "application/vnd.jupyter.widget-view+json" in output.data
+
+
+def _tidy(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
+    """Without progress bars. (Streams come in one piece already: the client coalesces them.)"""
+    return [copy.deepcopy(output) for output in outputs if not is_progress_bar(output)]
+
+
+def _as_script(notebook: NotebookNode) -> str:
+    plain = copy.deepcopy(notebook)
+    for cell in plain.cells:
+        cell.metadata.pop("nbgrader", None)
+    plain.metadata = nbformat.from_dict({"jupytext": {"notebook_metadata_filter": "-all"}})
+    return jupytext.writes(plain, fmt=FORMAT)
+
+
+def as_json(notebook: NotebookNode) -> str:
+    return nbformat.writes(notebook) + "\n"
+
+
+BADGE = "[![Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/{at})"
+BINDER = "[![Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/{at})"
+
+
+def readme_table() -> str:
+    """The README's chapter table. Once the course has an address, each chapter has links that open it on Colab and Binder."""
+    repository, branch = course()["repository"], course()["branch"]
+    published = not repository.startswith(f"{PLACEHOLDER}/")
+    rows = ["| chapter | | |", "|---|---|---|"] if published else ["| chapter |", "|---|"]
+    for source in sources():
+        path = f"chapters/{source.stem}.ipynb"
+        colab = BADGE.format(at=f"{repository}/blob/{branch}/{path}")
+        binder = BINDER.format(at=f"{repository}/{branch}?urlpath=lab/tree/{path}")
+        rows.append(f"| [{title_of(source)}]({path}) |" + (f" {colab} | {binder} |" if published else ""))
+    return "\n".join(rows) + "\n"
+
+
+def title_of(source: Path) -> str:
+    """The first heading of a notebook source, with the chapter's number."""
+    heading = re.search(r"^# # (.+)$", source.read_text(encoding="utf-8"), re.MULTILINE)
+    return heading[1] if heading else source.stem
+
+
+def all_derived(chapters: Sequence[str] = ()) -> dict[Path, str]:
+    """path → text of every derived file, and of the README with its table."""
+    files = {path: text for source in sources(chapters) for path, text in derived_from(source).items()}
+    readme = ROOT / "README.md"
+    return files | {readme: TABLE.sub(lambda m: m[1] + readme_table() + m[2], readme.read_text(encoding="utf-8"))}
