@@ -20,7 +20,7 @@ from typing import Any
 import nbval.plugin
 import numpy as np
 
-from utils.course.deriving import is_progress_bar
+from utils.course.outputs import is_progress_bar
 from utils.loading import DEFAULT_EMBEDDED
 
 RELATIVE = 2e-3

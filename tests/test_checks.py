@@ -124,4 +124,6 @@ def test_compare_says_how_well_it_agrees():
 
 
 def test_a_mistake_that_gives_the_right_answer_is_not_reported():
-    assert require_equal(torch.ones(2), torch.ones(2), "ones", mistakes={"no mistake": lambda: torch.ones(2)}) == "exact"
+    assert (
+        require_equal(torch.ones(2), torch.ones(2), "ones", mistakes={"no mistake": lambda: torch.ones(2)}) == "exact"
+    )

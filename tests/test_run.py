@@ -17,7 +17,7 @@ ROOT = Path(run.__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def ran(monkeypatch):
+def ran(monkeypatch, tmp_path):
     """The commands that would be run in an environment that is ready; `ran.status` is their exit status."""
 
     class Commands(list):
@@ -29,6 +29,9 @@ def ran(monkeypatch):
         commands.append((command, options))
         return subprocess.CompletedProcess(command, commands.status)
 
+    monkeypatch.setattr(install, "VENV", tmp_path / "ready")
+    install.venv_python().parent.mkdir(parents=True)
+    install.venv_python().touch()
     monkeypatch.setattr(install, "is_ready", lambda: True)
     monkeypatch.setattr(subprocess, "run", record)
     return commands

