@@ -1,16 +1,20 @@
-# make lab · run [CHAPTER=03] [MODEL=gpt2-small] · setup · doctor · check · test · test-matrix · sync [CHAPTER=03] [EXECUTE=1] · bench
+# make lab · run [CHAPTER=03] [MODEL=gpt2-small] · setup · doctor · check · test · test-matrix · bench
+#      sync [CHAPTER=03] [EXECUTE=1] · address REPOSITORY=owner/name [BRANCH=main] · constraints
 # ARGS=... is passed on: make doctor ARGS=--json
 # Windows, or no make: py -m utils.course.run lab (python3 elsewhere); it uses .venv\Scripts\python.exe or .venv/bin/python.
 PYTHON ?= python3
 COURSE = @$(PYTHON) -m utils.course.run
 
-.PHONY: lab run setup doctor check test test-matrix sync bench
+.PHONY: lab run setup doctor check test test-matrix sync address constraints bench
 
-lab setup doctor check test test-matrix bench:
+lab setup doctor check test test-matrix constraints bench:
 	$(COURSE) $@ $(ARGS)
 
 run:
 	$(COURSE) run $(CHAPTER)
+
+address:
+	$(COURSE) address $(REPOSITORY) $(if $(BRANCH),--branch $(BRANCH))
 
 sync:
 	$(COURSE) sync $(if $(EXECUTE),--execute) $(CHAPTER)

@@ -94,6 +94,7 @@ from tests.checks import (
 )
 from utils import patching, plots
 from utils.attribution import head_attributions, head_name, logit_diff, logit_diff_directions, top_heads
+from utils.inference import small_cache
 from utils.ioi import NAMES, TEMPLATES, ioi_pairs, positions_by_role, single_token_names
 from utils.models import load_model
 from utils.prompts import make_pairs
@@ -115,12 +116,15 @@ model = load_model()
 # Why only S2? Whatever the two runs share cannot explain their difference: grammar, shops, bags, the fact that names come
 # next, the names themselves. What is left is which of the two was repeated. Exchange more words, and you find the heads that
 # care about any of them, all at once. (The order of the names could serve as well. It asks another question.)
+#
+# `small_cache` is a names filter: it keeps the activations that this chapter patches or reads, and leaves out the rest, which would
+# take three times the memory.
 
 # %%
 pairs = ioi_pairs(model)
 answer_tokens = pairs.answer_tokens  # [prompt, (correct, incorrect)], correct in the clean prompt
-clean_logits, clean_cache = model.run_with_cache(pairs.clean_tokens)
-corrupted_logits, corrupted_cache = model.run_with_cache(pairs.corrupted_tokens)
+clean_logits, clean_cache = model.run_with_cache(pairs.clean_tokens, names_filter=small_cache)
+corrupted_logits, corrupted_cache = model.run_with_cache(pairs.corrupted_tokens, names_filter=small_cache)
 clean, corrupted = logit_diff(clean_logits, answer_tokens), logit_diff(corrupted_logits, answer_tokens)
 S2, END = (positions_by_role(pairs.clean_tokens, answer_tokens)[role][0].item() for role in ("S2", "END"))
 print("positions where tokens differ:", (pairs.clean_tokens != pairs.corrupted_tokens).any(0).nonzero()[:, 0].tolist())
@@ -797,7 +801,7 @@ def listeners(layer: int, head: int) -> Float[Tensor, "layer head"]:
         return z
 
     with model.hooks(fwd_hooks=[(get_act_name("z", layer), patch)]):
-        _, cache = model.run_with_cache(pairs.corrupted_tokens)
+        _, cache = model.run_with_cache(pairs.corrupted_tokens, names_filter=small_cache)
     return head_attributions(model, cache, directions) - corrupted_direct
 
 
@@ -954,7 +958,7 @@ third_text = [
     template.replace("{S}", f" {name}") for template, name in zip(TEMPLATES, third_names, strict=True) for _ in range(2)
 ]
 third = make_pairs(model, pairs.clean_text, third_text, pairs.answers)
-third_logits, third_cache = model.run_with_cache(third.corrupted_tokens)
+third_logits, third_cache = model.run_with_cache(third.corrupted_tokens, names_filter=small_cache)
 baselines = {"answer_tokens": answer_tokens, "clean": clean, "corrupted": logit_diff(third_logits, answer_tokens)}
 print(third_text[0], "→", f"logit difference in the mean {baselines['corrupted'] + 0:.3f}")
 third_denoising = patching.get_act_patch_attn_head_out_all_pos(

@@ -93,6 +93,7 @@ from tests.checks import (
 from utils.tiny_models import tiny_model
 from utils import ablation, atlas, heads, patching, plots, widgets
 from utils.attribution import head_attributions, head_name, logit_diff, logit_diff_directions, top_heads
+from utils.inference import small_cache
 from utils.ioi import ioi_metric, ioi_pairs
 from utils.models import load_model
 from utils.reference import compare, figures
@@ -267,7 +268,7 @@ compare("anatomy.detector_difference", difference.abs().max(), model)
 pairs = ioi_pairs(model)
 tokens, answers = pairs.clean_tokens, pairs.answer_tokens
 directions = logit_diff_directions(model, answers)
-clean_logits, clean_cache = model.run_with_cache(tokens)
+clean_logits, clean_cache = model.run_with_cache(tokens, names_filter=small_cache)
 clean_diff = logit_diff(clean_logits, answers)
 positions = {
     "IO": heads.position_of(tokens, answers[:, 0]),
@@ -600,7 +601,7 @@ check_mean_ablate(mean_ablate)
 
 # %%
 compare("backup.mean_ablated", logit_diff(mean_ablate(model, tokens, [top], clean_cache), answers), model)
-to_mean = ablation.set_heads([top], ablation.mean_z(clean_cache, [top]))
+to_mean = ablation.set_heads([top], ablation.mean_z_at_end(clean_cache, [top]))
 _, mean_cache = ablation.run_with_cache_and_hooks(model, tokens, to_mean)
 others_by_mean = direct_effect_change(model, clean_cache, mean_cache, directions)
 others_by_mean[top] = 0
@@ -819,8 +820,8 @@ for name, values in moved.items():
 removed = top_heads(direct.abs(), 6)
 accounts = []
 for head in removed:
-    _, cache = ablate_at_end(model, tokens, *head)
-    accounts.append(ablation.change_by_source(model, clean_cache, cache, directions, [head]))
+    _, without_head = ablation.ablate_at_end(model, tokens, *head)  # as your function, with a small cache
+    accounts.append(ablation.change_by_source(model, clean_cache, without_head, directions, [head]))
 plots.bar(
     {source: [account[source] for account in accounts] for source in accounts[0]},
     "What happens to the logit difference when one head is removed at END",
@@ -849,7 +850,7 @@ compare("backup.account.adds_up", sum(accounts[removed.index(top)].values()) - (
 # %%
 made_up_for = [sum(account.values()) + direct[head].item() for head, account in zip(removed, accounts, strict=True)]
 best_backed_up = removed[max((i for i, head in enumerate(removed) if direct[head] > 0), key=made_up_for.__getitem__)]
-_, backed_up_cache = ablate_at_end(model, tokens, *best_backed_up)
+_, backed_up_cache = ablation.ablate_at_end(model, tokens, *best_backed_up)
 by_route = ablation.change_by_route(model, clean_cache, backed_up_cache, directions)
 by_route[(slice(None), *best_backed_up)] = 0
 answering = top_heads(by_route.sum(0).abs(), 6)

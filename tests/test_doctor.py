@@ -10,10 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from utils.course import doctor, install, versions
-from utils.course.doctor import Finding, examine
+from utils.course import doctor, install, probes, versions
+from utils.course.doctor import examine
+from utils.course.probes import Finding
 
 ROOT = Path(doctor.__file__).resolve().parents[2]
+RAISED = [
+    RuntimeError("the cable\nis out"),
+    OSError(28, "No space left"),
+    KeyError("x"),
+    SystemExit("stopped"),
+    RecursionError(),
+    AssertionError(),
+    UnicodeDecodeError("utf-8", b"x", 0, 1, "odd"),
+    ImportError("DLL load failed"),
+]
 
 
 @pytest.fixture
@@ -47,12 +58,7 @@ def test_exit_status_and_lines(states, as_json, healthy, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("name", doctor.PROBES)
-@pytest.mark.parametrize(
-    "error",
-    [RuntimeError("the cable\nis out"), OSError(28, "No space left"), KeyError("x"), SystemExit("stopped"), RecursionError(),
-     AssertionError(), UnicodeDecodeError("utf-8", b"x", 0, 1, "odd"), ImportError("DLL load failed")],
-    ids=lambda error: type(error).__name__,
-)  # fmt: skip
+@pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
 def test_what_a_probe_raises_is_a_finding(name, error, healthy, capsys):
     def broken():
         print("noise on the way")
@@ -106,7 +112,7 @@ def test_nothing_fails_here(name):
 @pytest.mark.parametrize("version", [(3, 10, 1), (3, 14, 0)])
 def test_python(version, monkeypatch):
     monkeypatch.setattr(sys, "version_info", (*version, "final", 0))
-    found = doctor.python()
+    found = probes.probe_python()
     assert found.state == "fail" and "needs 3.11 to 3.13" in found.cause and "PYTHON=" in found.fix
 
 
@@ -135,7 +141,7 @@ def test_environment(stamp, state, cause, here, monkeypatch):
     monkeypatch.setattr(install, "digest", lambda: "now")
     if stamp is not None:
         (here / "ready").write_text(json.dumps(stamp), encoding="utf-8")
-    found = doctor.environment()
+    found = probes.probe_environment()
     assert found.state == state and cause in found.cause and bool(found.fix) == (state != "ok")
 
 
@@ -154,8 +160,8 @@ def test_another_environment(exists, interpreter, packages, state, cause, monkey
         (tmp_path / ".venv" / install.INTERPRETER[0]).mkdir(parents=True)
     if interpreter:
         install.venv_python().touch()
-    monkeypatch.setattr(doctor, "_has", lambda *_: packages)
-    found = doctor.environment()
+    monkeypatch.setattr(probes, "_has", lambda *_: packages)
+    found = probes.probe_environment()
     assert found.state == state and cause in found.cause and bool(found.fix) == (state != "ok")
 
 
@@ -163,15 +169,15 @@ def test_another_environment(exists, interpreter, packages, state, cause, monkey
     ("free", "packages", "state"), [(9e9, False, "ok"), (3e9, False, "fail"), (3e9, True, "ok"), (1e8, True, "fail")]
 )
 def test_disk(free, packages, state, monkeypatch):
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: namedtuple("u", "total used free")(1e10, 0, free))
-    monkeypatch.setattr(doctor, "_has", lambda *_: packages)
-    assert doctor.disk().state == state
+    monkeypatch.setattr(probes.shutil, "disk_usage", lambda _: namedtuple("u", "total used free")(1e10, 0, free))
+    monkeypatch.setattr(probes, "_has", lambda *_: packages)
+    assert probes.probe_disk().state == state
 
 
 @pytest.mark.parametrize(("free", "state"), [(8.0, "ok"), (1.5, "warn"), (0.4, "fail"), (None, "warn")])
 def test_memory(free, state, monkeypatch):
-    monkeypatch.setattr(doctor, "_free_memory", lambda: free)
-    found = doctor.memory()
+    monkeypatch.setattr(probes, "_free_memory", lambda: free)
+    found = probes.probe_memory()
     assert found.state == state and bool(found.fix) == (state != "ok")
 
 
@@ -192,9 +198,9 @@ def test_index(answer, packages, state, cause, monkeypatch):
         error = b"/usr/bin/python: No module named pip" if answer == "no pip" else b""
         return subprocess.CompletedProcess(command, int(bool(answer)), b"", error)
 
-    monkeypatch.setattr(doctor.subprocess, "run", run)
-    monkeypatch.setattr(doctor, "_has", lambda *_: packages)
-    found = doctor.index()
+    monkeypatch.setattr(probes.subprocess, "run", run)
+    monkeypatch.setattr(probes, "_has", lambda *_: packages)
+    found = probes.probe_index()
     assert found.state == state and cause in found.cause
 
 
@@ -209,7 +215,7 @@ def test_index(answer, packages, state, cause, monkeypatch):
 def test_packages(outside, other, state, monkeypatch):
     monkeypatch.setattr(versions, "outside_bounds", lambda extras: outside)
     monkeypatch.setattr(versions, "not_pinned", lambda names: other)
-    found = doctor.packages()
+    found = probes.probe_packages()
     assert found.state == state and all(phrase in found.cause for phrase in (outside + other)[:2])
     assert ("and 5 more" in found.cause) == (state == "fail")
 
@@ -231,8 +237,8 @@ def test_embedded_model(harm, wheel, converted, state, fix, monkeypatch, tmp_pat
         (tmp_path / DEFAULT_EMBEDDED).mkdir()
     monkeypatch.setattr(embedded, "damage", lambda folder, spec: harm)
     monkeypatch.setattr(embedded, "cache_dir", lambda: tmp_path)
-    monkeypatch.setattr(doctor, "_has", lambda *_: wheel)
-    found = doctor.embedded_model()
+    monkeypatch.setattr(probes, "_has", lambda *_: wheel)
+    found = probes.probe_model()
     assert found.state == state and found.fix.endswith(fix) and (harm is None or not converted or harm in found.cause)
 
 
@@ -243,8 +249,8 @@ def test_hub(answers, wheel, state, monkeypatch):
     from utils import models
 
     monkeypatch.setattr(models, "hub_answers", lambda: answers)
-    monkeypatch.setattr(doctor, "_has", lambda *_: wheel)
-    assert doctor.hub().state == state
+    monkeypatch.setattr(probes, "_has", lambda *_: wheel)
+    assert probes.probe_hub().state == state
 
 
 @pytest.mark.parametrize(
@@ -262,13 +268,13 @@ def test_device(kind, difference, state, monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: kind == "cuda")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: kind == "mps")
-    monkeypatch.setattr(doctor, "difference_from_cpu", lambda name: difference)
-    found = doctor.device()
+    monkeypatch.setattr(probes, "difference_from_cpu", lambda name: difference)
+    found = probes.probe_device()
     assert found.state == state and kind in found.cause and bool(found.fix) == (state != "ok")
 
 
 def test_a_device_agrees_with_itself():
-    assert doctor.difference_from_cpu("cpu") == 0
+    assert probes.difference_from_cpu("cpu") == 0
 
 
 @pytest.mark.parametrize(("locked", "state"), [("", "ok"), ("build", "warn"), ("cache", "warn"), ("chapters", "fail")])
@@ -279,15 +285,15 @@ def test_writing(locked, state, monkeypatch, tmp_path):
         (tmp_path / name).mkdir()
     monkeypatch.setattr(install, "ROOT", tmp_path)
     monkeypatch.setattr(embedded, "cache_dir", lambda: tmp_path / "cache" / "not" / "made" / "yet")
-    real = doctor.tempfile.TemporaryFile
+    real = probes.tempfile.TemporaryFile
 
     def refusing(dir):
         if locked and Path(dir).name == locked:
             raise PermissionError(13, "Permission denied")
         return real(dir=dir)
 
-    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refusing)
-    found = doctor.writing()
+    monkeypatch.setattr(probes.tempfile, "TemporaryFile", refusing)
+    found = probes.probe_writing()
     assert found.state == state and locked in found.cause
 
 

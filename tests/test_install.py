@@ -145,6 +145,7 @@ def test_modules_that_run_before_the_environment_exists_parse_on_old_pythons():
         "utils/course/console.py",
         "utils/course/run.py",
         "utils/course/doctor.py",
+        "utils/course/probes.py",
     ):
         ast.parse((install.ROOT / name).read_text(encoding="utf-8"), feature_version=(3, 8))
 

@@ -91,7 +91,7 @@ def test_outputs_are_kept_without_progress_bars():
         nbformat.v4.new_output("display_data", {**widget, "text/plain": "IntSlider(value=3)"}),
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=outputs)])
-    deriving.clean(notebook)
+    deriving.tidy_notebook(notebook)
     stream, slider = notebook.cells[0].outputs
     assert stream.text == "one line" and slider.data["text/plain"] == "IntSlider(value=3)"
 

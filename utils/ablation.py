@@ -19,12 +19,13 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from utils.assumptions import require_heads
 from utils.attribution import at_last, decompose_at, head_attributions, head_results
+from utils.inference import small_cache
 
 Hook = tuple[str, Callable]
 ROUTES = ("attention pattern", "values", "final norm's scale")
 
 
-def at_end(name: str, change: Callable[[Tensor], Tensor], last: Int[Tensor, "batch"] | None = None) -> Hook:
+def at_end(name: str, change: Callable[[Tensor], Tensor], last: Int[Tensor, " batch"] | None = None) -> Hook:
     """A hook that applies `change` to an activation [batch, seq, …] at each prompt's last position."""
 
     def hook_function(activation: Tensor, hook) -> Tensor:
@@ -39,8 +40,8 @@ def at_end(name: str, change: Callable[[Tensor], Tensor], last: Int[Tensor, "bat
 
 def set_heads(
     heads: Sequence[tuple[int, int]],
-    values: Sequence[Float[Tensor, "d_head"]] | None = None,
-    last: Int[Tensor, "batch"] | None = None,
+    values: Sequence[Float[Tensor, " d_head"]] | None = None,
+    last: Int[Tensor, " batch"] | None = None,
 ) -> list[Hook]:
     """Hooks that put `values` (zeros if None) in place of the heads' z at the last position."""
 
@@ -59,41 +60,41 @@ def set_heads(
 
 
 def run_with_cache_and_hooks(
-    model: TransformerBridge, tokens: Int[Tensor, "batch seq"], hooks: Sequence[Hook]
-) -> tuple[Float[Tensor, "batch seq d_vocab"], ActivationCache]:
-    """Logits and cache of a run that the hooks change. The hooks are gone afterwards."""
+    model: TransformerBridge, tokens: Int[Tensor, "batch pos"], hooks: Sequence[Hook]
+) -> tuple[Float[Tensor, "batch pos d_vocab"], ActivationCache]:
+    """Logits and cache (see `utils.inference.small_cache`) of a run that the hooks change. The hooks are gone afterwards."""
     with model.hooks(fwd_hooks=list(hooks)):
-        return model.run_with_cache(tokens)
+        return model.run_with_cache(tokens, names_filter=small_cache)
 
 
 def ablate_at_end(
     model: TransformerBridge,
-    tokens: Int[Tensor, "batch seq"],
+    tokens: Int[Tensor, "batch pos"],
     layer: int,
     head: int,
-    last: Int[Tensor, "batch"] | None = None,
-) -> tuple[Float[Tensor, "batch seq d_vocab"], ActivationCache]:
+    last: Int[Tensor, " batch"] | None = None,
+) -> tuple[Float[Tensor, "batch pos d_vocab"], ActivationCache]:
     """Logits and cache of a run in which one head's z is zero at the last position."""
     return run_with_cache_and_hooks(model, tokens, set_heads([(layer, head)], last=last))
 
 
-def mean_z(
-    reference_cache: ActivationCache, heads: Sequence[tuple[int, int]], last: Int[Tensor, "batch"] | None = None
-) -> list[Float[Tensor, "d_head"]]:
+def mean_z_at_end(
+    reference_cache: ActivationCache, heads: Sequence[tuple[int, int]], last: Int[Tensor, " batch"] | None = None
+) -> list[Float[Tensor, " d_head"]]:
     """Each head's z at the last position, averaged over the reference prompts."""
     return [at_last(reference_cache["z", layer], last)[:, head].mean(0) for layer, head in heads]
 
 
 def mean_ablate(
     model: TransformerBridge,
-    tokens: Int[Tensor, "batch seq"],
+    tokens: Int[Tensor, "batch pos"],
     heads: Sequence[tuple[int, int]],
     reference_cache: ActivationCache,
-    last: Int[Tensor, "batch"] | None = None,
-    reference_last: Int[Tensor, "batch"] | None = None,
-) -> Float[Tensor, "batch seq d_vocab"]:
+    last: Int[Tensor, " batch"] | None = None,
+    reference_last: Int[Tensor, " batch"] | None = None,
+) -> Float[Tensor, "batch pos d_vocab"]:
     """Logits of a run in which the heads' z at the last position is its mean over the reference prompts' last positions."""
-    means = mean_z(reference_cache, heads, reference_last)
+    means = mean_z_at_end(reference_cache, heads, reference_last)
     return model.run_with_hooks(tokens, fwd_hooks=set_heads(heads, means, last))
 
 
@@ -102,7 +103,7 @@ def direct_effect_change(
     clean_cache: ActivationCache,
     ablated_cache: ActivationCache,
     directions: Float[Tensor, "batch d_model"],
-    last: Int[Tensor, "batch"] | None = None,
+    last: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "layer head"]:
     """Each head's direct effect in the ablated run minus that in the clean run, each with its own run's scale."""
     after, before = (head_attributions(model, cache, directions, last=last) for cache in (ablated_cache, clean_cache))
@@ -110,7 +111,7 @@ def direct_effect_change(
 
 
 def layernorm_ratio(
-    clean_cache: ActivationCache, ablated_cache: ActivationCache, last: Int[Tensor, "batch"] | None = None
+    clean_cache: ActivationCache, ablated_cache: ActivationCache, last: Int[Tensor, " batch"] | None = None
 ) -> Float[Tensor, ""]:
     """Mean over prompts of the final norm's scale, clean over ablated: what an unchanged head's effect is multiplied by."""
     clean, ablated = (at_last(cache["ln_final.hook_scale"], last) for cache in (clean_cache, ablated_cache))
@@ -119,14 +120,14 @@ def layernorm_ratio(
 
 # --- why a head's direct effect changed --------------------------------------------------------------------------------
 
-Factors = tuple[Float[Tensor, "layer batch head key"], Float[Tensor, "layer batch head key"], Float[Tensor, "batch"]]
+Factors = tuple[Float[Tensor, "layer batch head key"], Float[Tensor, "layer batch head key"], Float[Tensor, " batch"]]
 
 
 def direct_effect_factors(
     model: TransformerBridge,
     cache: ActivationCache,
     directions: Float[Tensor, "batch d_model"],
-    last: Int[Tensor, "batch"] | None = None,
+    last: Int[Tensor, " batch"] | None = None,
 ) -> Factors:
     """The three factors of every head's direct effect at the last position: its attention to each key, what the value at
     that key would add to the logit difference before the final norm, and the final norm's scale.
@@ -152,7 +153,7 @@ def values_by_head(cache: ActivationCache, layer: int) -> Float[Tensor, "batch k
 
 def direct_effect(
     pattern: Float[Tensor, "... batch head key"], written: Float[Tensor, "... batch head key"],
-    scale: Float[Tensor, "batch"],
+    scale: Float[Tensor, " batch"],
 ) -> Float[Tensor, "... head"]:  # fmt: skip
     """Mean over prompts of Σ_key pattern × written / scale. Equals `head_attributions` when all come from one run."""
     return ((pattern * written).sum(-1) / scale[:, None]).mean(-2)
@@ -183,7 +184,7 @@ def change_by_route(
     clean_cache: ActivationCache,
     ablated_cache: ActivationCache,
     directions: Float[Tensor, "batch d_model"],
-    last: Int[Tensor, "batch"] | None = None,
+    last: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "route layer head"]:
     """Every head's change of direct effect, split by `ROUTES`: the three add up to `direct_effect_change`.
 
@@ -201,7 +202,7 @@ def change_by_source(
     ablated_cache: ActivationCache,
     directions: Float[Tensor, "batch d_model"],
     ablated_heads: Sequence[tuple[int, int]],
-    last: Int[Tensor, "batch"] | None = None,
+    last: Int[Tensor, " batch"] | None = None,
 ) -> dict[str, float]:
     """The whole change of the mean logit difference, by where it comes from; the parts add up to it.
 
@@ -226,7 +227,7 @@ def change_by_source(
 
 def _written_by_others(
     model: TransformerBridge, cache: ActivationCache, directions: Tensor, last: Tensor | None
-) -> tuple[Float[Tensor, "component batch"], Float[Tensor, "batch"]]:
+) -> tuple[Float[Tensor, "component batch"], Float[Tensor, " batch"]]:
     """What the embedding, the attention biases and the MLPs write along the directions at the last position, before the
     final norm, and the norm's scale. Only the MLPs' part can change when a head is ablated there."""
     if model.cfg.normalization_type.startswith("LN"):
@@ -238,7 +239,7 @@ def _written_by_others(
 
 
 def freeze(
-    cache: ActivationCache, names: Sequence[str], last: Int[Tensor, "batch"] | None = None, head: int | None = None
+    cache: ActivationCache, names: Sequence[str], last: Int[Tensor, " batch"] | None = None, head: int | None = None
 ) -> list[Hook]:
     """Hooks that put the cached activation of each name back at the last position (for a pattern: in its row), for all
     heads or for one."""

@@ -12,11 +12,11 @@ from utils.assumptions import require_heads, require_readout
 
 
 def logit_diff(
-    logits: Float[Tensor, "batch seq d_vocab"],
+    logits: Float[Tensor, "batch pos d_vocab"],
     answer_tokens: Int[Tensor, "batch 2"],
     per_prompt: bool = False,
-    last: Int[Tensor, "batch"] | None = None,
-) -> Float[Tensor, ""] | Float[Tensor, "batch"]:
+    last: Int[Tensor, " batch"] | None = None,
+) -> Float[Tensor, ""] | Float[Tensor, " batch"]:
     """Logit of the correct answer minus that of the incorrect one, at the last position.
 
     last: the true last position of each prompt; None means the last column. Returns [batch] if per_prompt, else a 0-d
@@ -36,7 +36,7 @@ def logit_diff_directions(
     return correct - incorrect
 
 
-def bias_term(model: TransformerBridge, answer_tokens: Int[Tensor, "batch 2"]) -> Float[Tensor, "batch"]:
+def bias_term(model: TransformerBridge, answer_tokens: Int[Tensor, "batch 2"]) -> Float[Tensor, " batch"]:
     """What the unembedding bias adds to each prompt's logit difference. Zero where the model has no bias there; where
     LayerNorm is folded (GPT-2) it is not, and it cancels in a mean only if every prompt comes with its mirror."""
     if model.b_U is None:
@@ -46,7 +46,7 @@ def bias_term(model: TransformerBridge, answer_tokens: Int[Tensor, "batch 2"]) -
 
 
 def apply_final_norm(
-    stack: Float[Tensor, "... batch d_model"], cache: ActivationCache, last: Int[Tensor, "batch"] | None = None
+    stack: Float[Tensor, "... batch d_model"], cache: ActivationCache, last: Int[Tensor, " batch"] | None = None
 ) -> Float[Tensor, "... batch d_model"]:
     """Centre (LayerNorm only) and divide by the final norm's scale of each prompt's last position, as the model did.
 
@@ -67,7 +67,7 @@ def residual_stack_to_logit_diff(
     cache: ActivationCache,
     directions: Float[Tensor, "batch d_model"],
     per_prompt: bool = False,
-    last: Int[Tensor, "batch"] | None = None,
+    last: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "..."]:
     """Each component's direct contribution to the logit difference, mean over prompts or [..., batch] if per_prompt."""
     contributions = (apply_final_norm(stack, cache, last) * directions).sum(-1)  # ... batch
@@ -78,8 +78,8 @@ def attribution_total(
     model: TransformerBridge,
     cache: ActivationCache,
     answer_tokens: Int[Tensor, "batch 2"],
-    last: Int[Tensor, "batch"] | None = None,
-) -> Float[Tensor, "batch"]:
+    last: Int[Tensor, " batch"] | None = None,
+) -> Float[Tensor, " batch"]:
     """All components' contributions and the bias term, summed: equals each prompt's logit difference."""
     stack = decompose_at(cache, last)  # component batch d_model
     directions = logit_diff_directions(model, answer_tokens)
@@ -88,15 +88,15 @@ def attribution_total(
 
 
 def at_last(
-    activation: Float[Tensor, "batch seq *rest"], last: Int[Tensor, "batch"] | None = None
-) -> Float[Tensor, "batch *rest"]:
+    activation: Float[Tensor, "batch pos *rest"], last: Int[Tensor, " batch"] | None = None
+) -> Float[Tensor, " batch *rest"]:
     """The activation at each prompt's last position."""
     rows = torch.arange(len(activation), device=activation.device)
     return activation[rows, -1 if last is None else last]
 
 
 def decompose_at(
-    cache: ActivationCache, last: Int[Tensor, "batch"] | None = None
+    cache: ActivationCache, last: Int[Tensor, " batch"] | None = None
 ) -> Float[Tensor, "component batch d_model"]:
     """Embedding, then each layer's attention and MLP output, at the last position; they sum to the final residual."""
     n_layers = cache.model.cfg.n_layers
@@ -111,7 +111,7 @@ def component_labels(model: TransformerBridge) -> list[str]:
 
 
 def head_results(
-    model: TransformerBridge, cache: ActivationCache, last: Int[Tensor, "batch"] | None = None
+    model: TransformerBridge, cache: ActivationCache, last: Int[Tensor, " batch"] | None = None
 ) -> Float[Tensor, "layer head batch d_model"]:
     """What each head writes at the last position: z @ W_O. The attention output bias belongs to no head.
 
@@ -129,7 +129,7 @@ def head_attributions(
     cache: ActivationCache,
     directions: Float[Tensor, "batch d_model"],
     per_prompt: bool = False,
-    last: Int[Tensor, "batch"] | None = None,
+    last: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "layer head"] | Float[Tensor, "layer head batch"]:
     """Each head's direct contribution to the logit difference."""
     return residual_stack_to_logit_diff(head_results(model, cache, last), cache, directions, per_prompt, last)

@@ -20,17 +20,17 @@ from transformer_lens.model_bridge import TransformerBridge
 from utils.attribution import head_name, top_heads
 
 LOWEST_ID, HIGHEST_ID = 100, 20000  # ordinary tokens in the vocabularies that the scores were published for
-SCORES = ("previous_token", "duplicate_token", "induction")
+DIAGONAL_SCORES = ("previous_token", "duplicate_token", "induction")
 
 
 def offsets(seq_len: int) -> dict[str, int]:
     """score → how far back its key is from its query, for a sequence of seq_len tokens that is given twice."""
-    return dict(zip(SCORES, (1, seq_len, seq_len - 1), strict=True))
+    return dict(zip(DIAGONAL_SCORES, (1, seq_len, seq_len - 1), strict=True))
 
 
 def repeated_tokens(
     seq_len: int = 100, batch: int = 2, seed: int = 0, bos: int | None = None, high: int = HIGHEST_ID
-) -> Int[Tensor, "batch seq"]:
+) -> Int[Tensor, "batch pos"]:
     """Random token ids from 100 up to `high` (not included), each row repeated once; with `bos` in front if given.
 
     With the defaults these are the tokens of the published scores, which have no BOS.
@@ -46,8 +46,8 @@ def repeated_tokens(
 
 def score_patterns(
     model: TransformerBridge,
-    tokens: Int[Tensor, "batch seq"],
-    scores: Mapping[str, Callable[[Float[Tensor, "batch head query key"]], Float[Tensor, "head"]]],
+    tokens: Int[Tensor, "batch pos"],
+    scores: Mapping[str, Callable[[Float[Tensor, "batch head query key"]], Float[Tensor, " head"]]],
 ) -> dict[str, Float[Tensor, "layer head"]]:
     """Any functions of a layer's attention pattern, for all layers in one run. No pattern outlives its layer, so long
     sequences and large models fit."""
@@ -64,7 +64,7 @@ def score_patterns(
     return {name: torch.stack(values) for name, values in rows.items()}
 
 
-def stripe(pattern: Float[Tensor, "batch head query key"], offset: int, seq_len: int) -> Float[Tensor, "head"]:
+def stripe(pattern: Float[Tensor, "batch head query key"], offset: int, seq_len: int) -> Float[Tensor, " head"]:
     """Mean attention from each query to the key `offset` places before it, among the last 2 * seq_len positions: what
     stands in front of the repeated tokens (BOS) neither asks nor is asked."""
     inner = pattern[..., -2 * seq_len :, -2 * seq_len :]
@@ -72,7 +72,7 @@ def stripe(pattern: Float[Tensor, "batch head query key"], offset: int, seq_len:
 
 
 def head_scores(
-    model: TransformerBridge, tokens: Int[Tensor, "batch seq"], seq_len: int
+    model: TransformerBridge, tokens: Int[Tensor, "batch pos"], seq_len: int
 ) -> dict[str, Float[Tensor, "layer head"]]:
     """Previous-token, duplicate-token and induction score of every head.
 
@@ -89,7 +89,7 @@ def head_scores(
 
 
 def attention_between(
-    cache: ActivationCache, query: Int[Tensor, "batch"] | int, key: Int[Tensor, "batch"] | int
+    cache: ActivationCache, query: Int[Tensor, " batch"] | int, key: Int[Tensor, " batch"] | int
 ) -> Float[Tensor, "layer head"]:
     """Mean over prompts of each head's attention from position `query` to position `key` (ints, or one per prompt)."""
     layers = [cache["pattern", layer] for layer in range(cache.model.cfg.n_layers)]
@@ -98,8 +98,8 @@ def attention_between(
 
 
 def position_of(
-    tokens: Int[Tensor, "batch seq"], wanted: Int[Tensor, "batch"], occurrence: int = 0
-) -> Int[Tensor, "batch"]:
+    tokens: Int[Tensor, "batch pos"], wanted: Int[Tensor, " batch"], occurrence: int = 0
+) -> Int[Tensor, " batch"]:
     """Where each row's `wanted` token stands: its first occurrence, or the next (occurrence=1), and so on.
 
     Raises ValueError naming the row that does not have it so often.
@@ -208,12 +208,12 @@ def to_numpy(tables: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 # --- three more, for the atlas ---------------------------------------------------------------------------------------
 
 
-def to_first(pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, "head"]:
+def to_first(pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, " head"]:
     """Mean attention to position 0, over queries 1, 2, … (query 0 has no choice)."""
     return pattern[..., 1:, 0].mean((0, -1))
 
 
-def evenness(pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, "head"]:
+def evenness(pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, " head"]:
     """Entropy of the attention, as a share of the largest that the query's keys allow: 0 is one key, 1 is all keys evenly.
     Mean over queries 1, 2, …"""
     entropy = -torch.special.xlogy(pattern, pattern).sum(-1)[..., 1:]  # batch head query
@@ -222,7 +222,7 @@ def evenness(pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, "h
 
 
 def copying_scores(
-    model: TransformerBridge, token_ids: Int[Tensor, "n"], bos: int | None = None
+    model: TransformerBridge, token_ids: Int[Tensor, " n"], bos: int | None = None
 ) -> Float[Tensor, "layer head"]:
     """Whether a head that attends to a token writes that token: 1 always, 0 no more than by chance, -1 always against it.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 import torch
@@ -14,12 +15,25 @@ from transformer_lens.model_bridge import TransformerBridge
 from utils.prompts import prompt_list, token_row, tokenize
 from utils.shared_prefix import last_logits
 
+READ_BY_METHODS = re.compile(
+    r"blocks\.\d+\.(hook_(in|resid_pre|resid_mid|resid_post|attn_out|mlp_out)|attn\.hook_(z|q|k|v|pattern))|ln_final\.hook_scale"
+)
+
+
+def small_cache(name: str) -> bool:
+    """A `names_filter` that keeps the activations that the course's methods read, in about a third of a whole cache's memory.
+
+    `model.run_with_cache(tokens, names_filter=small_cache)` holds the residual stream, what attention and MLPs write to it,
+    the heads' z, q, k, v and patterns, and the final norm's scale.
+    """
+    return READ_BY_METHODS.fullmatch(name) is not None
+
 
 @torch.no_grad()
 def end_logits(
     model: TransformerBridge,
     prompts: Sequence[str],
-    tokens: Int[Tensor, "attribute"] | None = None,
+    tokens: Int[Tensor, " attribute"] | None = None,
     log_softmax: bool = False,
     bos: int | None = None,
     batch_size: int = 64,
@@ -53,7 +67,7 @@ def hooked_end_logits(
     model: TransformerBridge,
     prompts: Sequence[str],
     hooks: list[tuple[str, Callable]],
-    tokens: Int[Tensor, "attribute"] | None = None,
+    tokens: Int[Tensor, " attribute"] | None = None,
     batch_size: int = 64,
 ) -> Float[Tensor, "batch attribute"]:
     """`end_logits` of a run that hooks change: no shared beginnings, since a hook may touch every position."""

@@ -61,8 +61,8 @@ def ioi_pairs(
 
 
 def positions_by_role(
-    tokens: Int[Tensor, "batch seq"], answer_tokens: Int[Tensor, "batch 2"]
-) -> dict[str, Int[Tensor, "batch"]]:
+    tokens: Int[Tensor, "batch pos"], answer_tokens: Int[Tensor, "batch 2"]
+) -> dict[str, Int[Tensor, " batch"]]:
     """role → its position in each prompt: BOS, IO (where the answer stands), S1 and S1+1, S2, END (the last column)."""
     is_io, is_subject = (tokens == answer_tokens[:, :1]).int(), (tokens == answer_tokens[:, 1:]).int()
     last = torch.full((len(tokens),), tokens.shape[1] - 1, device=tokens.device)
@@ -85,7 +85,7 @@ def _is_single(model: TransformerBridge, word: str) -> bool:
 
 
 def ioi_metric(
-    logits: Float[Tensor, "batch seq d_vocab"],
+    logits: Float[Tensor, "batch pos d_vocab"],
     answer_tokens: Int[Tensor, "batch 2"],
     clean: Float[Tensor, ""] | float,
     corrupted: Float[Tensor, ""] | float,
@@ -95,7 +95,7 @@ def ioi_metric(
 
 
 def noising_metric(
-    logits: Float[Tensor, "batch seq d_vocab"],
+    logits: Float[Tensor, "batch pos d_vocab"],
     answer_tokens: Int[Tensor, "batch 2"],
     clean: Float[Tensor, ""] | float,
     corrupted: Float[Tensor, ""] | float,

@@ -26,18 +26,18 @@ class PromptPairs:
     clean_text: list[str]
     corrupted_text: list[str]
     answers: list[tuple[str, str]]
-    clean_tokens: Int[Tensor, "batch seq"]
-    corrupted_tokens: Int[Tensor, "batch seq"]
-    clean_mask: Int[Tensor, "batch seq"]
-    corrupted_mask: Int[Tensor, "batch seq"]
+    clean_tokens: Int[Tensor, "batch pos"]
+    corrupted_tokens: Int[Tensor, "batch pos"]
+    clean_mask: Int[Tensor, "batch pos"]
+    corrupted_mask: Int[Tensor, "batch pos"]
     answer_tokens: Int[Tensor, "batch 2"]
 
     @property
-    def clean_last(self) -> Int[Tensor, "batch"]:
+    def clean_last(self) -> Int[Tensor, " batch"]:
         return self.clean_mask.sum(-1) - 1
 
     @property
-    def corrupted_last(self) -> Int[Tensor, "batch"]:
+    def corrupted_last(self) -> Int[Tensor, " batch"]:
         return self.corrupted_mask.sum(-1) - 1
 
     def __len__(self) -> int:
@@ -105,7 +105,7 @@ def token_row(model: TransformerBridge, prompt: str) -> Int[Tensor, " pos"]:
 
 def tokenize(
     model: TransformerBridge, prompts: Sequence[str]
-) -> tuple[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"]]:
+) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
     """Tokens with BOS, right-padded, and the mask that is 1 on real tokens.
 
     Each prompt is tokenised alone (`token_row`, which names the errors), so the mask does not depend on what the padding
@@ -127,7 +127,7 @@ def prompt_list(prompts: Sequence[str]) -> Sequence[str]:
     return prompts
 
 
-def _require_equal_lengths(model: TransformerBridge, prompts: Sequence[str], mask: Int[Tensor, "batch seq"]) -> None:
+def _require_equal_lengths(model: TransformerBridge, prompts: Sequence[str], mask: Int[Tensor, "batch pos"]) -> None:
     lengths = mask.sum(-1).tolist()
     longest, shortest = (
         max(range(len(prompts)), key=lengths.__getitem__),

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
-from distributed import Client, LocalCluster
-from distributed.scheduler import KilledWorker
+from dask.distributed import Client, KilledWorker, LocalCluster
 
 from utils.atlas.lookup import AtlasError
 

@@ -67,7 +67,7 @@ def derived_from(source: Path) -> dict[Path, str]:
     _mark(solution)
     chapter = _exercises(solution)
     for notebook in (solution, chapter):
-        clean(notebook)
+        tidy_notebook(notebook)
     twin = SOLUTIONS / f"{source.stem}.ipynb"
     return {
         source: _as_script(solution),
@@ -159,7 +159,7 @@ def _is_check(cell: NotebookNode) -> bool:
     return cell.cell_type == "code" and re.match(r"check_\w+\(", cell.source) is not None
 
 
-def clean(notebook: NotebookNode) -> None:
+def tidy_notebook(notebook: NotebookNode) -> None:
     """Ids from content, tidy outputs, and no metadata that differs between machines: a diff shows only what changed."""
     seen: Counter[str] = Counter()
     notebook.metadata = nbformat.from_dict(KERNEL)
@@ -175,13 +175,22 @@ def clean(notebook: NotebookNode) -> None:
 
 
 def _with_outputs(notebook: NotebookNode, twin: Path) -> NotebookNode:
-    """The notebook with the outputs of those cells of `twin` whose source is still the same (ids are hashes of it)."""
+    """The notebook with the outputs of those cells of `twin` whose source is still the same (ids are hashes of it).
+
+    The first cell counts as the same whatever address it holds: away from Colab the address changes nothing.
+    """
     notebook = copy.deepcopy(notebook)
-    old = {cell.id: cell for cell in nbformat.read(twin, as_version=4).cells} if twin.exists() else {}
+    before = nbformat.read(twin, as_version=4).cells if twin.exists() else []
+    old = {_identity(cell): cell for cell in before}
     for cell in notebook.cells:
-        if cell.cell_type == "code" and cell.id in old:
-            cell.outputs, cell.execution_count = _tidy(old[cell.id].outputs), old[cell.id].execution_count
+        if cell.cell_type == "code" and _identity(cell) in old:
+            was = old[_identity(cell)]
+            cell.outputs, cell.execution_count = _tidy(was.outputs), was.execution_count
     return notebook
+
+
+def _identity(cell: NotebookNode) -> str:
+    return "setup" if "setup" in cell.metadata.get("tags", []) else cell.id
 
 
 def _tidy(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:

@@ -54,7 +54,7 @@ STEPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
         (str(PYTHON), "-m", "utils.models"),
         "the lines above name the cause; COURSE_CACHE names another folder for the converted model",
     ),
-)  # fmt: skip
+)
 
 
 def command(name: str) -> str:
@@ -263,8 +263,10 @@ def keep() -> int:
         )
         return 1
     _write_stamp(kept=True)
-    print(f"The course now starts with what is installed. Its versions are not the tested ones: {command('doctor')} "
-          f"lists them, and {command('setup')} installs the tested ones once an index answers.")  # fmt: skip
+    print(
+        f"The course now starts with what is installed. Its versions are not the tested ones: {command('doctor')} "
+        f"lists them, and {command('setup')} installs the tested ones once an index answers."
+    )
     return 0
 
 

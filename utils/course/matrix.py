@@ -36,15 +36,15 @@ from utils.loading import DEFAULT_EMBEDDED
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "matrix"
 (COLAB,) = (ROOT / "tests").glob("colab_*.txt")
-CHAPTERS = ("00", "07")
+TRIED_CHAPTERS = ("00", "07")
 NOT_RUN = "not run"
 AGREES = "runs, figures agree"
 NOT_MADE = 3  # exit status: an environment could not be made, so nothing is known of it
-SHOWN = ("torch", "transformers", "transformer-lens", "numpy", "pandas", "plotly", "ipywidgets")
+TRIED_PACKAGES = ("torch", "transformers", "transformer-lens", "numpy", "pandas", "plotly", "ipywidgets")
 # What the tests need beside requirements.txt, and what the press needs. Nobody prints notebooks on Colab, whose own packages
 # hold nbgrader back at a version that cannot be imported: there, the tests of the press are left out.
-TOOLS = ("pytest", "hypothesis", "nbclient", "pip")
-PRESS = ("nbgrader", "nbconvert", "latex2mathml", "jupyterlab", "ruff", "uv")
+TOOLS = ("pytest", "pytest-xdist", "hypothesis", "beartype", "nbval", "nbclient", "rich", "pip")
+PRESS = ("jupytext", "nbgrader", "nbconvert", "latex2mathml", "jupyterlab", "ruff", "uv")
 ENVIRONMENTS = {
     "pinned": ("3.11", "the versions of constraints.txt", ["-c", "constraints.txt", "-r", "requirements.txt"]),
     "newest": ("3.13", "the newest of everything", ["-r", "requirements.txt"]),
@@ -168,7 +168,7 @@ def try_out(name: str, tests: Sequence[str], chapters: Sequence[str]) -> Row:
         row.problem = str(reason)
         return row
     known = _versions(python)
-    row.versions = {package: known.get(package, "—") for package in SHOWN}
+    row.versions = {package: known.get(package, "—") for package in TRIED_PACKAGES}
     row.python = _quietly([str(python), "--version"]).removeprefix("Python ").strip()
     row.tests = _run_tests(python, BUILD / f"{name}-tests.log", tests) if tests else NOT_RUN
     for chapter in chapters:
@@ -212,7 +212,7 @@ def _run_chapter(python: Path, chapter: str, log: Path) -> str:
 def as_markdown(rows: Sequence[Row]) -> str:
     """The table as a page for docs/."""
     chapters = sorted({chapter for row in rows for chapter in row.chapters})
-    header = ["environment", "Python", *SHOWN, "unit tests", *(f"chapter {chapter}" for chapter in chapters)]
+    header = ["environment", "Python", *TRIED_PACKAGES, "unit tests", *(f"chapter {chapter}" for chapter in chapters)]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for row in rows:
         if row.problem:
@@ -259,7 +259,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--tests", nargs="*", default=["tests"], help="what pytest runs (default: tests; nothing: none)"
     )
-    parser.add_argument("--chapters", nargs="*", default=list(CHAPTERS), help="numbers (default: 00 07; nothing: none)")
+    parser.add_argument(
+        "--chapters", nargs="*", default=list(TRIED_CHAPTERS), help="numbers (default: 00 07; nothing: none)"
+    )
     parser.add_argument(
         "--write", type=Path, help="write the table as a page, with the last result of each environment"
     )

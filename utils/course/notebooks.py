@@ -30,7 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from utils.course import deriving, pages
-from utils.course.deriving import NotebookError, all_derived, as_json, clean, derived_from, sources, title_of
+from utils.course.deriving import NotebookError, all_derived, as_json, derived_from, sources, tidy_notebook, title_of
 from utils.loading import DEFAULT_EMBEDDED
 
 # --- checking ---------------------------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def sync(chapters: Sequence[str], execute_too: bool) -> None:
             done = execute(source, environment(DEFAULT_EMBEDDED), progress)
             if done.error:
                 raise NotebookError(f"{source.name} did not run: {done.error}")
-            clean(done.notebook)
+            tidy_notebook(done.notebook)
             _write_if_changed(deriving.SOLUTIONS / f"{source.stem}.ipynb", as_json(done.notebook))
             print(f"{source.stem} ran in {done.seconds:.0f} s; peak memory {_gib(done.peak_gib)}")
 
@@ -163,7 +163,7 @@ def _run_one(source: Path, model: str, build: Path, progress: Progress) -> dict:
     log = build / f"{source.stem}.references.jsonl"
     log.unlink(missing_ok=True)
     done = execute(source, environment(model, COURSE_REFERENCE_LOG=str(log)), progress)
-    clean(done.notebook)
+    tidy_notebook(done.notebook)
     (build / f"{source.stem}.ipynb").write_text(as_json(done.notebook), encoding="utf-8")
     pages.write_page(done.notebook, title_of(source), build / f"{source.stem}.html")
     compared = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []

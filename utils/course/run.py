@@ -16,21 +16,32 @@ from collections.abc import Sequence
 from utils.course import install
 from utils.course.console import make_output_safe
 
+# Keeps the versions that the file pins now and adds what is new; --upgrade, or --upgrade-package NAME, moves them.
+CONSTRAINTS = [
+    *"uv pip compile pyproject.toml --all-extras --universal --python-version 3.11.0 --fork-strategy fewest".split(),
+    *("--no-annotate", "-o", "constraints.txt", "--custom-compile-command", "make constraints"),
+]
+CHECKED = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["utils.course.notebooks", "check"]]
+QUICK_TESTS = ["pytest", "-m", "not real_model and not slow", "tests"]
+ALL_TESTS = ["pytest", "--nbval", "--nbval-current-env", "tests", "solutions"]
+
 # command → (what it does, the modules that it runs in turn; arguments of the command go to the last)
 COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
     "lab": ("open the chapters in JupyterLab", [["jupyterlab", "chapters"]]),
-    "run": ("execute the course, or the chapters named: run 03 --model gpt2-small", [["utils.course.notebooks", "run"]]),
+    "run": (
+        "execute the course, or the chapters named: run 03 --model gpt2-small",
+        [["utils.course.notebooks", "run"]],
+    ),
     "setup": ("set up .venv and the embedded model, and stop there", []),
     "doctor": ("examine this machine: what is missing, and the command that fixes it", [["utils.course.doctor"]]),
-    "check": ("lint, and compare every derived file with its source",
-              [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["utils.course.notebooks", "check"]]),
-    "test": ("what CI runs: check, unit tests, and the solutions' outputs",
-             [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["utils.course.notebooks", "check"],
-              ["pytest", "--nbval", "--nbval-current-env", "tests", "solutions"]]),
+    "check": ("lint, derived files, and the unit tests that are quick", [*CHECKED, QUICK_TESTS]),
+    "test": ("what CI runs: check, all unit tests, and the solutions' outputs", [*CHECKED, ALL_TESTS]),
     "test-matrix": ("the tests on other versions of Python and of the libraries", [["utils.course.matrix"]]),
     "sync": ("derive the notebooks from solutions/*.py: sync 03 --execute", [["utils.course.notebooks", "sync"]]),
+    "address": ("write the repository's address everywhere: address owner/name", [["utils.course.address"]]),
+    "constraints": ("pin what is new in the requirements; --upgrade moves every pin", [CONSTRAINTS]),
     "bench": ("measure the patching engine", [["tests.bench"]]),
-}  # fmt: skip
+}
 
 
 def usage() -> str:

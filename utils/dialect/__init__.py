@@ -18,13 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from utils.dialect.files import (
-    COLUMNS,
-    DatasetRow,
-    read_dataset,
-    read_pairs,
-    write_dataset,
-)
+from utils.dialect.files import COLUMNS, DatasetRow, read_dataset, write_dataset
 from utils.dialect.grammar import (
     DialectError,
     Pair,
@@ -47,6 +41,7 @@ from utils.dialect.grammar import (
     swap_pairs,
     traits,
 )
+from utils.dialect.pair_files import read_pairs
 from utils.dialect.text import straighten
 from utils.inference import end_logits
 from utils.prompts import PromptError, single_token
@@ -62,7 +57,7 @@ __all__ = [
 Frames = Sequence[str]
 
 
-def attribute_tokens(model: TransformerBridge, attributes: Sequence[str]) -> Int[Tensor, "attribute"]:
+def attribute_tokens(model: TransformerBridge, attributes: Sequence[str]) -> Int[Tensor, " attribute"]:
     """The ids of words with a leading space, each of which must be one token."""
     words = check_words(attributes)
     return torch.tensor([single_token(model, f" {word}") for word in words], device=model.cfg.device)
@@ -84,7 +79,7 @@ def guise_logits(
 
 def association_scores(
     logp_aae: Float[Tensor, "*pair attribute"], logp_sae: Float[Tensor, "*pair attribute"]
-) -> Float[Tensor, "attribute"]:
+) -> Float[Tensor, " attribute"]:
     """q(x): mean over pairs (and frames) of log p(x | AAE) - log p(x | SAE). Above zero: x goes with the AAE guise."""
     return (logp_aae - logp_sae).flatten(0, -2).mean(0)
 
@@ -152,7 +147,7 @@ def _pairs_of_group(name: str, pairs: Sequence[Pair]) -> list[Pair]:
 
 def gap_direction(
     model: TransformerBridge, unfavourable: Sequence[str], favourable: Sequence[str]
-) -> Float[Tensor, "d_model"]:
+) -> Float[Tensor, " d_model"]:
     """Mean unembedding column of the unfavourable traits minus mean column of the favourable ones."""
     sets = check_traits(unfavourable, favourable)
     columns = [model.W_U[:, attribute_tokens(model, group)].mean(1) for group in sets]

@@ -77,7 +77,7 @@ def require_curly(curly: str) -> None:
         raise DialectError(f"curly={curly!r} is not one of 'straighten', 'keep', 'error'")
 
 
-def clean(text: str, where: str, curly: str) -> str:
+def clean_text(text: str, where: str, curly: str) -> str:
     """The text, straightened if asked. Raises DialectError for what no file of text holds on purpose."""
     if curly == "error" and any(quote in text for quote in CURLY):
         raise DialectError(f"{where}: curly quote in {text!r}; write ' and \", or read with curly='straighten'")

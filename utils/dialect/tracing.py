@@ -34,8 +34,8 @@ class GuiseBatch:
     pairs: list[Pair]
     frame: str
     position: int
-    aae_tokens: Int[Tensor, "batch seq"]
-    sae_tokens: Int[Tensor, "batch seq"]
+    aae_tokens: Int[Tensor, "batch pos"]
+    sae_tokens: Int[Tensor, "batch pos"]
     labels: list[str]
 
     def __len__(self) -> int:
@@ -70,9 +70,9 @@ def guise_batch(model: TransformerBridge, pairs: Sequence[Pair], frame: str, n: 
 def gap_by_component(
     aae: ActivationCache,
     sae: ActivationCache,
-    direction: Float[Tensor, "d_model"],
-    aae_last: Int[Tensor, "batch"] | None = None,
-    sae_last: Int[Tensor, "batch"] | None = None,
+    direction: Float[Tensor, " d_model"],
+    aae_last: Int[Tensor, " batch"] | None = None,
+    sae_last: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "component batch"]:
     """Each component's part of each pair's gap: embedding, then attention and MLP of each layer. They add up to the gap.
 
@@ -90,9 +90,9 @@ def gap_by_head(
     model: TransformerBridge,
     aae: ActivationCache,
     sae: ActivationCache,
-    direction: Float[Tensor, "d_model"],
-    aae_last: Int[Tensor, "batch"] | None = None,
-    sae_last: Int[Tensor, "batch"] | None = None,
+    direction: Float[Tensor, " d_model"],
+    aae_last: Int[Tensor, " batch"] | None = None,
+    sae_last: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "layer head batch"]:
     """Each head's direct part of each pair's gap."""
     parts = [
@@ -103,8 +103,8 @@ def gap_by_head(
 
 
 def gap_after_layers(
-    aae: ActivationCache, sae: ActivationCache, direction: Float[Tensor, "d_model"]
-) -> Float[Tensor, "layer"]:
+    aae: ActivationCache, sae: ActivationCache, direction: Float[Tensor, " d_model"]
+) -> Float[Tensor, " layer"]:
     """The logit lens of the gap: what the final norm's scale and the direction make of the stream before each layer and
     at the end."""
     return torch.cat([torch.zeros(1, device=direction.device), gap_by_component(aae, sae, direction).mean(-1)]).cumsum(
@@ -116,8 +116,8 @@ def gap_after_layers(
 
 
 def preference_of(
-    unfavourable: Int[Tensor, "u"], favourable: Int[Tensor, "f"]
-) -> Callable[[Float[Tensor, "batch seq d_vocab"]], Float[Tensor, "batch"]]:
+    unfavourable: Int[Tensor, " u"], favourable: Int[Tensor, " f"]
+) -> Callable[[Float[Tensor, "batch pos d_vocab"]], Float[Tensor, " batch"]]:
     """A function from logits to each row's preference for unfavourable traits, read at the last position."""
     return lambda logits: logits[:, -1][:, unfavourable].mean(-1) - logits[:, -1][:, favourable].mean(-1)
 
@@ -125,8 +125,8 @@ def preference_of(
 def patch_guise(
     model: TransformerBridge,
     batch: GuiseBatch,
-    unfavourable: Int[Tensor, "u"],
-    favourable: Int[Tensor, "f"],
+    unfavourable: Int[Tensor, " u"],
+    favourable: Int[Tensor, " f"],
     sweep: Callable = patching.get_act_patch_resid_pre,
     normalise: bool = True,
     back: bool = False,
@@ -184,8 +184,8 @@ def hooked_gaps(
     pairs: Sequence[Pair],
     frames: Sequence[str],
     hooks: list[tuple[str, Callable]],
-    unfavourable: Int[Tensor, "u"],
-    favourable: Int[Tensor, "f"],
+    unfavourable: Int[Tensor, " u"],
+    favourable: Int[Tensor, " f"],
 ) -> Float[Tensor, "pair frame"]:
     """`utils.dialect.trait_gaps` of a run that hooks change."""
     pairs, frames = dialect.check_pairs(pairs), dialect.check_frames(frames)

@@ -20,12 +20,12 @@ from utils.assumptions import UnsupportedModel, disagree, hooks_on, peculiaritie
 from utils.parts import Parts, position_ids, rotate
 
 # A patched residual stream that joins the pass: given (prompts, start), C patched copies [C, B, n, D].
-Join = Callable[[Int[Tensor, "B"], int], Float[Tensor, "C B n D"]]
+Join = Callable[[Int[Tensor, " B"], int], Float[Tensor, "C B n D"]]
 # Keys (rotated) and values [B, K, d_head] at one position, layer by layer.
 Column = list[tuple[Tensor, Tensor]]
 
 
-def last_positions(attention_mask: Int[Tensor, "B T"]) -> Int[Tensor, "B"]:
+def last_positions(attention_mask: Int[Tensor, "B T"]) -> Int[Tensor, " B"]:
     """Each prompt's last real position, whichever side it is padded on."""
     return attention_mask.shape[1] - 1 - attention_mask.flip(1).long().argmax(1)
 
@@ -128,7 +128,7 @@ class CorruptedRun(Parts):
                 f"{peculiarities(self.model)} ({versions()})"
             )
 
-    def rotated(self, x: Float[Tensor, "... B n heads d"], prompts: Int[Tensor, "B"], start: int) -> Tensor:
+    def rotated(self, x: Float[Tensor, "... B n heads d"], prompts: Int[Tensor, " B"], start: int) -> Tensor:
         if self.rotary is None:
             return x
         return rotate(x, *(part[prompts, start : start + x.shape[-3]] for part in self.rotary))
@@ -139,7 +139,7 @@ class CorruptedRun(Parts):
         self,
         pre: dict[int, Join],
         mid: dict[int, Join],
-        prompts: Int[Tensor, "B"],
+        prompts: Int[Tensor, " B"],
         start: int,
         last_only: bool = True,
         column: Column | None = None,
@@ -188,7 +188,7 @@ class CorruptedRun(Parts):
         return self.attn_out(layer, z).unflatten(0, x.shape[:2])
 
     def column(
-        self, stream: Sequence[Float[Tensor, "B T D"]], prompts: Int[Tensor, "b"], pos: int, tolerance: float = 1e-5
+        self, stream: Sequence[Float[Tensor, "B T D"]], prompts: Int[Tensor, " b"], pos: int, tolerance: float = 1e-5
     ) -> Column | None:
         """Keys and values at `pos` of another run, from its residual stream before every block.
 

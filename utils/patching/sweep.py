@@ -23,7 +23,7 @@ from utils.patching.resumable import Column, CorruptedRun, Join
 Metric = Callable[[Float[Tensor, "batch pos d_vocab"]], Tensor]
 
 # The first position to compute, the prompts, and the keys and values just before it where the clean run has them.
-Group = tuple[int, Int[Tensor, "B"], Column | None]
+Group = tuple[int, Int[Tensor, " B"], Column | None]
 
 HEAD_SITES = ("z", "q", "k", "v", "pattern")
 

@@ -12,6 +12,9 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+Array = Tensor | np.ndarray
+NOT_FINITE = "lightgrey"  # the color of what a figure cannot show
+
 
 def as_array(values: Any, digits: int = 5) -> np.ndarray:
     """Tensors of any dtype and device, arrays, nested lists: a numpy array of integers or of float64.

@@ -1,0 +1,87 @@
+"""Two figures of a whole model: the heads of a circuit by layer and role, and small maps of many models side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Shaped
+from plotly.subplots import make_subplots
+
+from utils.plots.inputs import NOT_FINITE, Array, as_text, color_limit, require_known, table
+
+
+def circuit(heads: Sequence[dict[str, Any]], roles: Sequence[str], title: str) -> go.Figure:
+    """A drawing of heads on the residual streams of a prompt: columns are positions, rows layers, the logits on top.
+
+    heads: dicts with name, layer, at (the role where the head writes), reads (where it looks) and effect (its sign is the
+    color: red helps, blue hurts; its size the width of the arrow).
+    """
+    roles = list(roles)
+    if not heads or len(set(roles)) < len(roles):
+        raise ValueError(f"{len(heads)} heads on the roles {roles}; give at least one head, and roles that differ")
+    for head in heads:
+        require_known(f"a role of head {head['name']}", [head["at"], head["reads"]], roles)
+    layers = sorted({head["layer"] for head in heads})
+    top = len(layers) + 1
+    sizes = np.nan_to_num(np.abs([float(head["effect"]) for head in heads]), posinf=0.0)
+    widths = 1 + 5 * sizes / color_limit(sizes)
+    xs, ys = [_box(head, heads, roles) for head in heads], [layers.index(head["layer"]) + 1 for head in heads]
+    figure = go.Figure()
+    for x in range(len(roles)):
+        figure.add_shape(
+            type="line", x0=x, x1=x, y0=0.2, y1=top, layer="below", line={"color": "lightgrey", "width": 5}
+        )
+    figure.add_scatter(  # the boxes are annotations; these points only make the effects readable on hover
+        x=xs, y=ys, mode="markers", marker_opacity=0, hoverinfo="text",
+        hovertext=[f"{as_text(head['name'])}: {head['effect']:+.2f}" for head in heads],
+    )  # fmt: skip
+    colors = ["firebrick" if head["effect"] > 0 else "royalblue" for head in heads]
+    for head, x, y, color, width in zip(heads, xs, ys, colors, widths, strict=True):
+        figure.add_annotation(
+            x=x, y=y - 0.22, ax=roles.index(head["reads"]), ay=y - 0.66, xref="x", yref="y", axref="x", ayref="y",
+            showarrow=True, arrowhead=2, arrowsize=0.7, arrowwidth=width, arrowcolor=color, text="",
+        )  # fmt: skip
+    for head, x, y, color in zip(heads, xs, ys, colors, strict=True):
+        figure.add_annotation(x=x, y=y, text=as_text(head["name"]), showarrow=False, bgcolor="white", bordercolor=color,
+                              borderwidth=2, borderpad=3)  # fmt: skip
+    figure.add_annotation(x=len(roles) - 1, y=top + 0.15, text="<b>logits</b>", showarrow=False)
+    figure.update_xaxes(tickvals=list(range(len(roles))), ticktext=[as_text(role) for role in roles],
+                        title="position, by role", showgrid=False, zeroline=False,
+                        range=[-0.6, len(roles) - 0.2])  # fmt: skip
+    figure.update_yaxes(tickvals=list(range(1, top)), ticktext=[f"layer {layer}" for layer in layers],
+                        title="earlier → later", showgrid=False, zeroline=False, range=[0, top + 0.4])  # fmt: skip
+    return figure.update_layout(title=as_text(title), height=150 + 70 * top, showlegend=False)
+
+
+def _box(head: dict[str, Any], heads: Sequence[dict[str, Any]], roles: Sequence[str]) -> float:
+    """Where a head's box stands: at its role, heads of the same layer and role side by side."""
+    row = [id(other) for other in heads if (other["layer"], other["at"]) == (head["layer"], head["at"])]
+    return roles.index(head["at"]) + 0.36 * (row.index(id(head)) - (len(row) - 1) / 2)
+
+
+def mosaic(
+    tables: dict[str, Shaped[Array, "layer head"]], title: str, unit: str = "value", columns: int = 4
+) -> go.Figure:
+    """One small [layer, head] heatmap per model, of whatever size, with one color scale from zero up."""
+    if not tables:
+        raise ValueError("the mosaic has nothing to draw; give at least one model's table")
+    grids = {name: table(values, f"the table of {name}", [2]) for name, values in tables.items()}
+    columns = min(columns, len(grids))
+    rows = -(-len(grids) // columns)
+    titles = [as_text(name) for name in grids]
+    figure = make_subplots(rows=rows, cols=columns, subplot_titles=titles, vertical_spacing=min(0.12, 0.5 / rows))
+    for i, values in enumerate(grids.values()):
+        at = {"row": i // columns + 1, "col": i % columns + 1}
+        figure.add_heatmap(z=values, coloraxis="coloraxis", **at)
+        figure.update_xaxes(title_text="head", dtick=1 if values.shape[1] <= 12 else None, **at)
+        layers = {"title_text": "layer" if at["col"] == 1 else None, "dtick": 1 if values.shape[0] <= 12 else None}
+        figure.update_yaxes(autorange="reversed", **layers, **at)
+    everything = np.concatenate([values.ravel() for values in grids.values()])
+    if not np.isfinite(everything).all():
+        figure.update_layout(plot_bgcolor=NOT_FINITE)
+    colors = {"colorscale": "Blues", "cmin": 0, "cmax": color_limit(np.maximum(everything, 0)),
+              "colorbar_title_text": as_text(unit)}  # fmt: skip
+    return figure.update_layout(title=as_text(title), coloraxis=colors, height=120 + 330 * rows)
