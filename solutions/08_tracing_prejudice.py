@@ -91,6 +91,7 @@ from utils.tiny_models import tiny_model
 from utils import dialect, patching, plots
 from utils.dialect import tracing
 from utils.attribution import apply_final_norm, component_labels, decompose_at, head_name, top_heads
+from utils.inference import small_cache
 from utils.models import load_model
 from utils.prompts import tokenize
 from utils.reference import compare
@@ -172,7 +173,8 @@ preference = tracing.preference_of(
 )  # logits → mean unfavourable logit − mean favourable logit, at the last position
 runs = {}
 for name, batch in (("done", done), ("swap", swap)):
-    runs[name] = [model.run_with_cache(tokens) for tokens in (batch.aae_tokens, batch.sae_tokens)]
+    sides = (batch.aae_tokens, batch.sae_tokens)
+    runs[name] = [model.run_with_cache(tokens, names_filter=small_cache) for tokens in sides]
 gaps = {name: preference(aae[0]) - preference(sae[0]) for name, (aae, sae) in runs.items()}
 plots.bar(
     {"done / has (dialect)": gaps["done"], "twice / once (neutral)": gaps["swap"]},
@@ -605,7 +607,8 @@ for name in dialect.swap_names():
     pairs = dialect.aligned_pairs(model, dialect.swap_pairs(name, N), FRAME)
     if len(pairs) == N and len(null_names) < 11:
         batch = tracing.guise_batch(model, [pair for pair, _ in pairs], FRAME)
-        _, both = model.run_with_cache(torch.cat([batch.aae_tokens, batch.sae_tokens]))
+        both_tokens = torch.cat([batch.aae_tokens, batch.sae_tokens])
+        _, both = model.run_with_cache(both_tokens, names_filter=small_cache)
         at_end = tracing.apply_final_norm(tracing.head_results(model, both), both) @ direction  # [layer, head, 2 N]
         null_maps.append((at_end[..., :N] - at_end[..., N:]).mean(-1))
         null_names.append(name)

@@ -34,6 +34,8 @@ NUMBER = re.compile(
 )
 
 os.environ.update(COURSE_MODEL=DEFAULT_EMBEDDED, HF_HUB_OFFLINE="1", COURSE_STRICT="1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # side by side, on one thread each: two threads each would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def agree(one: Any, other: Any) -> bool:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,10 @@ def test_every_command_has_a_make_target_and_the_other_way_round():
         (["sync", "CHAPTER=03", "EXECUTE=1"], "-m utils.course.run sync --execute 03"),
         (["doctor", "ARGS=--json"], "-m utils.course.run doctor --json"),
         (["test-matrix"], "-m utils.course.run test-matrix"),
+        (["check", "ARGS=-x"], "-m utils.course.run check -x"),
+        (["constraints"], "-m utils.course.run constraints"),
+        (["address", "REPOSITORY=jane/course"], "-m utils.course.run address jane/course"),
+        (["address", "REPOSITORY=jane/course", "BRANCH=x"], "-m utils.course.run address jane/course --branch x"),
     ],
 )
 def test_make_only_passes_on(target, expected):
@@ -70,6 +75,21 @@ def test_every_command_runs_its_modules_in_the_environment(name, ran):
         assert command[:2] == [str(install.venv_python()), "-m"] and options["cwd"] == install.ROOT
         assert (command[-2:] == ["03", "--more"]) == (number == len(ran)), "arguments go to the last module"
         assert options["env"]["PYTHONUTF8"] in ("0", "1")
+
+
+def test_check_leaves_out_marked_tests_and_is_part_of_test():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
+    left_out = run.QUICK_TESTS[run.QUICK_TESTS.index("-m") + 1]
+    declared = [line.split(":")[0] for line in settings["markers"]]
+    assert left_out == " and ".join(f"not {name}" for name in declared)
+    check, everything = (run.COMMANDS[name][1] for name in ("check", "test"))
+    assert check[:-1] == everything[:-1] and check[-1][-1] == "tests" and "tests" in everything[-1]
+
+
+def test_constraints_are_chosen_for_every_extra_and_keep_their_pins():
+    """uv keeps what the output file pins unless it is told otherwise; the header says which command wrote the file."""
+    assert {"--all-extras", "constraints.txt"} <= set(run.CONSTRAINTS) and "--upgrade" not in run.CONSTRAINTS
+    assert "make constraints" in (ROOT / "constraints.txt").read_text(encoding="utf-8").split("\n", 2)[1]
 
 
 def test_modules_of_the_commands_exist():

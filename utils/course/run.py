@@ -22,8 +22,8 @@ CONSTRAINTS = [
     *("--no-annotate", "-o", "constraints.txt", "--custom-compile-command", "make constraints"),
 ]
 CHECKED = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["utils.course.notebooks", "check"]]
-QUICK_TESTS = ["pytest", "-m", "not real_model and not slow", "tests"]
-ALL_TESTS = ["pytest", "--nbval", "--nbval-current-env", "tests", "solutions"]
+QUICK_TESTS = ["pytest", "-n2", "--dist=loadfile", "-m", "not real_model and not slow", "tests"]
+ALL_TESTS = ["pytest", "-n2", "--dist=loadfile", "--nbval", "--nbval-current-env", "tests", "solutions"]
 
 # command → (what it does, the modules that it runs in turn; arguments of the command go to the last)
 COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
