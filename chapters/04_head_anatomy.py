@@ -121,6 +121,7 @@ seq_len = 100
 random_tokens = heads.repeated_tokens(seq_len, batch=2, seed=0)  # [2, 200]
 log_probs = model(random_tokens).log_softmax(-1)[:, :-1]  # [batch, position, d_vocab]
 correct = log_probs.gather(-1, random_tokens[:, 1:, None])[..., 0]  # [batch, position]
+del log_probs  # 80 MB with this vocabulary
 plots.line(
     {"log-probability": correct.mean(0)},
     "Random tokens given twice: how well is the next one predicted?",
@@ -374,7 +375,8 @@ compare("backup.writes_to_io_and_s", torch.stack(writes), model)
 # <details><summary>Hint</summary>
 #
 # `with model.hooks(fwd_hooks=[(name, function)]): return model.run_with_cache(tokens)` runs with a hook, caches, and removes the hook.
-# `z` is `[batch, position, head, d_head]`. Clone before you write.
+# `z` is `[batch, position, head, d_head]`. Clone before you write. If memory is short, `names_filter=small_cache` keeps all that this
+# chapter reads.
 # </details>
 
 # %%
@@ -398,7 +400,7 @@ check_ablate_at_end(ablate_at_end)
 #     return z
 #
 # with model.hooks(fwd_hooks=[(utilities.get_act_name("z", layer), zero_at_end)]):
-#     return model.run_with_cache(tokens)
+#     return model.run_with_cache(tokens, names_filter=small_cache)
 # ```
 # </details>
 
@@ -883,8 +885,8 @@ compare("backup.account.adds_up", sum(accounts[removed.index(top)].values()) - (
 # %%
 made_up_for = [sum(account.values()) + direct[head].item() for head, account in zip(removed, accounts, strict=True)]
 best_backed_up = removed[max((i for i, head in enumerate(removed) if direct[head] > 0), key=made_up_for.__getitem__)]
-_, backed_up_cache = ablation.ablate_at_end(model, tokens, *best_backed_up)
-by_route = ablation.change_by_route(model, clean_cache, backed_up_cache, directions)
+_, without_head = ablation.ablate_at_end(model, tokens, *best_backed_up)
+by_route = ablation.change_by_route(model, clean_cache, without_head, directions)
 by_route[(slice(None), *best_backed_up)] = 0
 answering = top_heads(by_route.sum(0).abs(), 6)
 plots.bar(

@@ -12,6 +12,17 @@ from utils.tiny_models import tiny_model
 PRESS = ["test_notebooks.py", "test_pages.py", "test_run.py", "test_setup_cell.py"]
 collect_ignore = [] if find_spec("nbgrader") else PRESS
 
+# What `make check` leaves to `make test`: other processes, kernels and wheels, and the longest comparisons.
+SLOW = ["test_atlas.py", "test_packaging.py", "test_patching.py", "test_solutions_patching.py", "test_embedded.py"]
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "smollm2" in getattr(item, "fixturenames", ()):
+            item.add_marker("real_model")
+        if item.path.name in SLOW or "stops_at_the_first_exercise" in item.name:
+            item.add_marker("slow")
+
 
 def pytest_report_header():
     if collect_ignore:
