@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import shapes
+
 ROOT = Path(__file__).resolve().parents[1]
 # The rooms, from the ground up. A module imports from its own room and from the rooms before it.
 ROOMS = {
@@ -192,3 +194,8 @@ def test_files_with_undefined_names_in_shapes_grow_fewer():
     )
     found = {Path(one["filename"]).relative_to(ROOT).as_posix() for one in json.loads(done.stdout)}
     assert found == listed
+
+
+def test_exceptions_from_checked_shapes_name_modules_that_exist():
+    assert set(shapes.NOT_YET) | set(shapes.SHAPES_ONLY) <= shapes.rooms()
+    assert "-p tests.shapes -p" in (ROOT / "pyproject.toml").read_text(encoding="utf-8"), "loaded before utils is"

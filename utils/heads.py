@@ -21,6 +21,8 @@ from utils.attribution import head_name, top_heads
 
 LOWEST_ID, HIGHEST_ID = 100, 20000  # ordinary tokens in the vocabularies that the scores were published for
 DIAGONAL_SCORES = ("previous_token", "duplicate_token", "induction")
+# A hook for runs whose logits nobody reads: those of one position in place of all, which saves most of the memory.
+ONE_LOGIT = ("unembed.hook_in", lambda resid, hook: resid[:, -1:])
 
 
 def offsets(seq_len: int) -> dict[str, int]:
@@ -57,10 +59,9 @@ def score_patterns(
         for name, score in scores.items():
             rows[name].append(score(pattern).float().cpu())
 
+    hooks = [(f"blocks.{layer}.attn.hook_pattern", read) for layer in range(model.cfg.n_layers)]
     with torch.no_grad():
-        model.run_with_hooks(
-            tokens, fwd_hooks=[(f"blocks.{layer}.attn.hook_pattern", read) for layer in range(model.cfg.n_layers)]
-        )
+        model.run_with_hooks(tokens, fwd_hooks=[*hooks, ONE_LOGIT])
     return {name: torch.stack(values) for name, values in rows.items()}
 
 
@@ -245,7 +246,7 @@ def copying_scores(
         )  # ties count half; not itself
         rows.append((2 * higher / (n - 1) - 1).mean(-1).cpu())
 
+    hooks = [(f"blocks.{layer}.attn.hook_v", read) for layer in range(model.cfg.n_layers)]
     with torch.no_grad():
-        layers = range(model.cfg.n_layers)
-        model.run_with_hooks(alone, fwd_hooks=[(f"blocks.{layer}.attn.hook_v", read) for layer in layers])
+        model.run_with_hooks(alone, fwd_hooks=[*hooks, ONE_LOGIT])
     return torch.stack(rows)
