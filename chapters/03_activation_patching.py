@@ -301,7 +301,7 @@ check_get_act_patch_resid_pre(get_act_patch_resid_pre)
 
 # %%
 few = ioi_pairs(model, TEMPLATES[:1], NAMES[:1])  # two prompts
-_, few_clean_cache = model.run_with_cache(few.clean_tokens)
+_, few_clean_cache = model.run_with_cache(few.clean_tokens, names_filter=small_cache)
 few_clean, few_corrupted = (
     logit_diff(model(tokens), few.answer_tokens) for tokens in (few.clean_tokens, few.corrupted_tokens)
 )

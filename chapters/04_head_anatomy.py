@@ -631,8 +631,8 @@ check_mean_ablate(mean_ablate)
 # %%
 compare("backup.mean_ablated", logit_diff(mean_ablate(model, tokens, [top], clean_cache), answers), model)
 to_mean = ablation.set_heads([top], ablation.mean_z_at_end(clean_cache, [top]))
-_, mean_cache = ablation.run_with_cache_and_hooks(model, tokens, to_mean)
-others_by_mean = direct_effect_change(model, clean_cache, mean_cache, directions)
+_, without_head = ablation.run_with_cache_and_hooks(model, tokens, to_mean)
+others_by_mean = direct_effect_change(model, clean_cache, without_head, directions)
 others_by_mean[top] = 0
 plots.scatter(
     others,

@@ -9,18 +9,33 @@ from utils.models import load_model
 from utils.tiny_models import tiny_model
 
 # Tests of how notebooks are made: they need the maintainers' tools, which a learner's machine does not have.
-PRESS = ["test_notebooks.py", "test_pages.py", "test_run.py", "test_setup_cell.py"]
+PRESS = [
+    *("test_address.py", "test_house.py", "test_notebooks.py", "test_packaging.py", "test_pages.py", "test_run.py"),
+    "test_setup_cell.py",
+]
 collect_ignore = [] if find_spec("nbgrader") else PRESS
-
-# What `make check` leaves to `make test`: other processes, kernels and wheels, and the longest comparisons.
-SLOW = ["test_atlas.py", "test_packaging.py", "test_patching.py", "test_solutions_patching.py", "test_embedded.py"]
+# What `make check` leaves to `make test`: waiting for other processes, kernels and wheels, and the longest comparisons.
+SLOW = (
+    *(
+        "two_workers",
+        "killed",
+        "scheduler",
+        "a_worker_that",
+        "all_workers_vanish",
+        "test_command[",
+        "of_699_lines",
+        "of_315_rows",
+    ),
+    *("kind_of_drift", "installed_copy", "stops_at_the_first_exercise", "memory_stays_under"),
+)
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if "smollm2" in getattr(item, "fixturenames", ()):
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if "smollm2" in item.fixturenames or any(isinstance(value, str) and value == "smollm2" for value in parameters):
             item.add_marker("real_model")
-        if item.path.name in SLOW or "stops_at_the_first_exercise" in item.name:
+        if any(name in item.name for name in SLOW):
             item.add_marker("slow")
 
 
