@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from utils.course.install import MODEL_WHEEL
+from utils.course.run import QUICK_TESTS
 from utils.course.setup_cell import setup_cell
 from utils.loading import DEFAULT_EMBEDDED
 
@@ -262,6 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--chapters", nargs="*", default=list(TRIED_CHAPTERS), help="numbers (default: 00 07; nothing: none)"
     )
+    parser.add_argument("--quick", action="store_true", help="only the unit tests that are quick, as in make check")
     parser.add_argument(
         "--write", type=Path, help="write the table as a page, with the last result of each environment"
     )
@@ -270,7 +272,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = []
     for name in given.environments or ENVIRONMENTS:
         print(f"{name}: {ENVIRONMENTS[name][1]}, Python {ENVIRONMENTS[name][0]}", flush=True)
-        rows.append(try_out(name, given.tests, given.chapters))
+        rows.append(try_out(name, QUICK_TESTS[1:] if given.quick else given.tests, given.chapters))
+        rows[-1].tests += " (the quick tests only)" if given.quick else ""
         (BUILD / f"{name}.json").write_text(json.dumps(asdict(rows[-1]), indent=1), encoding="utf-8")
     show(rows)
     if given.write:
