@@ -25,7 +25,7 @@ from utils.patching.last_logits import LastLogits
 from utils.patching.resumable import CorruptedRun, last_positions
 from utils.patching.sweep import HEAD_SITES, Metric, Sweep, checked_metric, clean_activation
 
-DEFAULT_MEMORY = 2**29  # bytes: with the model and two small caches, a sweep fits into the 2 GB of Binder
+DEFAULT_MEMORY = 3 * 2**27  # bytes: with the model and two small caches, a sweep fits into the 2 GB of Binder
 
 # --- public sweeps ------------------------------------------------------------------------------------------------------
 
