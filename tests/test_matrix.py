@@ -52,11 +52,12 @@ def test_the_interpreter_has_the_version_that_was_asked_for():
         ("def test_a(:", False, "1 error"),
     ],
 )
-def test_tests_count_as_pytest_says(build, content, passed, said):
+def test_tests_count_as_pytest_says(build, content, passed, said, capsys):
     (build / "test_it.py").write_text(content, encoding="utf-8")
     closing = matrix._run_tests(sys.executable, build / "log", [str(build / "test_it.py")])
     assert said in closing
     assert matrix.Row("newest", "", tests=closing).passed == passed
+    assert ("test_it.py" in capsys.readouterr().out) != passed  # what failed is named where CI shows it
 
 
 def test_no_tests_at_all_is_no_success(build):

@@ -82,12 +82,12 @@ def test_patching_a_guise_is_1_at_the_word_and_0_before_it(model):
     u, f = answers(model)
     resid = tracing.patch_guise(model, batch, u, f, progress=False)
     assert resid[0, batch.position] == pytest.approx(1, abs=1e-4)
-    assert resid[:, : batch.position].abs().max() < 1e-4  # float error, in units of a small difference
-    assert resid[0, batch.position + 1 :].abs().max() < 1e-5
+    elsewhere = [resid[:, : batch.position], resid[0, batch.position + 1 :]]
+    assert max(part.abs().max() for part in elsewhere) < 1e-4  # float error, in units of a small difference
     oracle = tracing.patch_guise(model, batch, u, f, builtin.get_act_patch_resid_pre)
     assert torch.allclose(resid, oracle, atol=1e-4)
     back = tracing.patch_guise(model, batch, u, f, back=True, progress=False)
-    assert back[0, batch.position] == pytest.approx(-1, abs=1e-4) and back[:, : batch.position].abs().max() < 1e-5
+    assert back[0, batch.position] == pytest.approx(-1, abs=1e-4) and back[:, : batch.position].abs().max() < 1e-4
     logits = tracing.patch_guise(model, batch, u, f, normalise=False, progress=False)
     gap = dialect.trait_gaps(model, batch.pairs, [FRAME], U_WORDS, F_WORDS).mean()
     assert torch.allclose(logits, resid * gap, atol=1e-4)

@@ -188,6 +188,9 @@ def _run_tests(python: Path, log: Path, tests: Sequence[str]) -> str:
     done = subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True)
     log.write_text(done.stdout + done.stderr, encoding="utf-8")
     lines = done.stdout.splitlines()
+    for line in lines:
+        if line.startswith(("FAILED", "ERROR")):
+            print(line, flush=True)
     closing = [line for line in lines if re.match(r"=* ?\d+ (passed|failed|errors?|skipped)", line)]
     return re.sub(r" in [\d.]+s.*|=+ ?", "", closing[-1]).strip() if closing else f"pytest stopped, see {log}"
 
