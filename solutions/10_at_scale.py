@@ -89,7 +89,8 @@ from tests.checks import (
 )
 from utils import patching, plots
 from utils.attribution import head_name, logit_diff
-from utils.patching.resumable import CorruptedRun, run_block
+from utils.patching.blocks import run_block
+from utils.patching.resumable import CorruptedRun
 from utils.ioi import NAMES, TEMPLATES, ioi_metric, ioi_pairs
 from utils.models import load_model
 from utils.reference import compare
@@ -239,7 +240,7 @@ print(f"{seconds['1 skip cells']:.0f} s, {seconds['built-in'] / seconds['1 skip 
 #
 # TransformerLens accepts `model(resid, start_at_layer=20)`, and the result is right. But in version 4.3 the earlier blocks run all the
 # same, and their result is replaced. You will have to write the loop yourself; `run_block(model, layer, resid)` from
-# `utils.patching.resumable` runs one block and returns the residual stream behind it. (Calling `model.blocks[layer]` directly is not enough for a
+# `utils.patching.blocks` runs one block and returns the residual stream behind it. (Calling `model.blocks[layer]` directly is not enough for a
 # model with *rotary* positions: a block called by itself does not know where its tokens stand.)
 #
 # ### Exercise 10.2 · Resume at a layer
@@ -701,7 +702,7 @@ figure.update_xaxes(type="log", range=[-0.2, 4]).update_yaxes(type="log").update
 # | `transformer_lens.patching.generic_activation_patch(…, index_df=…)` | the built-in loop over some cells |
 # | `utils.patching.get_act_patch_*` | the same sweeps, resumed and batched |
 # | `utils.patching.attribution_patching(…, sweep)` | the estimate from one gradient |
-# | `utils.patching.resumable.run_block`, `CorruptedRun` | one block; a run that can resume |
+# | `utils.patching.blocks.run_block`, `utils.patching.resumable.CorruptedRun` | one block; a run that can resume |
 # | `scipy.stats.spearmanr` | rank correlation |
 #
 # **Glossary.** *Attribution patching*: a first-order estimate of a patching sweep from one gradient. *Cell*: one place that is patched, such as

@@ -34,6 +34,7 @@ from utils import patching, plots
 from utils.attribution import logit_diff
 from utils.ioi import ioi_metric, ioi_pairs
 from utils.models import load_model
+from utils.patching.panels import HEAD_SITES
 from utils.tiny_models import tiny_model
 
 SWEEPS = ("resid_pre", "block_every", "attn_head_out_all_pos", "attn_head_all_pos_every", "attn_head_out_by_pos",
@@ -120,7 +121,7 @@ class Task:
         return builtin.generic_activation_patch(*args, index_df=cells)
 
     def cells(self, site: str, axes):
-        heads = self.cache[f"blocks.0.attn.hook_{site}"] if site in patching.HEAD_SITES else None
+        heads = self.cache[f"blocks.0.attn.hook_{site}"] if site in HEAD_SITES else None
         n_heads = None if heads is None else heads.shape[1 if site == "pattern" else 2]
         n_pos = self.corrupted.shape[1]
         sizes = {"layer": self.model.cfg.n_layers, "pos": n_pos, "dest_pos": n_pos}

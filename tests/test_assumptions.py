@@ -7,7 +7,7 @@ from tests.zoo import CONFIGS, zoo_model
 from utils import ablation, assumptions, attribution, patching
 from utils.assumptions import UnsupportedModel
 from utils.inference import end_logits
-from utils.patching import resumable as forward
+from utils.patching.blocks import run_block
 from utils.tiny_models import tiny_model
 
 PROMPT = "When John and Mary went to the shops, Mary gave a ball to the kind person who"
@@ -69,7 +69,7 @@ def test_a_block_by_itself_does_what_it_does_in_the_model_or_is_refused(name):
 
     def miss():
         layers = range(model.cfg.n_layers)
-        rows = [forward.run_block(model, i, cache["resid_pre", i]) - cache["resid_post", i] for i in layers]
+        rows = [run_block(model, i, cache["resid_pre", i]) - cache["resid_post", i] for i in layers]
         return torch.stack(rows)
 
     off = holds_or_refused(model, miss)
@@ -80,9 +80,9 @@ def test_a_block_by_itself_does_what_it_does_in_the_model_or_is_refused(name):
 def test_a_block_is_tried_again_on_longer_prompts():
     model = zoo_model("sliding window")  # 4 positions: up to there, nothing is wrong
     short = model.run_with_cache(model.to_tokens("When John"))[1]["resid_pre", 0]
-    assert forward.run_block(model, 0, short).shape == short.shape
+    assert run_block(model, 0, short).shape == short.shape
     with pytest.raises(UnsupportedModel, match=r"on 19 tokens.*sliding_window=4.*transformers "):
-        forward.run_block(model, 0, cached(model)[1]["resid_pre", 0])
+        run_block(model, 0, cached(model)[1]["resid_pre", 0])
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -104,7 +104,7 @@ def test_sweeps_are_those_of_the_library_on_every_architecture(name, recwarn):
         return logits[:, -1, 5].mean() - logits[:, -1, 9].mean()
 
     got = patching.get_act_patch_resid_pre(model, corrupted, cache, metric, progress=False)
-    want = patching.patching.get_act_patch_resid_pre(model, corrupted, cache, metric)
+    want = patching.built_in.get_act_patch_resid_pre(model, corrupted, cache, metric)
     assert torch.allclose(got, want, atol=1e-4)
 
 
@@ -126,7 +126,7 @@ def test_a_model_is_tried_once_and_never_through_hooks():
     model.add_hook("hook_embed", count)
     try:
         assumptions.require_readout(model)
-        forward.run_block(model, 0, torch.zeros(1, 3, model.cfg.d_model))
+        run_block(model, 0, torch.zeros(1, 3, model.cfg.d_model))
         assert not seen and assumptions.hooks_on(model) == ["hook_embed"]
     finally:
         model.reset_hooks()

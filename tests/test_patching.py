@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import tempfile
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import transformers
@@ -18,11 +20,13 @@ from transformer_lens import patching as builtin
 from transformer_lens.utilities import get_act_name
 
 from utils import patching
+from utils.assumptions import UnsupportedModel
 from utils.attribution import logit_diff
 from utils.ioi import NAMES, TEMPLATES, ioi_pairs
 from utils.models import load_model
-from utils.patching import resumable as forward
-from utils.patching import sweep
+from utils.patching import resumable, sweep
+from utils.patching.options import Metrics
+from utils.patching.panels import HEAD_SITES
 from utils.tiny_models import one_thread, tiny_model, tiny_tokenizer
 
 FAMILIES = ("gpt2", "llama")
@@ -93,7 +97,7 @@ def hook_loop(case: Case, name: str) -> torch.Tensor:
         pos = where.get("pos", where.get("dest_pos", slice(None)))
         head = where.get("head", where.get("head_index", slice(None)))
         index = (slice(None), head, pos) if site == "pattern" else (slice(None), pos, head)
-        index = index if site in patching.HEAD_SITES else index[:2]
+        index = index if site in HEAD_SITES else index[:2]
 
         def patch(activation, hook, index=index, layer=cell[0]):
             activation[index] = case.cache[get_act_name(site, layer)][index]
@@ -216,10 +220,64 @@ def test_a_cache_that_is_no_run_of_the_model_is_patched_as_it_is(family):
 
 def test_the_first_differing_position_is_not_computed_where_the_cache_is_a_run(monkeypatch):
     case, starts = Case("llama"), []
-    resume = forward.CorruptedRun.resume
-    monkeypatch.setattr(forward.CorruptedRun, "resume", lambda *args: starts.append(args[4]) or resume(*args))
+    resume = resumable.CorruptedRun.resume
+    monkeypatch.setattr(resumable.CorruptedRun, "resume", lambda *args: starts.append(args[2].start) or resume(*args))
     ours("resid_pre", *case.args)
     assert sorted(set(starts)) == [4, 5, 6] and min(starts) == 4  # they differ from position 3 on
+
+
+# --- the built-in's own arguments ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", SINGLE)
+def test_chosen_cells_are_the_builtins(family, name, monkeypatch):
+    case, (panel,) = Case(family, first=2, batch=4), patching.SWEEPS[name]
+    sizes = {"layer": 3, "pos": 7, "dest_pos": 7, "head": 2, "head_index": 2}
+    g = torch.Generator().manual_seed(4)
+    rows = [[int(torch.randint(sizes[axis], (), generator=g)) for axis in panel.axes] for _ in range(5)]
+    cells = pd.DataFrame([*rows, rows[0]], columns=panel.axes)  # in no order, one of them twice
+    given = {"index_df": cells, "index_axis_names": None}
+    function = getattr(builtin, f"get_act_patch_{name}")
+    assert close(ours(name, *case.args, **given), function(*case.args, **given))
+    found, index = ours(name, *case.args, index_df=cells, return_index_df=True)
+    assert close(found, function(*case.args, **given)) and index.equals(cells)
+    run = []
+    monkeypatch.setattr(
+        sweep.Sweep, "values", lambda self, cells, plain=sweep.Sweep.values: run.append(cells) or plain(self, cells)
+    )
+    ours(name, *case.args, index_df=cells)
+    asked = {tuple(row) for row in rows}
+    assert sum(map(len, run[0].values())) == len(asked)  # and no cell beside them
+
+
+@pytest.mark.parametrize(
+    "name", ["mlp_out", "attn_head_k_by_pos", "attn_head_pattern_by_pos", "attn_head_all_pos_every"]
+)
+@pytest.mark.parametrize("options", [{}, {"baseline": True}, {"reduce": "mean"}, {"reduce": "none", "baseline": True}])
+def test_several_metrics_are_the_builtins(name, options):
+    case = Case("llama", batch=4)
+    score = case.metric if "reduce" not in options else case.per_prompt
+    metrics = {"difference": score, "first": lambda logits: 3 * score(logits) - 1}
+    args = (case.model, case.corrupted, case.cache, metrics)
+    found, expected = ours(name, *args, **options), theirs(name, *args, **options)
+    assert close(found.values, expected.values) and found.metric_names == expected.metric_names
+    assert close(found["first"].values, expected["first"].values) and found.has_metric_axis
+    assert found.reduced == expected.reduced and found.axis_names == expected.axis_names
+    assert found.patch_type_names == expected.patch_type_names
+    assert list(found.to_dataframe().columns) == list(expected.to_dataframe().columns)
+    assert (found.to_dataframe()["value"] - expected.to_dataframe()["value"]).abs().max() < 1e-4
+    if options.get("baseline"):
+        assert close(found.baseline, expected.baseline) and close(found.effect(), expected.effect())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attribution_patching_takes_several_metrics(family):
+    case = Case(family)
+    metrics = {"plain": case.metric, "twice": lambda logits: 2 * case.metric(logits)}
+    found = patching.attribution_patching(case.model, case.corrupted, case.cache, metrics, "block_every")
+    assert close(found["plain"].values, patching.attribution_patching(*case.args, "block_every"))
+    assert close(found["twice"].values, 2 * found["plain"].values)
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------------
@@ -245,14 +303,15 @@ def test_memory_stays_under_the_bound_asked_for(name, logits, family):
     case.clean[1:, 3] = case.corrupted[1:, 3]
     case.clean[1:, 8] = 1 + (case.corrupted[1:, 8] + 11) % (N_WORDS - 1)  # all prompts but one differ later
     case.cache = case.model.run_with_cache(case.clean)[1]
-    ((site, axes),) = patching.SWEEPS[name]
+    (panel,) = patching.SWEEPS[name]
     one_cell = 4 * 24 * (12 if logits == "all" else 1) * case.model.cfg.d_vocab
     peaks = []
     for bound in (1, 2e5, 1e6, 4e6):
-        options = {"positions": [3, 9], "logits": logits, "reduce": "scalar", "max_batch": None,
-                   "max_memory": bound, "progress": False}  # fmt: skip
-        swept = sweep.Sweep(forward.CorruptedRun(case.model, case.corrupted), site, axes, *case.args[2:], options)
-        peaks.append(peak_bytes(swept.values))
+        options = patching.SweepOptions(logits=logits, max_memory=bound, progress=False)
+        run = resumable.CorruptedRun(case.model, case.corrupted)
+        swept = sweep.Sweep(run, panel.site, case.cache, Metrics(case.metric, options), options)
+        cells = swept.all_cells([3, 9] if panel.by_pos else None)
+        peaks.append(peak_bytes(partial(swept.values, cells)))
         assert peaks[-1] <= max(bound, sweep.bytes_per_row(swept.run, options)) + 3 * one_cell, bound
     assert logits == "all" or peaks[0] < 0.8 * peaks[-1]  # a larger bound is made use of
 
@@ -349,10 +408,32 @@ def test_bad_caches():
     ({"positions": [7]}, IndexError, "position 7 is outside prompts of 7 tokens"),
     ({"logits": "first"}, ValueError, "'first'"),
     ({"reduce": "sum"}, ValueError, "'sum'"),
+    ({"max_batch": 0}, ValueError, "max_batch=0"),
+    ({"batch_size": 4}, TypeError, "'batch_size' is not an option.*max_batch"),
+    ({"index_axis_names": ("layer",)}, ValueError, "index_axis_names"),
+    ({"index_df": pd.DataFrame({"layer": [0]})}, ValueError, r"\['layer'\].*\['layer', 'pos'\]"),
+    ({"index_df": pd.DataFrame({"layer": [3], "pos": [0]})}, IndexError, "layer 3.*3 layers"),
+    ({"index_df": pd.DataFrame({"layer": [0], "pos": [-1]})}, IndexError, "position -1"),
+    ({"index_df": pd.DataFrame({"layer": [], "pos": []})}, ValueError, "no rows"),
+    ({"index_df": pd.DataFrame({"layer": [0], "pos": [1]}), "positions": [1]}, ValueError, "not both"),
 ])  # fmt: skip
 def test_bad_options(options, error, message):
     with pytest.raises(error, match=message):
         ours("resid_pre", *Case().args, **options)
+
+
+def test_what_there_is_is_said_where_a_name_is_unknown():
+    case = Case()
+    for run in (patching.patch_sweep, patching.attribution_patching):
+        with pytest.raises(ValueError, match="'resid_post' is not one of resid_pre, resid_mid"):
+            run(*case.args, "resid_post")
+    for options, message in (({"logits": "first"}, "'first'"), ({"reduce": "sum"}, "'sum'")):
+        with pytest.raises(ValueError, match=message):
+            patching.attribution_patching(*case.args, **options)
+    with pytest.raises(ValueError, match="empty"):
+        ours("resid_pre", case.model, case.corrupted, case.cache, {})
+    with pytest.raises(ValueError, match="one activation"):
+        ours("block_every", *case.args, index_df=pd.DataFrame({"layer": [0], "pos": [1]}))
 
 
 def test_positions_of_a_sweep_over_all_positions():
@@ -362,11 +443,17 @@ def test_positions_of_a_sweep_over_all_positions():
 
 def test_a_model_that_the_pass_cannot_reproduce_goes_to_the_builtin(monkeypatch):
     case = Case()
-    monkeypatch.setattr(forward.CorruptedRun, "attend", lambda self, q, k, v, allowed: 2 * q)
+    monkeypatch.setattr(resumable.CorruptedRun, "attend", lambda self, q, k, v, allowed: 2 * q)
     for name in ("resid_pre", "block_every"):
         with pytest.warns(UserWarning, match=r"tiny-gpt2 differ.*slow loops"):
             assert close(ours(name, *case.args), theirs(name, *case.args))
-    with pytest.raises(forward.UnsupportedModel):
+    with pytest.warns(UserWarning, match="slow loops") as warned:
+        inspect.unwrap(patching.patch_sweep)(*case.args, "resid_pre")
+    assert warned[0].filename == __file__  # it points at the call
+    with pytest.warns(UserWarning, match="slow loops"):
+        cells = pd.DataFrame({"layer": [2, 0], "pos": [3, 4]})
+        assert close(ours("resid_pre", *case.args, index_df=cells), theirs("resid_pre", *case.args)[[2, 0], [3, 4]])
+    with pytest.raises(UnsupportedModel):
         ours("resid_pre", *case.args, positions=[1])
 
 
@@ -401,7 +488,7 @@ def test_smollm2_equals_builtin_on_two_prompts(smollm2):
     for name, chosen in cells.items():
         function = getattr(builtin, f"get_act_patch_{name}")
         options = {key: value for key, value in function.keywords.items() if key != "index_axis_names"}
-        frame = builtin.pd.DataFrame(chosen, columns=function.keywords["index_axis_names"])
+        frame = pd.DataFrame(chosen, columns=function.keywords["index_axis_names"])
         expected = function.func(*given, index_df=frame, **options)
         found = ours(name, *given, positions=positions)
         at = 2 if "pattern" in name else 1
@@ -414,8 +501,8 @@ def test_smollm2_is_not_run_before_the_first_difference(name, smollm2, monkeypat
     """Its stream at BOS is a thousand times what a layer adds: float error there must not look like a difference."""
     pairs = ioi_pairs(smollm2, TEMPLATES[:1], NAMES[:1])
     _, cache = smollm2.run_with_cache(pairs.clean_tokens)
-    starts, resume = [], forward.CorruptedRun.resume
-    monkeypatch.setattr(forward.CorruptedRun, "resume", lambda *args: starts.append(args[4]) or resume(*args))
+    starts, resume = [], resumable.CorruptedRun.resume
+    monkeypatch.setattr(resumable.CorruptedRun, "resume", lambda *args: starts.append(args[2].start) or resume(*args))
     given = smollm2, pairs.corrupted_tokens, cache, lambda logits: logit_diff(logits, pairs.answer_tokens)
     ours(name, *given, positions=[0, 4, 9, 14])
     assert starts and set(starts) == {14}

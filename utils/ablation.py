@@ -20,6 +20,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from utils.assumptions import require_heads
 from utils.attribution import at_last, decompose_at, head_attributions, head_results
 from utils.inference import small_cache
+from utils.parts import repeat_kv
 
 Hook = tuple[str, Callable]
 ROUTES = ("attention pattern", "values", "final norm's scale")
@@ -147,8 +148,7 @@ def direct_effect_factors(
 
 def values_by_head(cache: ActivationCache, layer: int) -> Float[Tensor, "batch key head d_head"]:
     """Values with one entry per query head: where heads share keys and values, each value is repeated."""
-    values = cache["v", layer]
-    return values.repeat_interleave(cache.model.cfg.n_heads // values.shape[2], dim=2)
+    return repeat_kv(cache["v", layer], cache.model.cfg.n_heads)
 
 
 def direct_effect(

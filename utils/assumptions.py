@@ -12,10 +12,12 @@ import importlib.metadata
 import weakref
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Int
 from torch import Tensor
 from transformer_lens import ActivationCache
 from transformer_lens.model_bridge import TransformerBridge
+
+from utils.parts import repeat_kv
 
 RELATIVE = 1e-4  # float32 sums of a few hundred terms agree to about 1e-6; a broken assumption is off by 1e-2 and more
 N_PROBE = 12
@@ -53,7 +55,7 @@ def peculiarities(model: TransformerBridge) -> str:
     return f"; its configuration has {', '.join(found)}" if found else ""
 
 
-def probe_tokens(model: TransformerBridge, length: int = N_PROBE) -> Float[Tensor, "1 pos"]:
+def probe_tokens(model: TransformerBridge, length: int = N_PROBE) -> Int[Tensor, "1 pos"]:
     """Different ordinary token ids, spread over the vocabulary."""
     ids = torch.linspace(1, model.cfg.d_vocab - 1, length + 2).long()[1:-1]
     return ids.unsqueeze(0).to(model.cfg.device)
@@ -124,6 +126,6 @@ def _broken_heads(model: TransformerBridge, cache: ActivationCache, layer: int) 
     pattern, v = cache["pattern", layer][0, :, -1], cache["v", layer][0]
     b_O = getattr(model.blocks[layer].attn, "b_O", None)
     written = torch.einsum("hd,hdm->m", z, model.W_O[layer]) + (0 if b_O is None else b_O)
-    v = v.repeat_interleave(model.cfg.n_heads // v.shape[1], dim=1)
-    pairs = {"heads": (written, attn_out), "values": (torch.einsum("hk,khd->hd", pattern, v), z)}
+    read = torch.einsum("hk,khd->hd", pattern, repeat_kv(v, model.cfg.n_heads))
+    pairs = {"heads": (written, attn_out), "values": (read, z)}
     return {name: off for name, (found, expected) in pairs.items() if (off := disagree(found, expected))}

@@ -17,7 +17,9 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 from transformer_lens.model_bridge import TransformerBridge
 
+from utils.assumptions import require_heads, require_readout
 from utils.attribution import head_name, top_heads
+from utils.parts import repeat_kv
 
 LOWEST_ID, HIGHEST_ID = 100, 20000  # ordinary tokens in the vocabularies that the scores were published for
 DIAGONAL_SCORES = ("previous_token", "duplicate_token", "induction")
@@ -229,15 +231,18 @@ def copying_scores(
 
     Each token is given alone (after `bos`), and each head's value at it is carried through W_O and the unembedding. For
     every token, the score is the share of the other tokens from which the head writes it less, rescaled to -1 … 1: no other
-    part of the model between, and no token favoured for being written from everywhere.
+    part of the model between, and no token favoured for being written from everywhere. Raises UnsupportedModel for a model
+    whose heads do not write through W_O, or whose logits are not W_U times the normed stream.
     """
+    require_heads(model)
+    require_readout(model)
     ids = token_ids.unique().to(model.cfg.device)
     alone = ids[:, None] if bos is None else torch.stack([torch.full_like(ids, bos), ids], dim=1)
     n, rows = len(ids), []
 
     def read(values: Float[Tensor, "n seq kv_head d_head"], hook) -> None:
         layer = int(hook.name.split(".")[1])
-        values = values[:, -1].repeat_interleave(model.cfg.n_heads // values.shape[2], dim=1)  # n head d_head
+        values = repeat_kv(values[:, -1], model.cfg.n_heads)  # n head d_head
         through = model.W_O[layer] @ model.W_U[:, ids]  # head d_head n
         logits = torch.einsum("ihd,hdj->hij", values, through)  # head, token read, token written
         own = logits.diagonal(dim1=1, dim2=2)[:, None]  # head 1 n

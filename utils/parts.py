@@ -27,6 +27,11 @@ def rotate(x: Float[Tensor, "... n heads d"], cos: Tensor, sin: Tensor) -> Tenso
     return x * cos + torch.cat([-right, left], dim=-1) * sin
 
 
+def repeat_kv(x: Float[Tensor, "... kv_head d_head"], n_heads: int) -> Float[Tensor, "... head d_head"]:
+    """Keys or values for each of `n_heads` query heads: neighbouring query heads share a key/value head."""
+    return x.repeat_interleave(n_heads // x.shape[-2], dim=-2)
+
+
 class Parts:
     """A model's blocks, taken apart. Hooks are bypassed where the bridge allows it."""
 
@@ -48,9 +53,12 @@ class Parts:
 
     def pattern(self, q, k, allowed: Bool[Tensor, "B n T"]) -> Float[Tensor, "B H n T"]:
         """Attention pattern from q [B, n, H, d] and k [B, T, K, d]."""
-        k = k.repeat_interleave(q.shape[-2] // k.shape[-2], dim=-2)
-        scores = torch.einsum("bqhd,bkhd->bhqk", q, k) * self.scale
+        scores = torch.einsum("bqhd,bkhd->bhqk", q, repeat_kv(k, q.shape[-2])) * self.scale
         return scores.masked_fill(~allowed[:, None], float("-inf")).softmax(-1)
+
+    def read(self, pattern: Float[Tensor, "B H n T"], v: Float[Tensor, "B T K d"]) -> Float[Tensor, "B n H d"]:
+        """z: what each head reads with its pattern."""
+        return torch.einsum("bhqk,bkhd->bqhd", pattern, repeat_kv(v, pattern.shape[1]))
 
     def attend(self, q, k, v, allowed: Bool[Tensor, "N n T"]) -> Float[Tensor, "N n H d"]:
         q, k, v = (part.transpose(-3, -2) for part in (q, k, v))  # [N, heads, n, d]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from tests.checks.core import both_models, call, exercise, require, require_equal
-from utils.patching.resumable import CorruptedRun, run_block
+from utils.patching.blocks import run_block
+from utils.patching.resumable import CorruptedRun
 from utils.tiny_models import MAX_LENGTH
 
 N_POS, S2 = 7, 3

@@ -2,7 +2,7 @@
 
 import torch
 
-from utils.patching.resumable import run_block
+from utils.patching.blocks import run_block
 
 
 def from_layer(model, resid, first, last=None, norm=True, unembed=True):

