@@ -94,6 +94,7 @@ from tests.checks import (
 )
 from utils import patching, plots
 from utils.attribution import head_attributions, head_name, logit_diff, logit_diff_directions, top_heads
+from utils.experiment import run_experiment
 from utils.inference import small_cache
 from utils.ioi import NAMES, TEMPLATES, ioi_pairs, positions_by_role, single_token_names
 from utils.models import load_model
@@ -148,7 +149,7 @@ def relative_difference(layer: int) -> Float[Tensor, "position"]:
     return ((clean_stream - corrupted_stream).norm(dim=-1) / clean_stream.norm(dim=-1)).mean(0)
 
 
-position_names = plots.numbered(model.to_str_tokens(pairs.clean_text[0]))
+position_names = pairs.labels(model)
 plots.imshow(
     torch.stack([relative_difference(layer) for layer in range(model.cfg.n_layers)]),
     "Where clean and corrupted runs differ",
@@ -206,9 +207,16 @@ check_ioi_metric(ioi_metric)
 # ```
 # </details>
 
+# %% [markdown]
+# Two runs, their two logit differences and the metric between them belong together: they make one **experiment**. You will need many of
+# them, so `run_experiment(model, pairs)` makes one in a single call. It runs both sides of the pairs and keeps the two baselines
+# (`.clean`, `.corrupted`), the two caches (`.clean_cache`, `.corrupted_cache`) and the metric on your scale (`.denoising_metric`).
+
 # %%
-metric = partial(ioi_metric, answer_tokens=answer_tokens, clean=clean, corrupted=corrupted)
-print(f"corrupted run: {metric(corrupted_logits):.3f}   clean run: {metric(clean_logits):.3f}")
+experiment = run_experiment(model, pairs)
+metric = partial(ioi_metric, answer_tokens=answer_tokens, clean=experiment.clean, corrupted=experiment.corrupted)
+for name, logits in (("corrupted", corrupted_logits), ("clean", clean_logits)):
+    print(f"{name:9} run: your metric {metric(logits):.3f}, the experiment's {experiment.denoising_metric(logits):.3f}")
 
 
 # %% [markdown]
@@ -297,17 +305,13 @@ check_get_act_patch_resid_pre(get_act_patch_resid_pre)
 
 # %% [markdown]
 # Try your loop on two prompts and three layers, and `transformer_lens.patching`, which has a function of the same name, on a few
-# cells of the same sweep. (`index_df` names the cells; without it the built-in does all of them.)
+# cells of the same sweep. (`index_df` names the cells; without it the built-in does all of them.) `few.denoise(sweep, …)` calls a sweep,
+# yours or the built-in one, with the experiment's model, corrupted tokens, clean cache and metric, and hands on what you add.
 
 # %%
-few = ioi_pairs(model, TEMPLATES[:1], NAMES[:1])  # two prompts
-_, few_clean_cache = model.run_with_cache(few.clean_tokens, names_filter=small_cache)
-few_clean, few_corrupted = (
-    logit_diff(model(tokens), few.answer_tokens) for tokens in (few.clean_tokens, few.corrupted_tokens)
-)
-few_metric = partial(ioi_metric, answer_tokens=few.answer_tokens, clean=few_clean, corrupted=few_corrupted)
+few = run_experiment(model, ioi_pairs(model, TEMPLATES[:1], NAMES[:1]))  # two prompts
 some_layers = [0, model.cfg.n_layers // 2, model.cfg.n_layers - 2]
-some = get_act_patch_resid_pre(model, few.corrupted_tokens, few_clean_cache, few_metric, some_layers)
+some = few.denoise(get_act_patch_resid_pre, layers=some_layers)
 plots.imshow(
     some,
     "Your loop: clean residual stream patched into the corrupted run (two prompts, three layers)",
@@ -320,9 +324,7 @@ plots.imshow(
 
 # %%
 cells = pd.DataFrame({"layer": some_layers, "pos": [S2, S2, END]})
-theirs = built_in.get_act_patch_resid_pre(
-    model, few.corrupted_tokens, few_clean_cache, few_metric, index_axis_names=None, index_df=cells
-)
+theirs = few.denoise(built_in.get_act_patch_resid_pre, index_axis_names=None, index_df=cells)
 yours = torch.stack([some[row, pos] for row, pos in enumerate(cells["pos"])])
 print("your loop:", yours.numpy().round(3), "  transformer_lens.patching:", theirs.numpy().round(3))
 
@@ -333,7 +335,7 @@ print("your loop:", yours.numpy().round(3), "  transformer_lens.patching:", thei
 # it draws the full figures, on all eight prompts. `block_every`, which you will write next, has this sweep as its first panel.
 
 # %%
-by_block = patching.get_act_patch_block_every(model, pairs.corrupted_tokens, clean_cache, metric)  # [3, layer, position]
+by_block = experiment.denoise(patching.get_act_patch_block_every)  # [3, layer, position]
 plots.imshow(
     by_block[0],
     "Residual stream: how much of the clean answer one position brings back",
@@ -414,10 +416,10 @@ check_get_act_patch_block_every(get_act_patch_block_every)
 # Your loop on layer 0, beside the built-in at S2 of layer 0; then the full figure.
 
 # %%
-first_layer = get_act_patch_block_every(model, few.corrupted_tokens, few_clean_cache, few_metric, layers=[0])
+first_layer = few.denoise(get_act_patch_block_every, layers=[0])
 cell = {"index_axis_names": None, "index_df": pd.DataFrame({"layer": [0], "pos": [S2]})}
 for panel, sweep in enumerate((built_in.get_act_patch_resid_pre, built_in.get_act_patch_attn_out, built_in.get_act_patch_mlp_out)):
-    theirs = sweep(model, few.corrupted_tokens, few_clean_cache, few_metric, **cell).item()
+    theirs = few.denoise(sweep, **cell).item()
     print(f"{('resid_pre', 'attn_out', 'mlp_out')[panel]:10} your loop {first_layer[panel, 0, S2]:6.3f}   built-in {theirs:6.3f}")
 
 # %%
@@ -561,11 +563,11 @@ check_get_act_patch_attn_head_all_pos_every(get_act_patch_attn_head_all_pos_ever
 
 # %%
 layer = int(0.58 * model.cfg.n_layers)  # 6 of gpt2-small, 17 of SmolLM2: the last layers before the handover
-outputs = get_act_patch_attn_head_out_all_pos(model, few.corrupted_tokens, few_clean_cache, few_metric, [layer])
-five = get_act_patch_attn_head_all_pos_every(model, few.corrupted_tokens, few_clean_cache, few_metric, [layer])
+outputs = few.denoise(get_act_patch_attn_head_out_all_pos, layers=[layer])
+five = few.denoise(get_act_patch_attn_head_all_pos_every, layers=[layer])
 head = outputs[0].argmax().item()
 cell = {"index_axis_names": None, "index_df": pd.DataFrame({"layer": [layer], "head": [head]})}
-theirs = built_in.get_act_patch_attn_head_out_all_pos(model, few.corrupted_tokens, few_clean_cache, few_metric, **cell)
+theirs = few.denoise(built_in.get_act_patch_attn_head_out_all_pos, **cell)
 print(f"{head_name(layer, head)}: exercise 3.5 {outputs[0, head]:.3f}, exercise 3.6 {five[0, 0, head]:.3f}, built-in {theirs.item():.3f}")
 
 # %% [markdown]
@@ -578,7 +580,7 @@ print(f"{head_name(layer, head)}: exercise 3.5 {outputs[0, head]:.3f}, exercise 
 # </details>
 
 # %%
-every = patching.get_act_patch_attn_head_all_pos_every(model, pairs.corrupted_tokens, clean_cache, metric)  # [5, layer, head]
+every = experiment.denoise(patching.get_act_patch_attn_head_all_pos_every)  # [5, layer, head]
 plots.heads(every[0], "Patching each head's output at all positions", unit="metric")
 
 # %%
@@ -924,9 +926,9 @@ check_noising_sweep(noising_sweep)
 # </details>
 
 # %%
-print("your loop, two prompts:", noising_sweep(model, few.clean_tokens, few.corrupted_tokens, few.answer_tokens, [layer]).numpy().round(3))
-metric_noising = partial(noising_metric, answer_tokens=answer_tokens, clean=clean, corrupted=corrupted)
-noising = patching.get_act_patch_attn_head_out_all_pos(model, pairs.clean_tokens, corrupted_cache, metric_noising)
+two = few.pairs
+print("your loop, two prompts:", noising_sweep(model, two.clean_tokens, two.corrupted_tokens, two.answer_tokens, [layer]).numpy().round(3))
+noising = experiment.noise(patching.get_act_patch_attn_head_out_all_pos)  # corrupted into clean, with `.noising_metric`
 plots.scatter(
     every[0],
     noising,
@@ -957,16 +959,10 @@ third_names = [name for name in single_token_names(model) if name not in used][:
 third_text = [
     template.replace("{S}", f" {name}") for template, name in zip(TEMPLATES, third_names, strict=True) for _ in range(2)
 ]
-third = make_pairs(model, pairs.clean_text, third_text, pairs.answers)
-third_logits, third_cache = model.run_with_cache(third.corrupted_tokens, names_filter=small_cache)
-baselines = {"answer_tokens": answer_tokens, "clean": clean, "corrupted": logit_diff(third_logits, answer_tokens)}
-print(third_text[0], "→", f"logit difference in the mean {baselines['corrupted'] + 0:.3f}")
-third_denoising = patching.get_act_patch_attn_head_out_all_pos(
-    model, third.corrupted_tokens, clean_cache, partial(ioi_metric, **baselines)
-)
-third_noising = patching.get_act_patch_attn_head_out_all_pos(
-    model, third.clean_tokens, third_cache, partial(noising_metric, **baselines)
-)
+third = run_experiment(model, make_pairs(model, pairs.clean_text, third_text, pairs.answers))
+print(third_text[0], "→", f"logit difference in the mean {third.corrupted + 0:.3f}")
+third_denoising = third.denoise(patching.get_act_patch_attn_head_out_all_pos)
+third_noising = third.noise(patching.get_act_patch_attn_head_out_all_pos)
 plots.scatter(
     third_denoising,
     -third_noising,
@@ -1068,8 +1064,8 @@ for kind in ("induction", "s_inhibition", "name_mover", "negative_name_mover"):
 # | `utils.patching` | the same names and numbers, faster; `positions=`, prompts of several lengths |
 # | `get_act_name(name, layer)`, `hook.name` | full names of activations |
 # | `model.hooks(fwd_hooks=…)` | hooks for the length of a `with` block |
-# | `utils.ioi.ioi_metric`, `noising_metric` | the two metrics |
 # | `utils.prompts.make_pairs` | your own clean and corrupted prompts, checked |
+# | `utils.experiment.run_experiment(model, pairs)` | two runs, two baselines, both metrics; `.denoise(sweep)`, `.noise(sweep)` |
 #
 # **Glossary.** *Activation patching*: replacing an activation of one run by that of another. *Clean, corrupted*: the run with the answer to explain, and the
 # one that differs in the respect under study. *Denoising*: clean into corrupted; shows what is sufficient. *Grouped-query attention*: several query heads share one

@@ -90,8 +90,9 @@ from tests.checks import (
 from utils.tiny_models import tiny_model
 from utils import ablation, atlas, heads, patching, plots, widgets
 from utils.attribution import head_attributions, head_name, logit_diff, logit_diff_directions, top_heads
+from utils.experiment import run_experiment
 from utils.inference import small_cache
-from utils.ioi import ioi_metric, ioi_pairs
+from utils.ioi import ioi_pairs
 from utils.models import load_model
 from utils.reference import compare, figures
 
@@ -302,9 +303,7 @@ compare("anatomy.induction_in_ioi.correlation", together, model)
 # and see how much of the logit difference comes back. Here is that sweep again, and for each of the heads it finds, its habits.
 
 # %% tags=["nbval-ignore-output"]
-corrupted_diff = logit_diff(model(pairs.corrupted_tokens), answers)
-metric = partial(ioi_metric, answer_tokens=answers, clean=clean_diff, corrupted=corrupted_diff)
-patched = patching.get_act_patch_attn_head_out_all_pos(model, pairs.corrupted_tokens, clean_cache, metric)
+patched = run_experiment(model, pairs).denoise(patching.get_act_patch_attn_head_out_all_pos)
 
 # %%
 direct = head_attributions(model, clean_cache, directions)

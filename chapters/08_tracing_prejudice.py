@@ -88,6 +88,7 @@ from utils.tiny_models import tiny_model
 from utils import dialect, patching, plots
 from utils.dialect import tracing
 from utils.attribution import apply_final_norm, component_labels, decompose_at, head_name, top_heads
+from utils.experiment import run_experiment
 from utils.inference import small_cache
 from utils.models import load_model
 from utils.prompts import tokenize
@@ -163,28 +164,23 @@ N = 4
 neutral = [dialect.Pair(pair.sae, pair.aae, pair.cluster) for pair in dialect.swap_pairs("once/twice", 8)]
 done = tracing.guise_batch(model, dialect.pairs_of("done", 8), FRAME, n=N)
 swap = tracing.guise_batch(model, neutral, FRAME, n=N)
-if swap.position != done.position or len(swap.labels) != len(done.labels):
+if swap.position != done.position or swap.clean_tokens.shape != done.clean_tokens.shape:
     raise ValueError(
         "the swap is not aligned with the feature in this tokenizer; choose another of dialect.swap_names()"
     )
-positions = [label.split(" / ")[0] for label in done.labels]
+positions = done.labels(model)
 positions[done.position] = f"{done.position} (swapped)"
 U_words, F_words = dialect.traits()
 U, F = (dialect.attribute_tokens(model, group) for group in (U_words, F_words))
-preference = tracing.preference_of(
-    U, F
-)  # logits → mean unfavourable logit − mean favourable logit, at the last position
-runs = {}
-for name, batch in (("done", done), ("swap", swap)):
-    sides = (batch.aae_tokens, batch.sae_tokens)
-    runs[name] = [model.run_with_cache(tokens, names_filter=small_cache) for tokens in sides]
-gaps = {name: preference(aae[0]) - preference(sae[0]) for name, (aae, sae) in runs.items()}
+preference = tracing.preference_of(U, F)  # logits → mean unfavourable logit − mean favourable logit, at the last position
+experiments = {name: run_experiment(model, batch, preference) for name, batch in (("done", done), ("swap", swap))}
+gaps = {name: experiment.clean_scores - experiment.corrupted_scores for name, experiment in experiments.items()}
 plots.bar(
     {"done / has (dialect)": gaps["done"], "twice / once (neutral)": gaps["swap"]},
     "Two gaps, one of them about dialect",
     x="verb",
     y="gap (logits)",
-    x_labels=[pair.cluster for pair in done.pairs],
+    x_labels=done.names,
 )
 
 # %%
@@ -371,7 +367,7 @@ check_gap_by_component(gap_by_component)
 
 # %%
 direction = dialect.gap_direction(model, U_words, F_words)
-caches = {name: (aae[1], sae[1]) for name, (aae, sae) in runs.items()}
+caches = {name: (experiment.clean_cache, experiment.corrupted_cache) for name, experiment in experiments.items()}
 lens = {name: tracing.gap_after_layers(*pair, direction) for name, pair in caches.items()}
 plots.line(
     {"done / has (dialect)": lens["done"], "twice / once (neutral)": lens["swap"]},
@@ -506,13 +502,12 @@ check_patch_guise(patch_guise)
 # </details>
 
 # %% [markdown]
-# `tracing.patch_guise(model, batch, U, F, sweep)` does this with any sweep of `utils.patching`. One call gives the residual stream, attention
-# outputs and MLP outputs.
+# It is the experiment of chapter 03 once more, with a preference in the place of a logit difference. So `experiment.denoise(sweep)` does this
+# with any sweep of `utils.patching`. One call gives the residual stream, attention outputs and MLP outputs.
 
 # %%
 blocks = {
-    name: tracing.patch_guise(model, batch, U, F, patching.get_act_patch_block_every)
-    for name, batch in (("done", done), ("swap", swap))
+    name: experiment.denoise(patching.get_act_patch_block_every) for name, experiment in experiments.items()
 }  # [resid_pre / attn_out / mlp_out, layer, position] each
 plots.imshow(
     torch.stack([blocks["done"][0], blocks["swap"][0]]),
@@ -545,7 +540,7 @@ compare("tracing.cosine_of_residual_maps", cosine(blocks["done"][0], blocks["swa
 # **What it does not show.** That a path is the dialect's. Look at the right panel: if the neutral difference takes the same road at about
 # the same layers, this is the road of *anything said in the quotation*.
 #
-# **Try.** `back=True` patches the other way, SAE into AAE: 0 is no change, −1 takes the whole gap away. Are the two maps mirror images?
+# **Try.** `experiment.noise(…)` patches the other way, SAE into AAE: 0 is no change, −1 takes the whole gap away. Are the two maps mirror images?
 
 # %%
 plots.imshow(
@@ -567,11 +562,9 @@ plots.imshow(
 
 # %%
 FEW = 3
-small = {name: tracing.guise_batch(model, source, FRAME, n=FEW)
-         for name, source in (("done", dialect.pairs_of("done", 8)), ("swap", neutral))}  # fmt: skip
+few = {name: run_experiment(model, batch[:FEW], preference) for name, batch in (("done", done), ("swap", swap))}
 five = {
-    name: tracing.patch_guise(model, batch, U, F, patching.get_act_patch_attn_head_all_pos_every)
-    for name, batch in small.items()
+    name: experiment.denoise(patching.get_act_patch_attn_head_all_pos_every) for name, experiment in few.items()
 }  # [output / query / key / value / pattern, layer, head] each
 PANELS = ["output", "query", "key", "value", "pattern"]
 plots.imshow(
@@ -640,7 +633,7 @@ for name in dialect.swap_names():
     pairs = dialect.aligned_pairs(model, dialect.swap_pairs(name, N), FRAME)
     if len(pairs) == N and len(null_names) < 11:
         batch = tracing.guise_batch(model, [pair for pair, _ in pairs], FRAME)
-        both_tokens = torch.cat([batch.aae_tokens, batch.sae_tokens])
+        both_tokens = torch.cat([batch.clean_tokens, batch.corrupted_tokens])
         _, both = model.run_with_cache(both_tokens, names_filter=small_cache)
         at_end = tracing.apply_final_norm(tracing.head_results(model, both), both) @ direction  # [layer, head, 2 N]
         null_maps.append((at_end[..., :N] - at_end[..., N:]).mean(-1))
@@ -699,7 +692,7 @@ compare("tracing.null.rank_of_total_size", int((sizes >= sizes[0]).sum()), model
 # | `dialect.aligned_pairs`, `tracing.guise_batch` | pairs fit for patching; a batch with its differing position |
 # | `dialect.gap_direction`, `attribution.apply_final_norm`, `decompose_at` | the gap as a projection; parts that add up |
 # | `tracing.gap_by_component`, `gap_by_head`, `gap_after_layers` | who writes the gap |
-# | `tracing.patch_guise(model, batch, U, F, sweep, back=...)` | any sweep of `utils.patching`, rescaled to the gap |
+# | `run_experiment(model, batch, preference)` | two guises as one experiment: `.denoise(sweep)`, `.noise(sweep)` |
 # | `patching.get_act_patch_block_every`, `..._attn_head_all_pos_every` | three panels; five panels |
 #
 # **Glossary.** *Aligned*: of equal length, differing in one token. *Bias term*: the part of a logit difference that the unembedding's bias adds. *Direct part*: what a component

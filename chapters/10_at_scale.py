@@ -84,9 +84,11 @@ from tests.checks import (
     check_run_from_layer,
 )
 from utils import patching, plots
-from utils.attribution import head_name, logit_diff
-from utils.patching.resumable import CorruptedRun, run_block
-from utils.ioi import NAMES, TEMPLATES, ioi_metric, ioi_pairs
+from utils.attribution import head_name
+from utils.experiment import run_experiment
+from utils.patching.blocks import run_block
+from utils.patching.resumable import CorruptedRun
+from utils.ioi import NAMES, TEMPLATES, ioi_pairs
 from utils.models import load_model
 from utils.reference import compare
 
@@ -102,16 +104,10 @@ model = load_model()
 # %%
 pairs = ioi_pairs(model, TEMPLATES[:1], NAMES[:1])
 clean_tokens, corrupted_tokens = pairs.clean_tokens, pairs.corrupted_tokens  # each [prompt, position]
-clean_logits, clean_cache = model.run_with_cache(clean_tokens)
-corrupted_logits, corrupted_cache = model.run_with_cache(corrupted_tokens)
-metric = partial(
-    ioi_metric,
-    answer_tokens=pairs.answer_tokens,
-    clean=logit_diff(clean_logits, pairs.answer_tokens),
-    corrupted=logit_diff(corrupted_logits, pairs.answer_tokens),
-)
+experiment = run_experiment(model, pairs)
+clean_cache, corrupted_cache, metric = experiment.clean_cache, experiment.corrupted_cache, experiment.denoising_metric
 n_layers, (n_prompts, n_pos) = model.cfg.n_layers, corrupted_tokens.shape
-labels = plots.numbered(model.to_str_tokens(pairs.clean_text[0]))
+labels = pairs.labels(model)
 print(pairs.clean_text[0], "|", pairs.corrupted_text[0])
 
 # %% [markdown]
@@ -240,7 +236,7 @@ print(f"{seconds['1 skip cells']:.0f} s, {seconds['built-in'] / seconds['1 skip 
 #
 # TransformerLens accepts `model(resid, start_at_layer=20)`, and the result is right. But in version 4.3 the earlier blocks run all the
 # same, and their result is replaced. You will have to write the loop yourself; `run_block(model, layer, resid)` from
-# `utils.patching.resumable` runs one block and returns the residual stream behind it. (Calling `model.blocks[layer]` directly is not enough for a
+# `utils.patching.blocks` runs one block and returns the residual stream behind it. (Calling `model.blocks[layer]` directly is not enough for a
 # model with *rotary* positions: a block called by itself does not know where its tokens stand.)
 #
 # ### Exercise 10.2 · Resume at a layer
@@ -720,7 +716,7 @@ figure.update_xaxes(type="log", range=[-0.2, 4]).update_yaxes(type="log").update
 # | `transformer_lens.patching.generic_activation_patch(…, index_df=…)` | the built-in loop over some cells |
 # | `utils.patching.get_act_patch_*` | the same sweeps, resumed and batched |
 # | `utils.patching.attribution_patching(…, sweep)` | the estimate from one gradient |
-# | `utils.patching.resumable.run_block`, `CorruptedRun` | one block; a run that can resume |
+# | `utils.patching.blocks.run_block`, `utils.patching.resumable.CorruptedRun` | one block; a run that can resume |
 # | `scipy.stats.spearmanr` | rank correlation |
 #
 # **Glossary.** *Attribution patching*: a first-order estimate of a patching sweep from one gradient. *Cell*: one place that is patched, such as

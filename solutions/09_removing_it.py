@@ -84,6 +84,7 @@ from tests.checks import check_ablate_heads, check_mean_z, check_overlap_p, chec
 from utils import dialect, inference, patching, plots, stats
 from utils.dialect import tracing
 from utils.attribution import head_name, logit_diff
+from utils.experiment import run_experiment
 from utils.ioi import ioi_pairs
 from utils.models import load_model
 from utils.reference import compare
@@ -106,8 +107,8 @@ U, F = (dialect.attribute_tokens(model, group) for group in dialect.traits())
 
 def effects_and_ranking(pairs: list[dialect.Pair]) -> tuple[Float[Tensor, "layer head"], list[tuple[int, int]]]:
     """What each head's output restores of the gap of these pairs, and the heads by the size of it."""
-    batch = tracing.guise_batch(model, pairs, TRAIN_FRAME)
-    effect = tracing.patch_guise(model, batch, U, F, patching.get_act_patch_attn_head_out_all_pos)
+    experiment = run_experiment(model, tracing.guise_batch(model, pairs, TRAIN_FRAME), tracing.preference_of(U, F))
+    effect = experiment.denoise(patching.get_act_patch_attn_head_out_all_pos)
     return effect, [divmod(i, model.cfg.n_heads) for i in effect.abs().flatten().argsort(descending=True).tolist()]
 
 
@@ -445,12 +446,7 @@ def overlap_p(one: list[tuple[int, int]], other: list[tuple[int, int]], n_total:
 check_overlap_p(overlap_p)
 
 # %%
-four = slice(0, 4)
-_, clean_cache = model.run_with_cache(ioi.clean_tokens[four])
-ioi_effect = patching.get_act_patch_attn_head_out_all_pos(
-    model, ioi.corrupted_tokens[four], clean_cache, lambda logits: logit_diff(logits, ioi.answer_tokens[four])
-)
-ioi_effect = ioi_effect - logit_diff(model(ioi.corrupted_tokens[four]), ioi.answer_tokens[four])
+ioi_effect = run_experiment(model, ioi[:4]).denoise(patching.get_act_patch_attn_head_out_all_pos)
 ioi_heads = [divmod(i, model.cfg.n_heads) for i in ioi_effect.abs().flatten().argsort(descending=True)[:K].tolist()]
 shared = sorted(set(ioi_heads) & set(ranking[:K]))
 n_total = model.cfg.n_layers * model.cfg.n_heads
@@ -463,7 +459,7 @@ plots.scatter(
     ioi_effect,
     "Every head's part in the gap and in IOI",
     x="share of the gap of done / has restored",
-    y="change of the IOI logit difference when patched",
+    y="share of the IOI logit difference restored",
     labels=[head_name(*divmod(i, model.cfg.n_heads)) for i in range(n_total)],
 )
 

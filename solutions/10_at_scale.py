@@ -88,10 +88,11 @@ from tests.checks import (
     check_run_from_layer,
 )
 from utils import patching, plots
-from utils.attribution import head_name, logit_diff
+from utils.attribution import head_name
+from utils.experiment import run_experiment
 from utils.patching.blocks import run_block
 from utils.patching.resumable import CorruptedRun
-from utils.ioi import NAMES, TEMPLATES, ioi_metric, ioi_pairs
+from utils.ioi import NAMES, TEMPLATES, ioi_pairs
 from utils.models import load_model
 from utils.reference import compare
 
@@ -107,16 +108,10 @@ model = load_model()
 # %%
 pairs = ioi_pairs(model, TEMPLATES[:1], NAMES[:1])
 clean_tokens, corrupted_tokens = pairs.clean_tokens, pairs.corrupted_tokens  # each [prompt, position]
-clean_logits, clean_cache = model.run_with_cache(clean_tokens)
-corrupted_logits, corrupted_cache = model.run_with_cache(corrupted_tokens)
-metric = partial(
-    ioi_metric,
-    answer_tokens=pairs.answer_tokens,
-    clean=logit_diff(clean_logits, pairs.answer_tokens),
-    corrupted=logit_diff(corrupted_logits, pairs.answer_tokens),
-)
+experiment = run_experiment(model, pairs)
+clean_cache, corrupted_cache, metric = experiment.clean_cache, experiment.corrupted_cache, experiment.denoising_metric
 n_layers, (n_prompts, n_pos) = model.cfg.n_layers, corrupted_tokens.shape
-labels = plots.numbered(model.to_str_tokens(pairs.clean_text[0]))
+labels = pairs.labels(model)
 print(pairs.clean_text[0], "|", pairs.corrupted_text[0])
 
 # %% [markdown]

@@ -31,8 +31,8 @@ from torch import Tensor
 from transformer_lens import patching as builtin
 
 from utils import patching, plots
-from utils.attribution import logit_diff
-from utils.ioi import ioi_metric, ioi_pairs
+from utils.experiment import run_experiment
+from utils.ioi import ioi_pairs
 from utils.models import load_model
 from utils.patching.panels import HEAD_SITES
 from utils.tiny_models import tiny_model
@@ -100,11 +100,9 @@ class Task:
     def __init__(self, name: str):
         self.name = name
         self.model = the_model(name)
-        pairs = ioi_pairs(self.model)
-        self.clean, self.corrupted, answers = pairs.clean_tokens, pairs.corrupted_tokens, pairs.answer_tokens
-        clean_logits, self.cache = self.model.run_with_cache(self.clean)
-        high, low = logit_diff(clean_logits, answers), logit_diff(self.model(self.corrupted), answers)
-        self.metric = lambda logits: ioi_metric(logits, answers, high, low)
+        experiment = run_experiment(self.model, ioi_pairs(self.model))
+        self.clean, self.corrupted = experiment.pairs.clean_tokens, experiment.pairs.corrupted_tokens
+        self.cache, self.metric = experiment.clean_cache, experiment.denoising_metric
 
     def ours(self, sweep: str) -> Tensor:
         function = getattr(patching, f"get_act_patch_{sweep}")

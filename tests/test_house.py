@@ -24,9 +24,7 @@ ROOMS = {
     "methods": "attribution heads ablation patching experiment circuits dialect.tracing",
     "results": "stats reference plots widgets atlas",
 }
-UPWARD = {  # (module, what it imports): why it may, although the room is above its own
-    ("utils.ioi", "utils.attribution.logit_diff"): "the metric of the task, which the task's own baselines need",
-}
+UPWARD: dict[tuple[str, str], str] = {}  # (module, what it imports): why it may, although the room is above its own
 LONGEST_FUNCTION, LONGEST_MODULE = 40, 300
 LONG_FUNCTIONS: dict[str, str] = {}  # module.function: who will shorten it
 LONG_MODULES: dict[str, str] = {}

@@ -357,7 +357,3 @@ def test_a_view_shown_twice_is_drawn_twice_with_its_tokens_as_text():
         browser.close()
     assert not errors
     assert shown.count("Heads <b>") == 2 and "Run the notebook" not in shown
-
-
-def test_repeated_tokens_stay_apart_as_labels():
-    assert plots.numbered([" the", " cat", " the", " "]) == ["0 the", "1 cat", "2 the", "3 ␣"]

@@ -64,7 +64,7 @@ def test_unequal_lengths_are_allowed_where_not_aligned(model):
     ("clean", "corrupted", "answers", "message"),
     [
         ([], [], [], "no prompts were given"),
-        ([ONE], [OTHER, OTHER], [ANSWER], "1 clean prompts, 2 corrupted prompts and 1 answer pairs"),
+        ([ONE], [OTHER, OTHER], [ANSWER], "1 clean prompts, 2 corrupted prompts, 1 answer pairs"),
         ([ONE], [ONE], [ANSWER], r"prompt 0 is the same in both batches: 'When John"),
         ([ONE], ["John gave a drink to"], [ANSWER], r"unequal length in tiny-gpt2: 'When John.* is 15 tokens.*is 6"),
         ([ONE], [OTHER], [(" Marianne", " John")], r"answer ' Marianne' is 8 tokens in tiny-gpt2.*single_token_names"),
@@ -91,11 +91,16 @@ def test_names_of_one_token(model):
     assert "Mary" in ioi.single_token_names(model) and "Marianne" not in ioi.single_token_names(model)
 
 
-def test_metrics_at_their_ends():
-    logits = torch.zeros(2, 3, 5)
-    logits[:, -1, 1] = torch.tensor([3.0, 1.0])
-    answers = torch.tensor([[1, 2], [1, 2]])
-    assert ioi.ioi_metric(logits, answers, clean=2.0, corrupted=-2.0).item() == 1
-    assert ioi.ioi_metric(logits, answers, clean=4.0, corrupted=2.0).item() == 0
-    assert ioi.noising_metric(logits, answers, clean=2.0, corrupted=-2.0).item() == 0
-    assert ioi.noising_metric(logits, answers, clean=6.0, corrupted=2.0).item() == -1
+def test_what_pairs_say_of_themselves(model):
+    pairs = ioi.ioi_pairs(model)
+    assert pairs.position == 10 and pairs.names == [str(i) for i in range(8)]
+    assert pairs.labels(model)[9:11] == ["9 ,", "10 John / Mary"] and len(pairs.labels(model)) == 15
+    some = pairs[2:5]
+    assert len(some) == 3 and some.answers == pairs.answers[2:5] and some.names == ["2", "3", "4"]
+    assert torch.equal(some.corrupted_tokens, pairs.corrupted_tokens[2:5])
+    with pytest.raises(TypeError, match=r"pairs\[:4\]"):
+        pairs[0]
+    two = make_pairs(model, [ONE], [OTHER.replace("store", "shops")], names=["a pair"])
+    assert two.answers is None and two.answer_tokens is None and two.names == two[:1].names == ["a pair"]
+    with pytest.raises(PromptError, match=r"positions \[8, 10\]"):
+        _ = two.position

@@ -1,7 +1,5 @@
 """What chapter 03 teaches: its loops, utils and TransformerLens agree, on tiny models in full, on a real one in part."""
 
-from functools import partial
-
 import pandas as pd
 import pytest
 import torch
@@ -9,7 +7,8 @@ from transformer_lens import patching as built_in
 
 from tests.solutions import solution_functions
 from utils import ioi, patching
-from utils.attribution import logit_diff
+from utils.experiment import run_experiment
+from utils.prompts import make_pairs
 from utils.tiny_models import tiny_model
 
 SOLUTION = solution_functions("03")
@@ -18,13 +17,11 @@ KEEP = [0, 3, 4]  # no prompt beside its mirror
 
 
 def _given(model, keep):
-    """The four arguments of a sweep, and what a noising sweep needs: tokens and answers."""
+    """The four arguments of a sweep, and the experiment that they are from."""
     pairs = ioi.ioi_pairs(model)
-    clean, corrupted, answers = (t[keep] for t in (pairs.clean_tokens, pairs.corrupted_tokens, pairs.answer_tokens))
-    logits, cache = model.run_with_cache(clean)
-    baselines = {"clean": logit_diff(logits, answers), "corrupted": logit_diff(model(corrupted), answers)}
-    metric = partial(ioi.ioi_metric, answer_tokens=answers, **baselines)
-    return (model, corrupted, cache, metric), (clean, corrupted, answers, baselines)
+    kept = [[side[i] for i in keep] for side in (pairs.clean_text, pairs.corrupted_text, pairs.answers)]
+    experiment = run_experiment(model, make_pairs(model, *kept))
+    return (model, experiment.pairs.corrupted_tokens, experiment.clean_cache, experiment.denoising_metric), experiment
 
 
 @pytest.fixture(scope="module", params=["gpt2", "llama"])
@@ -80,30 +77,32 @@ def test_panels_agree_on_a_real_model(real_case):
 
 
 def test_noising_sweep_agrees(tiny_case):
-    (model, *_), (clean, corrupted, answers, baselines) = tiny_case
-    metric = partial(ioi.noising_metric, answer_tokens=answers, **baselines)
-    _, corrupted_cache = model.run_with_cache(corrupted)
-    given = model, clean, corrupted_cache, metric
+    (model, *_), experiment = tiny_case
+    pairs = experiment.pairs
     _close(
-        SOLUTION["noising_sweep"](model, clean, corrupted, answers),
-        built_in.get_act_patch_attn_head_out_all_pos(*given),
-        patching.get_act_patch_attn_head_out_all_pos(*given, progress=False),
+        SOLUTION["noising_sweep"](model, pairs.clean_tokens, pairs.corrupted_tokens, pairs.answer_tokens),
+        experiment.noise(built_in.get_act_patch_attn_head_out_all_pos),
+        experiment.noise(patching.get_act_patch_attn_head_out_all_pos, progress=False),
     )
 
 
 def test_metrics_agree_and_have_their_ends(tiny_case):
-    (model, *_), (clean, corrupted, answers, baselines) = tiny_case
-    for name, ends in (("ioi_metric", [1.0, 0.0]), ("noising_metric", [0.0, -1.0])):
-        for tokens, end in zip((clean, corrupted), ends, strict=True):
-            values = [f(model(tokens), answers, **baselines) for f in (SOLUTION[name], getattr(ioi, name))]
-            _close(torch.tensor(end), *values)
+    (model, *_), experiment = tiny_case
+    pairs, ends = experiment.pairs, {"clean": experiment.clean, "corrupted": experiment.corrupted}
+    of_experiment = {"ioi_metric": experiment.denoising_metric, "noising_metric": experiment.noising_metric}
+    for name, expected in (("ioi_metric", [1.0, 0.0]), ("noising_metric", [0.0, -1.0])):
+        for tokens, end in zip((pairs.clean_tokens, pairs.corrupted_tokens), expected, strict=True):
+            logits = model(tokens)
+            theirs = SOLUTION[name](logits, pairs.answer_tokens, **ends)
+            _close(torch.tensor(end), theirs, of_experiment[name](logits))
 
 
 def test_a_set_that_is_its_own_corruption_cannot_tell_noising_from_denoising(real_case):
     """The identity that section 8 shows: on mirrored prompts noising is denoising with its sign turned."""
-    (model, corrupted, cache, metric), (clean, _, answers, _) = real_case
-    denoising = SOLUTION["get_act_patch_attn_head_out_all_pos"](model, corrupted, cache, metric, layers=[20])
-    _close(SOLUTION["noising_sweep"](model, clean, corrupted, answers, layers=[20]), -denoising)
+    (model, *_), experiment = real_case
+    pairs, sweep = experiment.pairs, SOLUTION["get_act_patch_attn_head_out_all_pos"]
+    noising = SOLUTION["noising_sweep"](model, pairs.clean_tokens, pairs.corrupted_tokens, pairs.answer_tokens, [20])
+    _close(noising, experiment.noise(sweep, layers=[20]), -experiment.denoise(sweep, layers=[20]))
 
 
 def test_positions_by_role(tiny_case):

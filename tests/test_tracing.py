@@ -7,8 +7,9 @@ import torch
 from transformer_lens import patching as builtin
 
 from tests.solutions import solution_functions
-from utils import dialect, inference, stats
+from utils import dialect, inference, patching, stats
 from utils.dialect import DialectError, Pair, tracing
+from utils.experiment import run_experiment
 from utils.inference import end_logits
 from utils.prompts import tokenize
 
@@ -21,16 +22,23 @@ def answers(model):
     return tuple(dialect.attribute_tokens(model, group) for group in (U_WORDS, F_WORDS))
 
 
+def residual_sweep(model, batch):
+    experiment = run_experiment(model, batch, tracing.preference_of(*answers(model)))
+    return experiment.denoise(patching.get_act_patch_resid_pre, progress=False)
+
+
 # --- tracing ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_batch_is_aligned_and_says_where(model):
     odd = Pair("he has then walked", "he has walked", "walked")
     batch = tracing.guise_batch(model, [odd, *DONE], FRAME)
-    assert batch.pairs and all(pair in DONE for pair in batch.pairs)
-    differs = batch.aae_tokens != batch.sae_tokens
+    sides = zip(batch.clean_text, batch.corrupted_text, batch.names, strict=True)
+    known = {(FRAME.format(pair.aae), FRAME.format(pair.sae), pair.cluster) for pair in DONE}
+    assert len(batch) and all(row in known for row in sides)
+    differs = batch.clean_tokens != batch.corrupted_tokens
     assert differs.sum(1).eq(1).all() and differs[:, batch.position].all()
-    assert batch.labels[batch.position].endswith("done / has")
+    assert batch.labels(model)[batch.position].endswith("done / has")
     assert len(tracing.guise_batch(model, DONE, FRAME, n=1)) == 1
     with pytest.raises(DialectError, match="none of 1 pairs"):
         tracing.guise_batch(model, [odd], FRAME)
@@ -40,7 +48,7 @@ def test_components_and_heads_add_up_to_every_rows_gap(model):
     batch = tracing.guise_batch(model, DONE, FRAME)
     u, f = answers(model)
     prefers = tracing.preference_of(u, f)
-    (logits_a, aae), (logits_s, sae) = (model.run_with_cache(t) for t in (batch.aae_tokens, batch.sae_tokens))
+    (logits_a, aae), (logits_s, sae) = (model.run_with_cache(t) for t in (batch.clean_tokens, batch.corrupted_tokens))
     direction = dialect.gap_direction(model, U_WORDS, F_WORDS)
     gap = prefers(logits_a) - prefers(logits_s)
     parts = tracing.gap_by_component(aae, sae, direction)
@@ -79,18 +87,18 @@ def test_a_preference_needs_the_bias_and_a_gap_does_not(model):
 
 def test_patching_a_guise_is_1_at_the_word_and_0_before_it(model):
     batch = tracing.guise_batch(model, DONE, FRAME)
-    u, f = answers(model)
-    resid = tracing.patch_guise(model, batch, u, f, progress=False)
+    experiment = run_experiment(model, batch, tracing.preference_of(*answers(model)))
+    resid = experiment.denoise(patching.get_act_patch_resid_pre, progress=False)
     assert resid[0, batch.position] == pytest.approx(1, abs=1e-4)
     elsewhere = [resid[:, : batch.position], resid[0, batch.position + 1 :]]
     assert max(part.abs().max() for part in elsewhere) < 1e-4  # float error, in units of a small difference
-    oracle = tracing.patch_guise(model, batch, u, f, builtin.get_act_patch_resid_pre)
+    oracle = experiment.denoise(builtin.get_act_patch_resid_pre)
     assert torch.allclose(resid, oracle, atol=1e-4)
-    back = tracing.patch_guise(model, batch, u, f, back=True, progress=False)
+    back = experiment.noise(patching.get_act_patch_resid_pre, progress=False)
     assert back[0, batch.position] == pytest.approx(-1, abs=1e-4) and back[:, : batch.position].abs().max() < 1e-4
-    logits = tracing.patch_guise(model, batch, u, f, normalise=False, progress=False)
-    gap = dialect.trait_gaps(model, batch.pairs, [FRAME], U_WORDS, F_WORDS).mean()
-    assert torch.allclose(logits, resid * gap, atol=1e-4)
+    used = [pair for pair in DONE if FRAME.format(pair.aae) in batch.clean_text]
+    gap = dialect.trait_gaps(model, used, [FRAME], U_WORDS, F_WORDS)[:, 0]
+    assert torch.allclose(experiment.clean_scores - experiment.corrupted_scores, gap, atol=1e-4)
 
 
 def test_mean_ablation(model):
@@ -145,19 +153,19 @@ def test_chapters_08_and_09_agree_with_utils(model):
     assert ns["aligned_pairs"](model, prompts) == [(i, at) for i, (_, at) in enumerate(found)]
     direction = dialect.gap_direction(model, U_WORDS, F_WORDS)
     assert torch.allclose(ns["gap_direction"](model, u, f), direction)
-    (logits, aae), (_, sae) = (model.run_with_cache(tokens) for tokens in (batch.aae_tokens, batch.sae_tokens))
+    (logits, aae), (_, sae) = (model.run_with_cache(tokens) for tokens in (batch.clean_tokens, batch.corrupted_tokens))
     assert torch.allclose(
         ns["gap_by_component"](aae, sae, direction), tracing.gap_by_component(aae, sae, direction).mean(-1)
     )
     assert ns["reconcile"](model, logits, aae, (u, f))[1].abs().max() < 1e-3
-    resid = ns["patch_guise"](model, batch.aae_tokens, batch.sae_tokens, (u, f))
-    assert torch.allclose(resid, tracing.patch_guise(model, batch, u, f, progress=False), atol=1e-4)
+    resid = ns["patch_guise"](model, batch.clean_tokens, batch.corrupted_tokens, (u, f))
+    assert torch.allclose(resid, residual_sweep(model, batch), atol=1e-4)
     texts = [FRAME.format(pair.aae) for pair in DONE] + ["They are"]
     means = tracing.mean_z(model, texts)
     assert torch.allclose(ns["mean_z"](model, *tokenize(model, texts)), means, atol=1e-5)
     heads = [(0, 1), (2, 3), (2, 0)]
-    hooked = model.run_with_hooks(batch.aae_tokens, fwd_hooks=tracing.ablation_hooks(heads, means))
-    assert torch.allclose(ns["ablate_heads"](model, batch.aae_tokens, heads, means), hooked, atol=1e-5)
+    hooked = model.run_with_hooks(batch.clean_tokens, fwd_hooks=tracing.ablation_hooks(heads, means))
+    assert torch.allclose(ns["ablate_heads"](model, batch.clean_tokens, heads, means), hooked, atol=1e-5)
 
 
 # --- whole files of the two public formats ------------------------------------------------------------------------------
@@ -187,8 +195,7 @@ def test_a_pairs_file_of_699_lines_through_gap_and_patching(tmp_path, model):
     aligned = dialect.aligned_pairs(model, pairs, FRAME)
     assert 0 < len(aligned) < 699
     batch = tracing.guise_batch(model, pairs, FRAME, n=6)
-    resid = tracing.patch_guise(model, batch, *answers(model), progress=False)
-    assert resid[0, batch.position] == pytest.approx(1, abs=1e-4)
+    assert residual_sweep(model, batch)[0, batch.position] == pytest.approx(1, abs=1e-4)
 
 
 def test_a_dataset_of_315_rows_through_gap_and_patching(tmp_path, model):
@@ -209,9 +216,7 @@ def test_a_dataset_of_315_rows_through_gap_and_patching(tmp_path, model):
     assert torch.isfinite(gaps).all()
     pairs = [Pair(row.prompt_aae, row.prompt_sae) for row in rows]
     batch = tracing.guise_batch(model, pairs, "{}", n=5)
-    assert tracing.patch_guise(model, batch, *answers(model), progress=False)[0, batch.position] == pytest.approx(
-        1, abs=1e-4
-    )
+    assert residual_sweep(model, batch)[0, batch.position] == pytest.approx(1, abs=1e-4)
     assert [row for row in rows if len(dialect.aligned_pairs(model, [Pair(row.prompt_aae, row.prompt_sae)])) == 0]
     with pytest.raises(DialectError, match=r"tokens in tiny-"):
         dialect.read_dataset(path, model, aligned=True)

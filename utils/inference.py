@@ -29,6 +29,15 @@ def small_cache(name: str) -> bool:
     return READ_BY_METHODS.fullmatch(name) is not None
 
 
+def ends_only(last: Int[Tensor, " batch"]) -> tuple[str, Callable]:
+    """A hook that makes a run's logits [batch, 1, d_vocab]: those of each prompt's last position, and no others."""
+
+    def keep_ends(resid, hook):
+        return resid[torch.arange(len(last), device=resid.device), last].unsqueeze(1)
+
+    return "unembed.hook_in", keep_ends
+
+
 @torch.no_grad()
 def end_logits(
     model: TransformerBridge,
@@ -76,9 +85,7 @@ def hooked_end_logits(
     for start in range(0, len(order), batch_size):
         chunk = order[start : start + batch_size]
         rows, mask = tokenize(model, [prompts[i] for i in chunk])
-        everyone, last = torch.arange(len(chunk), device=rows.device), mask.sum(-1) - 1
-        at_end = ("unembed.hook_in", lambda x, hook, everyone=everyone, last=last: x[everyone, last].unsqueeze(1))
-        logits = model.run_with_hooks(rows, fwd_hooks=[*hooks, at_end])[:, 0]
+        logits = model.run_with_hooks(rows, fwd_hooks=[*hooks, ends_only(mask.sum(-1) - 1)])[:, 0]
         for i, row in zip(chunk, logits if tokens is None else logits[:, tokens], strict=True):
             results[i] = row
     return torch.stack(results)

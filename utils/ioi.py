@@ -1,4 +1,4 @@
-"""Indirect object identification: the eight published prompts, one-token names, and the patching metrics.
+"""Indirect object identification: the eight published prompts, the roles of their tokens, and one-token names.
 
 Source of the prompts and of their order: the executed "Exploratory Analysis Demo" of TransformerLens, after Wang et al.
 2022, "Interpretability in the Wild". The corrupted twin of a prompt is its neighbour: only the subject's second mention
@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from utils.attribution import logit_diff
 from utils.prompts import PromptError, PromptPairs, make_pairs, single_token
 
 TEMPLATES = (
@@ -82,23 +81,3 @@ def _is_single(model: TransformerBridge, word: str) -> bool:
     except PromptError:
         return False
     return True
-
-
-def ioi_metric(
-    logits: Float[Tensor, "batch pos d_vocab"],
-    answer_tokens: Int[Tensor, "batch 2"],
-    clean: Float[Tensor, ""] | float,
-    corrupted: Float[Tensor, ""] | float,
-) -> Float[Tensor, ""]:
-    """The mean logit difference rescaled: 0 is the corrupted run, 1 the clean run. For denoising."""
-    return (logit_diff(logits, answer_tokens) - corrupted) / (clean - corrupted)
-
-
-def noising_metric(
-    logits: Float[Tensor, "batch pos d_vocab"],
-    answer_tokens: Int[Tensor, "batch 2"],
-    clean: Float[Tensor, ""] | float,
-    corrupted: Float[Tensor, ""] | float,
-) -> Float[Tensor, ""]:
-    """The mean logit difference rescaled: 0 is the clean run, -1 the corrupted run. For noising."""
-    return (logit_diff(logits, answer_tokens) - clean) / (clean - corrupted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Int
@@ -17,20 +17,22 @@ class PromptError(ValueError):
 
 @dataclass(frozen=True)
 class PromptPairs:
-    """A batch of clean prompts, their corrupted twins, and (correct, incorrect) answers. `make_pairs` builds it.
+    """A batch of clean prompts and their corrupted twins, with (correct, incorrect) answers or none. `make_pairs` builds it.
 
     Tokens are right-padded where lengths differ; `mask` is 1 on real tokens. `clean_last` and `corrupted_last` are the
-    true last positions, which for aligned pairs are all `seq - 1`.
+    true last positions, which for aligned pairs are all `seq - 1`. names: what to call each pair in a figure. A slice is
+    some of the pairs.
     """
 
     clean_text: list[str]
     corrupted_text: list[str]
-    answers: list[tuple[str, str]]
     clean_tokens: Int[Tensor, "batch pos"]
     corrupted_tokens: Int[Tensor, "batch pos"]
     clean_mask: Int[Tensor, "batch pos"]
     corrupted_mask: Int[Tensor, "batch pos"]
-    answer_tokens: Int[Tensor, "batch 2"]
+    names: list[str]
+    answers: list[tuple[str, str]] | None = None
+    answer_tokens: Int[Tensor, "batch 2"] | None = None
 
     @property
     def clean_last(self) -> Int[Tensor, " batch"]:
@@ -40,29 +42,56 @@ class PromptPairs:
     def corrupted_last(self) -> Int[Tensor, " batch"]:
         return self.corrupted_mask.sum(-1) - 1
 
+    @property
+    def position(self) -> int:
+        """The one position at which the two sides of every pair differ. Raises PromptError if they differ at others too."""
+        differing = (self.clean_tokens != self.corrupted_tokens).any(0).nonzero()[:, 0].tolist()
+        if len(differing) != 1:
+            raise PromptError(f"the pairs differ at positions {differing}, not at a single one")
+        return differing[0]
+
+    def labels(self, model: TransformerBridge) -> list[str]:
+        """The first pair's tokens with their positions, for the axis of a figure: '3 John', and '7 Mary / John' where its
+        sides differ."""
+        clean, corrupted = (
+            [model.to_string([token]).strip() or "␣" for token in tokens[0].tolist()]
+            for tokens in (self.clean_tokens, self.corrupted_tokens)
+        )
+        both = zip(clean, corrupted, strict=True)
+        return [f"{i} {word}" if word == other else f"{i} {word} / {other}" for i, (word, other) in enumerate(both)]
+
     def __len__(self) -> int:
         return len(self.clean_text)
+
+    def __getitem__(self, rows: slice) -> PromptPairs:
+        if not isinstance(rows, slice):
+            raise TypeError(f"pairs[{rows!r}]: take a slice, such as pairs[:4]")
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return PromptPairs(**{name: None if value is None else value[rows] for name, value in values.items()})
 
 
 def make_pairs(
     model: TransformerBridge,
     clean: Sequence[str],
     corrupted: Sequence[str],
-    answers: Sequence[tuple[str, str]],
+    answers: Sequence[tuple[str, str]] | None = None,
     aligned: bool = True,
+    names: Sequence[str] | None = None,
 ) -> PromptPairs:
-    """Tokenise matched prompts (BOS first) and their answers.
+    """Tokenise matched prompts (BOS first) and their answers, if they have any.
 
-    aligned: every prompt must have the same number of tokens, so that position p means the same in all of them.
+    aligned: every prompt must have the same number of tokens, so that position p means the same in all of them. names: what
+    to call the pairs in figures (None: their numbers).
     Raises PromptError: no prompts, different numbers of them, a pair with no difference, an answer that is not one
     token, and, where aligned, unequal lengths.
     """
     if not clean:
         raise PromptError("no prompts were given; give at least one clean prompt and its corrupted twin")
-    if not len(clean) == len(corrupted) == len(answers):
+    given = {"clean prompts": clean, "corrupted prompts": corrupted, "answer pairs": answers, "names": names}
+    counts = {what: len(values) for what, values in given.items() if values is not None}
+    if len(set(counts.values())) != 1:
         raise PromptError(
-            f"{len(clean)} clean prompts, {len(corrupted)} corrupted prompts and {len(answers)} answer pairs; "
-            "give one of each for every prompt"
+            f"{', '.join(f'{count} {what}' for what, count in counts.items())}; give one of each for every prompt"
         )
     for i, (a, b) in enumerate(zip(clean, corrupted, strict=True)):
         if a == b:
@@ -72,12 +101,10 @@ def make_pairs(
     both, mask = tokenize(model, [*clean, *corrupted])
     if aligned:
         _require_equal_lengths(model, [*clean, *corrupted], mask)
-    ids = [[single_token(model, word) for word in pair] for pair in answers]
-    n = len(clean)
-    return PromptPairs(
-        list(clean), list(corrupted), [tuple(pair) for pair in answers],
-        both[:n], both[n:], mask[:n], mask[n:], torch.tensor(ids, device=both.device),
-    )  # fmt: skip
+    n, pairs = len(clean), None if answers is None else [tuple(pair) for pair in answers]
+    ids = pairs and torch.tensor([[single_token(model, word) for word in pair] for pair in pairs], device=both.device)
+    shown = [str(i) for i in range(n)] if names is None else list(names)
+    return PromptPairs(list(clean), list(corrupted), both[:n], both[n:], mask[:n], mask[n:], shown, pairs, ids)
 
 
 def token_row(model: TransformerBridge, prompt: str) -> Int[Tensor, " pos"]:

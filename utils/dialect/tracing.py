@@ -1,7 +1,7 @@
 """Where a gap between two guises comes from: aligned batches, decompositions that add up, patching, and mean ablation.
 
-AAE is the clean run and SAE the corrupted one, so a patch of 1 restores the whole gap; the same functions take a neutral
-swap, whose first word stands in the place of AAE.
+AAE is the clean run and SAE the corrupted one: `utils.experiment.run_experiment(model, batch, preference_of(U, F))` patches
+them, and 1 restores the whole gap. A neutral swap is treated alike, its first word in the place of AAE.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -18,50 +17,33 @@ from transformer_lens import ActivationCache
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.utilities import get_act_name
 
-from utils import dialect, patching
+from utils import dialect
 from utils.attribution import apply_final_norm, decompose_at, head_results
 from utils.dialect import DialectError, Pair
 from utils.inference import hooked_end_logits
-from utils.prompts import token_row, tokenize
+from utils.prompts import PromptPairs, make_pairs, token_row, tokenize
 
 Heads = Iterable[tuple[int, int]]
 
 
-@dataclass(frozen=True)
-class GuiseBatch:
-    """Pairs in one frame, all of one length, that differ in the token at `position`. `guise_batch` builds it."""
+def guise_batch(model: TransformerBridge, pairs: Sequence[Pair], frame: str, n: int | None = None) -> PromptPairs:
+    """The aligned pairs of the commonest length and differing position, at most `n` of them: clean is AAE, corrupted SAE.
 
-    pairs: list[Pair]
-    frame: str
-    position: int
-    aae_tokens: Int[Tensor, "batch pos"]
-    sae_tokens: Int[Tensor, "batch pos"]
-    labels: list[str]
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-
-def guise_batch(model: TransformerBridge, pairs: Sequence[Pair], frame: str, n: int | None = None) -> GuiseBatch:
-    """The aligned pairs of the commonest length and differing position, at most `n` of them.
-
-    Raises DialectError if none is aligned.
+    They are named by their clusters, and differ in one token, at `.position`. Raises DialectError if none is aligned.
     """
     found = dialect.aligned_pairs(model, pairs, frame)
     if not found:
         example = pairs[0] if pairs else None
-        raise DialectError(f"none of {len(pairs)} pairs differs in exactly one token in {model.cfg.model_name}, "
-                           f"such as {example}; see utils.dialect.aligned_pairs(..., strict=True)")  # fmt: skip
+        raise DialectError(
+            f"none of {len(pairs)} pairs differs in exactly one token in {model.cfg.model_name}, such as {example}; "
+            "see utils.dialect.aligned_pairs(..., strict=True)"
+        )
     lengths = [len(token_row(model, dialect.fill(frame, pair.aae))) for pair, _ in found]
     shapes = [(length, at) for length, (_, at) in zip(lengths, found, strict=True)]
     common = Counter(shapes).most_common(1)[0][0]
     chosen = [pair for (pair, _), shape in zip(found, shapes, strict=True) if shape == common][:n]
-    sides = [[dialect.fill(frame, getattr(pair, side)) for pair in chosen] for side in ("aae", "sae")]
-    (aae, _), (sae, _) = (tokenize(model, prompts) for prompts in sides)
-    first, other = (model.to_str_tokens(prompts[0]) for prompts in sides)
-    labels = [f"{i} {token.strip() or '␣'}" for i, token in enumerate(first)]
-    labels[common[1]] += f" / {other[common[1]].strip()}"
-    return GuiseBatch(chosen, frame, common[1], aae, sae, labels)
+    aae, sae = ([dialect.fill(frame, getattr(pair, side)) for pair in chosen] for side in ("aae", "sae"))
+    return make_pairs(model, aae, sae, names=[pair.cluster for pair in chosen])
 
 
 # --- decomposition ----------------------------------------------------------------------------------------------------
@@ -112,7 +94,7 @@ def gap_after_layers(
     )[1::2]
 
 
-# --- patching ---------------------------------------------------------------------------------------------------------
+# --- the score of an experiment ---------------------------------------------------------------------------------------
 
 
 def preference_of(
@@ -120,29 +102,6 @@ def preference_of(
 ) -> Callable[[Float[Tensor, "batch pos d_vocab"]], Float[Tensor, " batch"]]:
     """A function from logits to each row's preference for unfavourable traits, read at the last position."""
     return lambda logits: logits[:, -1][:, unfavourable].mean(-1) - logits[:, -1][:, favourable].mean(-1)
-
-
-def patch_guise(
-    model: TransformerBridge,
-    batch: GuiseBatch,
-    unfavourable: Int[Tensor, " u"],
-    favourable: Int[Tensor, " f"],
-    sweep: Callable = patching.get_act_patch_resid_pre,
-    normalise: bool = True,
-    back: bool = False,
-    **options,
-) -> Float[Tensor, "..."]:
-    """A sweep of AAE activations patched into the SAE run: 1 where the patch restores the whole gap, 0 where nothing.
-
-    back: SAE activations into the AAE run, where 0 is no change and -1 takes the whole gap away. normalise: else in
-    logits. sweep: any `get_act_patch_*` of utils.patching.
-    """
-    preference = preference_of(unfavourable, favourable)
-    clean, corrupted = (batch.sae_tokens, batch.aae_tokens) if back else (batch.aae_tokens, batch.sae_tokens)
-    logits, cache = model.run_with_cache(clean)
-    target, start = preference(logits).mean(), preference(model(corrupted)).mean()
-    unit = (start - target if back else target - start) if normalise else 1.0
-    return sweep(model, corrupted, cache, lambda logits: (preference(logits).mean() - start) / unit, **options)
 
 
 # --- mean ablation ----------------------------------------------------------------------------------------------------

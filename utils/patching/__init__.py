@@ -29,7 +29,7 @@ from utils.assumptions import UnsupportedModel
 from utils.patching.gradient import attribution_patching, require_ready
 from utils.patching.options import Metric, Metrics, SweepOptions, sweep_options
 from utils.patching.panels import SWEEPS, Panel, panels_of
-from utils.patching.results import Result, as_result, cells_in
+from utils.patching.results import SweepResult, as_result, cells_in
 from utils.patching.resumable import CorruptedRun
 from utils.patching.sweep import Cells, Sweep
 
@@ -43,7 +43,7 @@ def patch_sweep(
     patching_metric: Metric | Mapping[str, Metric],
     sweep: str,
     **options: Any,
-) -> Result:
+) -> SweepResult:
     """Run the sweep of that name; every `get_act_patch_*` is this function with `sweep` filled in.
 
     corrupted_tokens: [batch, pos]. clean_cache: `model.run_with_cache(clean_tokens)[1]`, with the same mask if there is one.
@@ -104,7 +104,7 @@ def _cells(sweep: Sweep, panel: Panel, positions: list[int], options: SweepOptio
     return {pos: sorted(set(rows)) for pos, rows in cells.items()}
 
 
-def _by_the_built_in(model, tokens, clean_cache, metric, sweep: str, options: SweepOptions) -> Result:
+def _by_the_built_in(model, tokens, clean_cache, metric, sweep: str, options: SweepOptions) -> SweepResult:
     own = {"reduce": options.reduce, "baseline": options.baseline}
     if len(panels_of(sweep)) == 1:
         own["return_index_df"] = options.return_index_df
@@ -112,7 +112,7 @@ def _by_the_built_in(model, tokens, clean_cache, metric, sweep: str, options: Sw
     return getattr(built_in, f"get_act_patch_{sweep}")(model, tokens, clean_cache, metric, **own)
 
 
-def _named(sweep: str) -> Callable[..., Result]:
+def _named(sweep: str) -> Callable[..., SweepResult]:
     function, panels = partial(patch_sweep, sweep=sweep), SWEEPS[sweep]
     function.__doc__ = (
         f"Patch clean {', '.join(panel.name for panel in panels)} into the corrupted run, in every cell of "

@@ -14,7 +14,7 @@ from transformer_lens.utilities import get_act_name
 from utils.assumptions import hooks_on
 from utils.patching.options import Metric, Metrics, SweepOptions
 from utils.patching.panels import Panel, panels_of
-from utils.patching.results import Result, as_result
+from utils.patching.results import SweepResult, as_result
 from utils.patching.resumable import last_positions
 from utils.patching.sites import clean_activation
 
@@ -30,7 +30,7 @@ def attribution_patching(
     logits: str = "last",
     reduce: str = "scalar",
     baseline: bool = False,
-) -> Result:
+) -> SweepResult:
     """First-order estimate of a sweep: metric(corrupted) + (clean - corrupted activation) . gradient of the metric.
 
     One forward pass and one backward pass on the corrupted tokens, whatever the number of cells (with the clean run: two

@@ -12,7 +12,7 @@ from transformer_lens.patching import PatchingResult
 from utils.patching.options import Metrics, SweepOptions
 from utils.patching.panels import Panel
 
-Result = Tensor | tuple[Tensor, pd.DataFrame] | PatchingResult
+SweepResult = Tensor | tuple[Tensor, pd.DataFrame] | PatchingResult
 
 
 def as_result(
@@ -22,7 +22,7 @@ def as_result(
     positions: list[int],
     metrics: Metrics,
     options: SweepOptions,
-) -> Result:
+) -> SweepResult:
     """What a sweep returns, of each panel's values [layer, pos, head, metric, batch?] and the unpatched [metric, batch?]."""
     if options.reduce == "mean":
         values, unpatched = [value.mean(-1) for value in values], unpatched.mean(-1)

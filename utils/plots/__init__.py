@@ -25,7 +25,6 @@ from utils.plots.inputs import (
     as_array,
     as_text,
     color_limit,
-    numbered,
     require_count,
     require_known,
     table,
@@ -33,7 +32,7 @@ from utils.plots.inputs import (
 
 __all__ = [
     "AttentionView", "attention", "attention_of_heads", "bar", "circuit", "circuitsvis_library", "heads", "imshow",
-    "intervals", "line", "mosaic", "numbered", "scatter",
+    "intervals", "line", "mosaic", "scatter",
 ]  # fmt: skip
 
 pio.templates["course"] = go.layout.Template(

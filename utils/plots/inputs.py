@@ -94,8 +94,3 @@ def along_axis(labels: Sequence[Any] | None, count: int, counted: str) -> tuple[
     if are_numbers and len(set(labels)) == len(labels):
         return labels, None
     return list(range(count)), [as_text(label) for label in labels]
-
-
-def numbered(tokens: Sequence[str]) -> list[str]:
-    """Tokens as axis labels that stay apart when a token repeats: '0 The', '1 cat'."""
-    return [f"{i} {token.strip() or '␣'}" for i, token in enumerate(tokens)]
