@@ -214,6 +214,7 @@ check_ioi_metric(ioi_metric)
 
 # %%
 experiment = run_experiment(model, pairs)
+clean_cache, corrupted_cache = experiment.clean_cache, experiment.corrupted_cache  # as before; the first two are given back
 metric = partial(ioi_metric, answer_tokens=answer_tokens, clean=experiment.clean, corrupted=experiment.corrupted)
 for name, logits in (("corrupted", corrupted_logits), ("clean", clean_logits)):
     print(f"{name:9} run: your metric {metric(logits):.3f}, the experiment's {experiment.denoising_metric(logits):.3f}")

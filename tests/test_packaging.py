@@ -35,7 +35,11 @@ import utils
 found = [module.name for module in pkgutil.walk_packages(utils.__path__, "utils.")]
 for name in found:
     if not name.endswith(".__main__") and name != "utils.course.matrix":
-        importlib.import_module(name)
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as missing:  # the press needs what only maintainers install
+            if not name.startswith("utils.course.") or missing.name.partition(".")[0] in ("utils", "tests"):
+                raise
 from utils import dialect, reference
 assert reference.figures("smollm2-135m") and reference.figures("gpt2-small")
 assert dialect.grammar() and dialect.frames() and dialect.pairs_of("done") and dialect.traits()

@@ -60,7 +60,7 @@ class Parts:
         """z: what each head reads with its pattern."""
         return torch.einsum("bhqk,bkhd->bqhd", pattern, repeat_kv(v, pattern.shape[1]))
 
-    def attend(self, q, k, v, allowed: Bool[Tensor, "N n T"]) -> Float[Tensor, "N n H d"]:
+    def attend(self, q, k, v, allowed: Bool[Tensor, "#N n T"]) -> Float[Tensor, "N n H d"]:
         q, k, v = (part.transpose(-3, -2) for part in (q, k, v))  # [N, heads, n, d]
         z = F.scaled_dot_product_attention(q, k, v, allowed[:, None], scale=self.scale, enable_gqa=True)
         return z.transpose(-3, -2)

@@ -19,7 +19,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from utils.assumptions import disagree, hooks_on, peculiarities, versions
 from utils.parts import Parts, rotate
 
-Rows = Sequence[Int[Tensor, " pos"]]
+Rows = Sequence[Int[Tensor, " _"]]  # token ids, each row of a length of its own
 Way = Callable[[TransformerBridge, Rows], Float[Tensor, "batch d_vocab"]]
 _fits: weakref.WeakKeyDictionary[TransformerBridge, dict[Way, bool]] = weakref.WeakKeyDictionary()
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 from torch import Tensor
 
 N_RESAMPLES, LEVEL = 4999, 0.95
 
 
-def _array(values: Tensor | Sequence[float] | np.ndarray) -> np.ndarray:
+def _array(values: ArrayLike | Sequence) -> np.ndarray:
     return (values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)).astype(float)
 
 
-def cluster_means(values: Sequence[float], clusters: Sequence[Hashable]) -> np.ndarray:
+def cluster_means(values: ArrayLike | Sequence, clusters: Sequence[Hashable]) -> np.ndarray:
     """The mean of each cluster's values, in the order in which the clusters first appear."""
     values, clusters = _array(values), list(clusters)
     if values.ndim != 1 or len(values) != len(clusters):
@@ -25,7 +26,7 @@ def cluster_means(values: Sequence[float], clusters: Sequence[Hashable]) -> np.n
 
 
 def bootstrap_interval(
-    values: Sequence[float],
+    values: ArrayLike | Sequence,
     clusters: Sequence[Hashable] | None = None,
     level: float = LEVEL,
     n_resamples: int = N_RESAMPLES,
@@ -45,7 +46,7 @@ def bootstrap_interval(
 
 
 def crossed_interval(
-    table: Tensor | np.ndarray, level: float = LEVEL, n_resamples: int = N_RESAMPLES, seed: int = 0
+    table: ArrayLike | Sequence, level: float = LEVEL, n_resamples: int = N_RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
     """Percentile interval of the mean of a [row, column] table when rows and columns are both resampled.
 
@@ -58,27 +59,24 @@ def crossed_interval(
     def mean(rows, columns, axis=-1):
         return table[rows[..., :, None], columns[..., None, :]].mean((-2, -1))
 
-    result = stats.bootstrap(
-        (np.arange(table.shape[0]), np.arange(table.shape[1])),
-        mean, confidence_level=level, n_resamples=n_resamples, method="percentile", vectorized=True, rng=seed,
-    )  # fmt: skip
+    options = {"confidence_level": level, "n_resamples": n_resamples, "method": "percentile", "rng": seed}
+    result = stats.bootstrap(tuple(map(np.arange, table.shape)), mean, vectorized=True, **options)
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def sign_flip_p(values: Sequence[float], n_resamples: int = N_RESAMPLES, seed: int = 0) -> float:
+def sign_flip_p(values: ArrayLike | Sequence, n_resamples: int = N_RESAMPLES, seed: int = 0) -> float:
     """Two-sided p-value of a mean of paired differences: the labels of each pair are exchanged at random.
 
     Give cluster means, not rows. Exact when there are few enough of them.
     """
     values = _array(values)
-    result = stats.permutation_test(
-        (values, np.zeros_like(values)), lambda a, b, axis: (a - b).mean(axis), permutation_type="samples",
-        vectorized=True, n_resamples=n_resamples, rng=seed,
-    )  # fmt: skip
+    both = values, np.zeros_like(values)
+    options = {"permutation_type": "samples", "vectorized": True, "n_resamples": n_resamples, "rng": seed}
+    result = stats.permutation_test(both, lambda a, b, axis: (a - b).mean(axis), **options)
     return float(result.pvalue)
 
 
-def rank_p(observed: float, null: Sequence[float]) -> float:
+def rank_p(observed: float, null: ArrayLike | Sequence) -> float:
     """Two-sided p-value of `observed` among gaps of swaps that mean nothing: (1 + how many are as large) / (1 + all).
 
     The observed value is one of the values it is ranked among; with n swaps no p-value is below 1 / (n + 1).
@@ -87,7 +85,7 @@ def rank_p(observed: float, null: Sequence[float]) -> float:
     return float((1 + (null >= abs(float(observed))).sum()) / (1 + len(null)))
 
 
-def holm(p_values: Sequence[float]) -> np.ndarray:
+def holm(p_values: ArrayLike | Sequence) -> np.ndarray:
     """Holm-adjusted p-values: below .05 means that the chance of any false claim among all of them is below .05."""
     p = _array(p_values)
     order = np.argsort(p, kind="stable")
@@ -95,6 +93,6 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return np.minimum(adjusted, 1.0)[np.argsort(order, kind="stable")]
 
 
-def false_discovery(p_values: Sequence[float]) -> np.ndarray:
+def false_discovery(p_values: ArrayLike | Sequence) -> np.ndarray:
     """Benjamini-Hochberg-adjusted p-values: below q means that at most a share q of the claims is expected to be false."""
     return stats.false_discovery_control(_array(p_values))

@@ -14,13 +14,12 @@ import numpy as np
 import plotly.express as px
 import plotly.graph_objects as go
 import plotly.io as pio
-from jaxtyping import Shaped
 
 from utils.plots.attention_views import AttentionView, attention, attention_of_heads, circuitsvis_library
 from utils.plots.diagrams import circuit, mosaic
 from utils.plots.inputs import (
     NOT_FINITE,
-    Array,
+    Numbers,
     along_axis,
     as_array,
     as_text,
@@ -49,12 +48,12 @@ DIVERGING = "RdBu_r"
 
 
 def imshow(
-    values: Shaped[Array, "rows columns"] | Shaped[Array, "panel rows columns"] | Sequence[Any],
+    values: Numbers,
     title: str,
     x: str,
     y: str,
-    x_labels: Sequence[Any] | None = None,
-    y_labels: Sequence[Any] | None = None,
+    x_labels: Numbers | None = None,
+    y_labels: Numbers | None = None,
     panels: Sequence[str] | None = None,
     sequential: bool = False,
     limit: float | None = None,
@@ -123,12 +122,12 @@ def _tick_texts(figure: go.Figure, text: list[str] | None) -> None:
 
 
 def line(
-    values: Sequence[float] | dict[str, Sequence[float]],
+    values: Numbers | dict[str, Numbers],
     title: str,
     x: str,
     y: str,
-    x_labels: Sequence[Any] | None = None,
-    bands: dict[str, tuple[Sequence[float], Sequence[float]]] | None = None,
+    x_labels: Numbers | None = None,
+    bands: dict[str, tuple[Numbers, Numbers]] | None = None,
 ) -> go.Figure:
     """One line, or several by name. bands: name → (low, high), drawn as a shaded interval around that line."""
     lines = _named(values, "the line")
@@ -154,12 +153,12 @@ def _labelled(figure: go.Figure, title: str, x: str, y: str | None = None, **lay
 
 
 def bar(
-    values: Sequence[float] | dict[str, Sequence[float]],
+    values: Numbers | dict[str, Numbers],
     title: str,
     x: str,
     y: str,
-    x_labels: Sequence[Any] | None = None,
-    intervals: tuple[Sequence[float], Sequence[float]] | None = None,
+    x_labels: Numbers | None = None,
+    intervals: tuple[Numbers, Numbers] | None = None,
     stacked: bool = False,
 ) -> go.Figure:
     """Bars, or groups of bars by name. intervals: (low, high) of every bar, for one group only. stacked: the groups of one
@@ -237,11 +236,11 @@ def _farthest(x_values: np.ndarray, y_values: np.ndarray, finite: np.ndarray, co
 
 
 def intervals(
-    values: dict[str, Sequence[float]],
+    values: dict[str, Numbers],
     title: str,
     x: str,
-    labels: dict[str, Sequence[str]],
-    bounds: dict[str, tuple[Sequence[float], Sequence[float]]] | None = None,
+    labels: dict[str, Sequence[Any]],
+    bounds: dict[str, tuple[Numbers, Numbers]] | None = None,
     band: tuple[float, float] | None = None,
     band_name: str = "",
 ) -> go.Figure:
@@ -270,9 +269,7 @@ def intervals(
     return _labelled(figure, title, x, showlegend=len(groups) > 1, height=140 + 17 * len(text), margin_l=150)
 
 
-def heads(
-    values: Shaped[Array, "layer head"] | Sequence[Any], title: str, unit: str = "value", **kwargs: Any
-) -> go.Figure:
+def heads(values: Numbers, title: str, unit: str = "value", **kwargs: Any) -> go.Figure:
     """The [layer, head] heatmap that most chapters end in."""
     figure = imshow(values, title, x="head", y="layer", unit=unit, **kwargs)
     return figure.update_xaxes(dtick=1)

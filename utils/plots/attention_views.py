@@ -12,11 +12,9 @@ from typing import Any
 
 import numpy as np
 from IPython import get_ipython
-from jaxtyping import Shaped
-from torch import Tensor
 
 from utils.attribution import head_name
-from utils.plots.inputs import as_array, require_count, table
+from utils.plots.inputs import Numbers, as_array, require_count, table
 
 # Draws the view into every element that carries its data and is still empty. Elements are found by what they show, not by
 # an id: the same view may be on the page more than once (shown twice, a second tab, an output of an earlier kernel), and
@@ -69,7 +67,7 @@ def circuitsvis_library() -> str:
 
 
 def attention(
-    patterns: Shaped[Tensor | np.ndarray, "head query key"] | Sequence[Any],
+    patterns: Numbers,
     tokens: Sequence[str],
     title: str,
     head_names: Sequence[str] | None = None,

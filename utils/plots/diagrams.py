@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from jaxtyping import Shaped
 from plotly.subplots import make_subplots
 
-from utils.plots.inputs import NOT_FINITE, Array, as_text, color_limit, require_known, table
+from utils.plots.inputs import NOT_FINITE, Numbers, as_text, color_limit, require_known, table
 
 
 def circuit(heads: Sequence[dict[str, Any]], roles: Sequence[str], title: str) -> go.Figure:
@@ -62,9 +61,7 @@ def _box(head: dict[str, Any], heads: Sequence[dict[str, Any]], roles: Sequence[
     return roles.index(head["at"]) + 0.36 * (row.index(id(head)) - (len(row) - 1) / 2)
 
 
-def mosaic(
-    tables: dict[str, Shaped[Array, "layer head"]], title: str, unit: str = "value", columns: int = 4
-) -> go.Figure:
+def mosaic(tables: dict[str, Numbers], title: str, unit: str = "value", columns: int = 4) -> go.Figure:
     """One small [layer, head] heatmap per model, of whatever size, with one color scale from zero up."""
     if not tables:
         raise ValueError("the mosaic has nothing to draw; give at least one model's table")

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-Array = Tensor | np.ndarray
+Numbers = ArrayLike | Sequence[Any]  # a tensor, an array, or nested lists of numbers
 NOT_FINITE = "lightgrey"  # the color of what a figure cannot show
 
 
@@ -35,7 +36,7 @@ def as_array(values: Any, digits: int = 5) -> np.ndarray:
     if values.dtype == bool:
         return values.astype(int)
     if np.issubdtype(values.dtype, np.floating):
-        return values.astype(float).round(digits) + 0.0  # + 0.0: no negative zeros
+        return np.asarray(values.astype(float).round(digits) + 0.0)  # + 0.0: no negative zeros
     return values
 
 
@@ -80,7 +81,7 @@ def color_limit(values: np.ndarray) -> float:
     return float(finite.max(initial=0)) or 1.0
 
 
-def along_axis(labels: Sequence[Any] | None, count: int, counted: str) -> tuple[list, list[str] | None]:
+def along_axis(labels: Numbers | None, count: int, counted: str) -> tuple[list, list[str] | None]:
     """Where `count` items stand on an axis, and what the ticks say.
 
     Labels that are numbers, all different, stand at their value. Other labels may repeat (two tokens " the"): they stand
