@@ -81,10 +81,13 @@ def test_scores_by_their_definitions(family):
         "duplicate_token": torch.stack([pattern[..., q, q - n] for q in range(n + 1, 2 * n + 1)]).mean((0, 2)),
         "induction": torch.stack([pattern[..., q, q - n + 1] for q in range(n, 2 * n + 1)]).mean((0, 2)),
         "first_token": pattern[..., 1:, 0].mean((1, 3)),
-        "entropy": torch.stack([
-            torch.distributions.Categorical(pattern[..., q, : q + 1]).entropy() / np.log(q + 1) for q in range(1, 2 * n + 1)
-        ]).mean((0, 2)),
-    }  # fmt: skip
+        "entropy": torch.stack(
+            [
+                torch.distributions.Categorical(pattern[..., q, : q + 1]).entropy() / np.log(q + 1)
+                for q in range(1, 2 * n + 1)
+            ]
+        ).mean((0, 2)),
+    }
     for score, expected in want.items():
         assert np.allclose(atlas.grids(table, score)[model.cfg.model_name], expected, atol=1e-5), score
 
@@ -398,16 +401,27 @@ def settings_table(models=("m",), **varying):
     """Two heads of each model, scored once for every value of one setting; the value is .1, .2, … by setting."""
     ((name, values),) = varying.items()
     standard = {"seed": 0, "seq_len": 50, "batch": 4, "bos": True}
-    return pd.DataFrame([
-        {"model": model, "layer": 0, "head": head, "score": score, "value": 0.1 * (1 + i)} | standard | {name: value}
-        for model in models for i, value in enumerate(values) for head in (0, 1) for score in atlas.SCORES
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {"model": model, "layer": 0, "head": head, "score": score, "value": 0.1 * (1 + i)}
+            | standard
+            | {name: value}
+            for model in models
+            for i, value in enumerate(values)
+            for head in (0, 1)
+            for score in atlas.SCORES
+        ]
+    )
 
 
 SETTINGS = {
-    "batch": [2, 4], "seed": [0, 1, 2], "seq_len": [20, 50], "bos": [True, False], "dtype": ["float32", "bfloat16"],
+    "batch": [2, 4],
+    "seed": [0, 1, 2],
+    "seq_len": [20, 50],
+    "bos": [True, False],
+    "dtype": ["float32", "bfloat16"],
     "layers": [12, np.nan],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -469,25 +483,54 @@ def test_search(alone, folders):
     assert len(atlas.search(wide, "")) == 48 and atlas.search(wide, "no-such-model").empty
 
 
-HEADS = pd.DataFrame({
-    "model": ["org/one", "org/two", "org/one", "induction-1l"], "head": ["L0H0", "L1H0", "L1H12", "L10H1"],
-    "batch": [2, 4, 4, 4], "bos": [True, True, False, True], "dtype": ["float32", "float32", "bfloat16", "float32"],
-    "induction": [0.4, 0.001, np.nan, 0.5], "copying": [-0.5, 0.0, 0.25, 1.0],
-})  # fmt: skip
+HEADS = pd.DataFrame(
+    {
+        "model": ["org/one", "org/two", "org/one", "induction-1l"],
+        "head": ["L0H0", "L1H0", "L1H12", "L10H1"],
+        "batch": [2, 4, 4, 4],
+        "bos": [True, True, False, True],
+        "dtype": ["float32", "float32", "bfloat16", "float32"],
+        "induction": [0.4, 0.001, np.nan, 0.5],
+        "copying": [-0.5, 0.0, 0.25, 1.0],
+    }
+)
 
 
 @pytest.mark.parametrize(
     ("query", "rows"),
     [
-        ("induction>0.4", [3]), ("induction>=0.4", [0, 3]), ("induction<0.4", [1]), ("induction<=0.4", [0, 1]),
-        ("induction=0.4", [0]), ("induction==0.4", [0]), ("induction > 0.4", [3]), ("induction >=.4", [0, 3]),
-        ("  induction\t>= 4e-1 ", [0, 3]), ("induction=1e-3", [1]), ("induction<1E-2", [1]), ("induction>+0.4", [3]),
-        ("copying >= -5e-1 copying<= 0.", [0, 1]), ("copying≥0.25", [2, 3]), ("copying ≤ −0.5", [0]),
-        ("Induction>0.4", [3]), ("batch = 4", [1, 2, 3]), ("batch=4 L1", [1, 2]), ("bos=true", [0, 1, 3]), ("bos=0", [2]),
-        ("dtype=bfloat16", [2]), ("model=org/one", [0, 2]), ("head=L1H0", [1]), ("L1", [1, 2]), ("L10", [3]),
-        ("one induction>=0.4", [0]), ("copying>0, L10", [3]), ("ORG", [0, 1, 2]), ("induction", [3]), ("L1H1", []),
+        ("induction>0.4", [3]),
+        ("induction>=0.4", [0, 3]),
+        ("induction<0.4", [1]),
+        ("induction<=0.4", [0, 1]),
+        ("induction=0.4", [0]),
+        ("induction==0.4", [0]),
+        ("induction > 0.4", [3]),
+        ("induction >=.4", [0, 3]),
+        ("  induction\t>= 4e-1 ", [0, 3]),
+        ("induction=1e-3", [1]),
+        ("induction<1E-2", [1]),
+        ("induction>+0.4", [3]),
+        ("copying >= -5e-1 copying<= 0.", [0, 1]),
+        ("copying≥0.25", [2, 3]),
+        ("copying ≤ −0.5", [0]),
+        ("Induction>0.4", [3]),
+        ("batch = 4", [1, 2, 3]),
+        ("batch=4 L1", [1, 2]),
+        ("bos=true", [0, 1, 3]),
+        ("bos=0", [2]),
+        ("dtype=bfloat16", [2]),
+        ("model=org/one", [0, 2]),
+        ("head=L1H0", [1]),
+        ("L1", [1, 2]),
+        ("L10", [3]),
+        ("one induction>=0.4", [0]),
+        ("copying>0, L10", [3]),
+        ("ORG", [0, 1, 2]),
+        ("induction", [3]),
+        ("L1H1", []),
     ],
-)  # fmt: skip
+)
 def test_what_a_search_finds(query, rows):
     assert atlas.search(HEADS, query).index.tolist() == rows
 
@@ -496,14 +539,22 @@ def test_what_a_search_finds(query, rows):
     ("query", "message"),
     [
         ("luck>1", "no score 'luck'; there are: batch, bos, dtype, induction, copying"),
-        ("induction>abc", "'abc' is not a number"), ("induction>", "'' is not a number"), ("induction > L1", "'L1' is not"),
-        ("induction>0,4", "'0,4' is not a number"), ("induction>nan", "'nan' is not"), ("induction>40%", "'40%' is not"),
-        (">0.4", "a score comes before the sign"), ("<b>luck>1", "a score comes before the sign"),
-        ("induction=>0.4", "'>0.4' is not"), ("0.2<induction<0.4", "no score '0.2'"),
-        ("induction!=0.4", "no score 'induction!'"), ("induction>0.4.5", "'0.4.5' is not"),
-        ("dtype>1", "dtype is text"), ("copying", "alone says nothing"),
+        ("induction>abc", "'abc' is not a number"),
+        ("induction>", "'' is not a number"),
+        ("induction > L1", "'L1' is not"),
+        ("induction>0,4", "'0,4' is not a number"),
+        ("induction>nan", "'nan' is not"),
+        ("induction>40%", "'40%' is not"),
+        (">0.4", "a score comes before the sign"),
+        ("<b>luck>1", "a score comes before the sign"),
+        ("induction=>0.4", "'>0.4' is not"),
+        ("0.2<induction<0.4", "no score '0.2'"),
+        ("induction!=0.4", "no score 'induction!'"),
+        ("induction>0.4.5", "'0.4.5' is not"),
+        ("dtype>1", "dtype is text"),
+        ("copying", "alone says nothing"),
     ],
-)  # fmt: skip
+)
 def test_what_a_search_cannot_read(query, message):
     with pytest.raises(atlas.AtlasError, match=message):
         atlas.search(HEADS, query)

@@ -206,11 +206,15 @@ FINITE = st.floats(allow_nan=False, allow_infinity=False)
 def test_what_is_written_is_read_back_exactly(tmp_path_factory, values, with_scores, with_frame):
     rows = [
         DatasetRow(
-            f"be {text}", f"is {text}", "lazy", "kind", *((a, b) if with_scores else (None, None)),
+            f"be {text}",
+            f"is {text}",
+            "lazy",
+            "kind",
+            *((a, b) if with_scores else (None, None)),
             *(("{} " + text.replace("{", "{{").replace("}", "}}"), "be") if with_frame else (None, None)),
         )
         for text, a, b in values
-    ]  # fmt: skip
+    ]
     path = tmp_path_factory.mktemp("rows") / "rows.csv"
     dialect.write_dataset(rows, path)
     assert dialect.read_dataset(path, curly="keep") == rows

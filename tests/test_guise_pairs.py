@@ -102,8 +102,18 @@ def test_what_is_no_line_end_neither_cuts_nor_glues(separator):
     assert pairs[0].cluster == "here"
 
 
-@pytest.mark.parametrize("header", ["AAE\tSAE", "aae\tsae", "\ufeffAae\tSae", '"AAE"\t"SAE"', "AAVE\tStandard English",
-                                    "African American\tStandard American", "variable_aae\tvariable_sae"])  # fmt: skip
+@pytest.mark.parametrize(
+    "header",
+    [
+        "AAE\tSAE",
+        "aae\tsae",
+        "\ufeffAae\tSae",
+        '"AAE"\t"SAE"',
+        "AAVE\tStandard English",
+        "African American\tStandard American",
+        "variable_aae\tvariable_sae",
+    ],
+)
 def test_a_header_names_the_columns_and_is_no_pair(header):
     assert sides(read(f"{header}\n{GOOD}")) == [("he be here", "he is here")]
     refused(f"{GOOD}{header}\n{GOOD}", 2, "header")

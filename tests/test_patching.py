@@ -111,8 +111,12 @@ def hook_loop(case: Case, name: str) -> torch.Tensor:
 
 shapes = st.tuples(st.integers(1, 4), st.integers(2, 8))  # prompts, positions
 models = st.sampled_from([(family, *size) for family in FAMILIES for size in ((1, 3), (2, 1), (3, 0))])
-relaxed = partial(settings, deadline=None, derandomize=True,
-                  suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])  # fmt: skip
+relaxed = partial(
+    settings,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 
 
 @relaxed(max_examples=24)
@@ -369,13 +373,16 @@ def test_hooks_left_on_the_model():
         case.model.reset_hooks()
 
 
-@pytest.mark.parametrize("metric, error, message", [
-    (lambda case, logits: case.metric(logits).item(), TypeError, "drop .item()"),
-    (lambda case, logits: case.per_prompt(logits), ValueError, 'reduce="none"'),
-    (lambda case, logits: logits[:, 2].mean(), IndexError, r'logits\[:, 2\].*logits="all"'),
-    (lambda case, logits: logits[:, :-1].mean(), IndexError, 'logits="all"'),
-    (lambda case, logits: logits.mean(), IndexError, 'logits="all"'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "metric, error, message",
+    [
+        (lambda case, logits: case.metric(logits).item(), TypeError, "drop .item()"),
+        (lambda case, logits: case.per_prompt(logits), ValueError, 'reduce="none"'),
+        (lambda case, logits: logits[:, 2].mean(), IndexError, r'logits\[:, 2\].*logits="all"'),
+        (lambda case, logits: logits[:, :-1].mean(), IndexError, 'logits="all"'),
+        (lambda case, logits: logits.mean(), IndexError, 'logits="all"'),
+    ],
+)
 def test_bad_metrics(metric, error, message):
     case = Case()
     for run in (partial(ours, "resid_pre"), patching.attribution_patching):
@@ -404,19 +411,22 @@ def test_bad_caches():
             ours(name, case.model, case.corrupted, same, case.metric)
 
 
-@pytest.mark.parametrize("options, error, message", [
-    ({"positions": [7]}, IndexError, "position 7 is outside prompts of 7 tokens"),
-    ({"logits": "first"}, ValueError, "'first'"),
-    ({"reduce": "sum"}, ValueError, "'sum'"),
-    ({"max_batch": 0}, ValueError, "max_batch=0"),
-    ({"batch_size": 4}, TypeError, "'batch_size' is not an option.*max_batch"),
-    ({"index_axis_names": ("layer",)}, ValueError, "index_axis_names"),
-    ({"index_df": pd.DataFrame({"layer": [0]})}, ValueError, r"\['layer'\].*\['layer', 'pos'\]"),
-    ({"index_df": pd.DataFrame({"layer": [3], "pos": [0]})}, IndexError, "layer 3.*3 layers"),
-    ({"index_df": pd.DataFrame({"layer": [0], "pos": [-1]})}, IndexError, "position -1"),
-    ({"index_df": pd.DataFrame({"layer": [], "pos": []})}, ValueError, "no rows"),
-    ({"index_df": pd.DataFrame({"layer": [0], "pos": [1]}), "positions": [1]}, ValueError, "not both"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, error, message",
+    [
+        ({"positions": [7]}, IndexError, "position 7 is outside prompts of 7 tokens"),
+        ({"logits": "first"}, ValueError, "'first'"),
+        ({"reduce": "sum"}, ValueError, "'sum'"),
+        ({"max_batch": 0}, ValueError, "max_batch=0"),
+        ({"batch_size": 4}, TypeError, "'batch_size' is not an option.*max_batch"),
+        ({"index_axis_names": ("layer",)}, ValueError, "index_axis_names"),
+        ({"index_df": pd.DataFrame({"layer": [0]})}, ValueError, r"\['layer'\].*\['layer', 'pos'\]"),
+        ({"index_df": pd.DataFrame({"layer": [3], "pos": [0]})}, IndexError, "layer 3.*3 layers"),
+        ({"index_df": pd.DataFrame({"layer": [0], "pos": [-1]})}, IndexError, "position -1"),
+        ({"index_df": pd.DataFrame({"layer": [], "pos": []})}, ValueError, "no rows"),
+        ({"index_df": pd.DataFrame({"layer": [0], "pos": [1]}), "positions": [1]}, ValueError, "not both"),
+    ],
+)
 def test_bad_options(options, error, message):
     with pytest.raises(error, match=message):
         ours("resid_pre", *Case().args, **options)
@@ -457,11 +467,18 @@ def test_a_model_that_the_pass_cannot_reproduce_goes_to_the_builtin(monkeypatch)
         ours("resid_pre", *case.args, positions=[1])
 
 
-@pytest.mark.parametrize("model_class, config", [
-    (transformers.GPTNeoXForCausalLM, transformers.GPTNeoXConfig(intermediate_size=64, num_attention_heads=4)),
-    (transformers.MistralForCausalLM, transformers.MistralConfig(intermediate_size=64, num_attention_heads=4,
-                                                                 num_key_value_heads=2, sliding_window=4)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "model_class, config",
+    [
+        (transformers.GPTNeoXForCausalLM, transformers.GPTNeoXConfig(intermediate_size=64, num_attention_heads=4)),
+        (
+            transformers.MistralForCausalLM,
+            transformers.MistralConfig(
+                intermediate_size=64, num_attention_heads=4, num_key_value_heads=2, sliding_window=4
+            ),
+        ),
+    ],
+)
 def test_other_architectures_are_found_out_by_their_numbers(model_class, config, tmp_path):
     """Parallel blocks with partial rotation; attention that forgets. Neither is named anywhere in the engine."""
     tokenizer = tiny_tokenizer()
@@ -483,8 +500,11 @@ def test_smollm2_equals_builtin_on_two_prompts(smollm2):
     _, cache = smollm2.run_with_cache(pairs.clean_tokens)
     given = smollm2, pairs.corrupted_tokens, cache, lambda logits: logit_diff(logits, pairs.answer_tokens)
     positions = [10, 11, 14]
-    cells = {"resid_pre": [[2, 10], [12, 10], [20, 14]], "attn_head_k_by_pos": [[5, 11, 2], [9, 14, 1]],
-             "attn_head_pattern_by_pos": [[17, 3, 14], [20, 8, 14]]}  # fmt: skip
+    cells = {
+        "resid_pre": [[2, 10], [12, 10], [20, 14]],
+        "attn_head_k_by_pos": [[5, 11, 2], [9, 14, 1]],
+        "attn_head_pattern_by_pos": [[17, 3, 14], [20, 8, 14]],
+    }
     for name, chosen in cells.items():
         function = getattr(builtin, f"get_act_patch_{name}")
         options = {key: value for key, value in function.keywords.items() if key != "index_axis_names"}

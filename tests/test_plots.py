@@ -78,8 +78,10 @@ def test_circuit_draws_every_head_where_it_writes():
     figure = plots.circuit(heads, ["S1", "S2", "END"], "Title")
     boxes = {note.text: note for note in figure.layout.annotations if note.text.startswith("L")}
     assert {name: (round(box.x), box.y) for name, box in boxes.items()} == {
-        "L1H0": (1, 1), "L3H1": (2, 2), "L3H2": (2, 2)
-    }  # fmt: skip
+        "L1H0": (1, 1),
+        "L3H1": (2, 2),
+        "L3H2": (2, 2),
+    }
     assert boxes["L3H1"].x != boxes["L3H2"].x and boxes["L3H1"].bordercolor != boxes["L3H2"].bordercolor
     arrows = [note for note in figure.layout.annotations if note.showarrow]
     assert [arrow.ax for arrow in arrows] == [0, 1, 2]
@@ -98,13 +100,23 @@ NAN, INF = float("nan"), float("inf")
 @pytest.mark.parametrize(
     "values",
     [
-        torch.tensor([[1.0, -2.0]]).bfloat16(), torch.tensor([[1.0, -2.0]]).half(), torch.tensor([[1.0, -2.0]]).double(),
-        torch.tensor([[1.0, -2.0]], requires_grad=True), torch.tensor([[1, -2]]), torch.tensor([[1, -2]], dtype=torch.int8),
-        [[1, -2]], [[1.0, -2.0]], ((1, -2),), np.array([[1, -2]], dtype=np.float16), pd.DataFrame([[1, -2]]),
-        [torch.tensor([1.0, -2.0]).bfloat16()], [[torch.tensor(1.0, requires_grad=True), torch.tensor(-2.0)]],
-        [[torch.tensor(1), -2.0]], [np.array([1, -2])],
+        torch.tensor([[1.0, -2.0]]).bfloat16(),
+        torch.tensor([[1.0, -2.0]]).half(),
+        torch.tensor([[1.0, -2.0]]).double(),
+        torch.tensor([[1.0, -2.0]], requires_grad=True),
+        torch.tensor([[1, -2]]),
+        torch.tensor([[1, -2]], dtype=torch.int8),
+        [[1, -2]],
+        [[1.0, -2.0]],
+        ((1, -2),),
+        np.array([[1, -2]], dtype=np.float16),
+        pd.DataFrame([[1, -2]]),
+        [torch.tensor([1.0, -2.0]).bfloat16()],
+        [[torch.tensor(1.0, requires_grad=True), torch.tensor(-2.0)]],
+        [[torch.tensor(1), -2.0]],
+        [np.array([1, -2])],
     ],
-)  # fmt: skip
+)
 def test_any_kind_of_numbers(values):
     figure = plots.imshow(values, "t", "x", "y")
     assert np.asarray(figure.data[0].z).tolist() == [[1, -2]]
@@ -156,8 +168,9 @@ def test_cells_that_are_not_finite_look_unlike_zero(bad):
 
 
 def test_points_that_are_not_finite_do_not_take_labels_and_lines_away():
-    figure = plots.scatter([0, 1, NAN, 3], [0, 1, 2, INF], "t", "x", "y", labels=list("abcd"), diagonal=True,
-                           slopes={"s": 2.0})  # fmt: skip
+    figure = plots.scatter(
+        [0, 1, NAN, 3], [0, 1, 2, INF], "t", "x", "y", labels=list("abcd"), diagonal=True, slopes={"s": 2.0}
+    )
     assert {"a", "b"} <= set(figure.data[0].text)
     (line,) = figure.layout.shapes
     assert (line.x0, line.x1) == (0, 1) and list(figure.data[1].x) == [0, 1] and list(figure.data[1].y) == [0, 2]
@@ -274,7 +287,7 @@ def test_text_that_looks_like_markup_is_shown(name, markup):
         (lambda: plots.attention(torch.ones(1, 2, 2), ["a", "b"], "t", ["L0H0", "L0H1"]), "2 head names for 1 heads"),
         (lambda: plots.attention_of_heads({}, [], ["a"], "t"), "none of them empty"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_drawn_is_refused(draw, message):
     with pytest.raises(ValueError, match=message):
         draw()

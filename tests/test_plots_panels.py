@@ -12,6 +12,9 @@ def test_every_panel_has_its_own_title_in_every_row():
         assert np.unique(np.asarray(trace.z)).tolist() == [float(i)]
         axis = figure.layout[trace.xaxis.replace("x", "xaxis")]
         above = figure.layout[trace.yaxis.replace("y", "yaxis")].domain[1]
-        title = next(a.text for a in figure.layout.annotations
-                     if axis.domain[0] < a.x < axis.domain[1] and abs(a.y - above) < 0.05)  # fmt: skip
+        title = next(
+            a.text
+            for a in figure.layout.annotations
+            if axis.domain[0] < a.x < axis.domain[1] and abs(a.y - above) < 0.05
+        )
         assert title == names[i]

@@ -92,8 +92,14 @@ def word_tokenizer():
 
 def model_with(made, folder):
     tokenizer, vocab, special = made
-    config = LlamaConfig(num_hidden_layers=1, num_attention_heads=2, hidden_size=16, intermediate_size=16,
-                         vocab_size=len(vocab), max_position_embeddings=32)  # fmt: skip
+    config = LlamaConfig(
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        hidden_size=16,
+        intermediate_size=16,
+        vocab_size=len(vocab),
+        max_position_embeddings=32,
+    )
     LlamaForCausalLM(config).save_pretrained(folder)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", **special).save_pretrained(folder)
     return load_model(folder, device="cpu")

@@ -131,8 +131,10 @@ def test_chapter_07_agrees_with_utils(model):
     assert torch.allclose(ns["log_probs_at_end"](model, prompts, ids), expected, atol=1e-4)
     _, mask = tokenize(model, prompts)
     assert torch.equal(ns["last_token_index"](mask), mask.sum(-1) - 1)
-    assert torch.allclose(ns["association_scores"](expected[::2], expected[1::2]),
-                          dialect.association_scores(expected[::2], expected[1::2]))  # fmt: skip
+    assert torch.allclose(
+        ns["association_scores"](expected[::2], expected[1::2]),
+        dialect.association_scores(expected[::2], expected[1::2]),
+    )
     pairs = list(zip(prompts[::2], prompts[1::2], strict=True))
     gaps = dialect.trait_gaps(model, dialect.pairs_of("be_usually", 3), [FRAME], U_WORDS, F_WORDS)[:, 0]
     assert torch.allclose(ns["trait_gap"](model, pairs, u, f), gaps, atol=1e-4)
@@ -174,10 +176,20 @@ def test_chapters_08_and_09_agree_with_utils(model):
 def pairs_file(path: Path) -> Path:
     """699 pairs with what public files hold: no final newline, curly apostrophes, sides of different lengths."""
     verbs = [forms[3] for forms in dialect.grammar()["verbs"].values()]
-    lines = [f"{p} {a}\t{p}{b}" for v in verbs for p in ("he", "she", "they")
-             for a, b in ((f"be {v}", f"’s usually {v}"), (f"be {v} now", f"'s usually {v} now"), (f"done {v}", f" has {v}"),
-                          (f"be out {v}", f" is out {v}"), (f"be {v} too", f" is {v} too"), (f"stay {v}", f" keeps {v}"),
-                          (f"been {v}", f"’s been {v}"))]  # fmt: skip
+    lines = [
+        f"{p} {a}\t{p}{b}"
+        for v in verbs
+        for p in ("he", "she", "they")
+        for a, b in (
+            (f"be {v}", f"’s usually {v}"),
+            (f"be {v} now", f"'s usually {v} now"),
+            (f"done {v}", f" has {v}"),
+            (f"be out {v}", f" is out {v}"),
+            (f"be {v} too", f" is {v} too"),
+            (f"stay {v}", f" keeps {v}"),
+            (f"been {v}", f"’s been {v}"),
+        )
+    ]
     path.write_text("\n".join(lines[:699]), encoding="utf-8")
     return path
 

@@ -36,10 +36,16 @@ CONFIGS = {
     ),
     "scaled attention": lambda **v: transformers.GPT2Config(**GPT, scale_attn_by_inverse_layer_idx=True, **v),
     "own hooks": lambda **v: transformers.OPTConfig(
-        hidden_size=32, ffn_dim=48, num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=128,
-        word_embed_proj_dim=32, **SPECIAL, **v,
+        hidden_size=32,
+        ffn_dim=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        word_embed_proj_dim=32,
+        **SPECIAL,
+        **v,
     ),
-}  # fmt: skip
+}
 
 
 @functools.cache

@@ -152,9 +152,10 @@ def values_by_head(cache: ActivationCache, layer: int) -> Float[Tensor, "batch k
 
 
 def direct_effect(
-    pattern: Float[Tensor, "... batch head key"], written: Float[Tensor, "... batch head key"],
+    pattern: Float[Tensor, "... batch head key"],
+    written: Float[Tensor, "... batch head key"],
     scale: Float[Tensor, " batch"],
-) -> Float[Tensor, "... head"]:  # fmt: skip
+) -> Float[Tensor, "... head"]:
     """Mean over prompts of Σ_key pattern × written / scale. Equals `head_attributions` when all come from one run."""
     return ((pattern * written).sum(-1) / scale[:, None]).mean(-2)
 
@@ -190,9 +191,7 @@ def change_by_route(
 
     For heads that were not themselves ablated: an ablated head's z is not its pattern times its values.
     """
-    clean, ablated = (
-        direct_effect_factors(model, cache, directions, last) for cache in (clean_cache, ablated_cache)
-    )  # fmt: skip
+    clean, ablated = (direct_effect_factors(model, cache, directions, last) for cache in (clean_cache, ablated_cache))
     return torch.stack(shapley(direct_effect, clean, ablated))
 
 

@@ -63,12 +63,14 @@ def probe_tokens(model: TransformerBridge, length: int = N_PROBE) -> Int[Tensor,
 
 def hooks_on(model: TransformerBridge) -> list[str]:
     """Names of the hook points that somebody has put a hook on. The bridge's own (it has some on OPT) do not count."""
-    return sorted({
-        point.name
-        for point in model.hook_dict.values()
-        for handle in (*point.fwd_hooks, *point.bwd_hooks)
-        if not getattr(handle.user_hook, "__module__", "").startswith("transformer_lens")
-    })  # fmt: skip
+    return sorted(
+        {
+            point.name
+            for point in model.hook_dict.values()
+            for handle in (*point.fwd_hooks, *point.bwd_hooks)
+            if not getattr(handle.user_hook, "__module__", "").startswith("transformer_lens")
+        }
+    )
 
 
 def require_readout(model: TransformerBridge) -> None:

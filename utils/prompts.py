@@ -122,11 +122,15 @@ def token_row(model: TransformerBridge, prompt: str) -> Int[Tensor, " pos"]:
     if not len(row):
         raise PromptError(f"prompt {prompt!r} has no tokens in {model.cfg.model_name}; write at least one word")
     if n_ctx and len(row) > n_ctx:
-        raise PromptError(f"a prompt of {len(row)} tokens is longer than {model.cfg.model_name} reads, which is {n_ctx}: "
-                          f"{prompt[:40]!r} … {prompt[-40:]!r}; shorten it")  # fmt: skip
+        raise PromptError(
+            f"a prompt of {len(row)} tokens is longer than {model.cfg.model_name} reads, which is {n_ctx}: "
+            f"{prompt[:40]!r} … {prompt[-40:]!r}; shorten it"
+        )
     if row.max() >= model.cfg.d_vocab:
-        raise PromptError(f"prompt {prompt!r} has token id {int(row.max())} and {model.cfg.model_name} has only "
-                          f"{model.cfg.d_vocab} embeddings: its tokenizer belongs to another model")  # fmt: skip
+        raise PromptError(
+            f"prompt {prompt!r} has token id {int(row.max())} and {model.cfg.model_name} has only "
+            f"{model.cfg.d_vocab} embeddings: its tokenizer belongs to another model"
+        )
     return row
 
 

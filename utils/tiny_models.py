@@ -49,9 +49,15 @@ def _config(family: str, n_layers: int, vocab_size: int):
         )
     if family == "llama":
         return LlamaForCausalLM, LlamaConfig(
-            num_hidden_layers=n_layers, num_attention_heads=4, num_key_value_heads=2, hidden_size=32,
-            intermediate_size=64, max_position_embeddings=MAX_LENGTH, vocab_size=vocab_size, **special,
-        )  # fmt: skip
+            num_hidden_layers=n_layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            hidden_size=32,
+            intermediate_size=64,
+            max_position_embeddings=MAX_LENGTH,
+            vocab_size=vocab_size,
+            **special,
+        )
     raise ValueError(f"family {family!r} is not one of 'gpt2', 'llama'")
 
 

@@ -97,10 +97,12 @@ def _run(model, tokens, cache, metric, *sites):
 
 def _positions(model, tokens, cache, metric, layers, sites_of):
     layers = range(model.cfg.n_layers) if layers is None else layers
-    return torch.stack([
-        torch.stack([_run(model, tokens, cache, metric, *sites_of(layer, pos)) for pos in range(tokens.shape[1])])
-        for layer in layers
-    ])  # fmt: skip
+    return torch.stack(
+        [
+            torch.stack([_run(model, tokens, cache, metric, *sites_of(layer, pos)) for pos in range(tokens.shape[1])])
+            for layer in layers
+        ]
+    )
 
 
 def _resid_of_clean_tokens(model, corrupted_tokens, clean_cache, metric, layers=None):
@@ -150,22 +152,38 @@ def _resid_leaving_hooks(model, corrupted_tokens, clean_cache, metric, layers=No
 
 def _block(names):
     def sweep(model, corrupted_tokens, clean_cache, metric, layers=None):
-        return torch.stack([
-            _positions(model, corrupted_tokens, clean_cache, metric, layers,
-                       lambda i, p, name=name: [(name, i, EVERYTHING, p)])
-            for name in names
-        ])  # fmt: skip
+        return torch.stack(
+            [
+                _positions(
+                    model,
+                    corrupted_tokens,
+                    clean_cache,
+                    metric,
+                    layers,
+                    lambda i, p, name=name: [(name, i, EVERYTHING, p)],
+                )
+                for name in names
+            ]
+        )
 
     return sweep
 
 
 def _block_cumulative(model, corrupted_tokens, clean_cache, metric, layers=None):
     names = ("resid_pre", "attn_out", "mlp_out")
-    return torch.stack([
-        _positions(model, corrupted_tokens, clean_cache, metric, layers,
-                   lambda i, p, n=n: [(name, i, EVERYTHING, p) for name in names[: n + 1]])
-        for n in range(3)
-    ])  # fmt: skip
+    return torch.stack(
+        [
+            _positions(
+                model,
+                corrupted_tokens,
+                clean_cache,
+                metric,
+                layers,
+                lambda i, p, n=n: [(name, i, EVERYTHING, p) for name in names[: n + 1]],
+            )
+            for n in range(3)
+        ]
+    )
 
 
 def _block_last(model, corrupted_tokens, clean_cache, metric, layers=None):
@@ -176,11 +194,17 @@ def _block_last(model, corrupted_tokens, clean_cache, metric, layers=None):
 
 def _heads(model, tokens, cache, metric, layers, index_of, name="z", n_heads=None):
     layers = range(model.cfg.n_layers) if layers is None else layers
-    return torch.stack([
-        torch.stack([_run(model, tokens, cache, metric, (name, layer, *index_of(head)))
-                     for head in range(n_heads or model.cfg.n_heads)])
-        for layer in layers
-    ])  # fmt: skip
+    return torch.stack(
+        [
+            torch.stack(
+                [
+                    _run(model, tokens, cache, metric, (name, layer, *index_of(head)))
+                    for head in range(n_heads or model.cfg.n_heads)
+                ]
+            )
+            for layer in layers
+        ]
+    )
 
 
 def _heads_after_w_o(model, corrupted_tokens, clean_cache, metric, layers=None):

@@ -156,9 +156,7 @@ def _put(model, tokens, heads, reference_cache, value, position=-1):
         z[:, position, head] = value(reference_cache["z", layer], head)
         return z
 
-    hooks = [
-        (f"blocks.{layer}.attn.hook_z", partial(hook_function, head=head, layer=layer)) for layer, head in heads
-    ]  # fmt: skip
+    hooks = [(f"blocks.{layer}.attn.hook_z", partial(hook_function, head=head, layer=layer)) for layer, head in heads]
     return model.run_with_hooks(tokens, fwd_hooks=hooks)
 
 

@@ -64,8 +64,10 @@ def head_table(model: TransformerBridge, settings: Settings = Settings(), name: 
     n = settings.seq_len
     needed = 2 * n + (bos is not None)
     if model.cfg.n_ctx and needed > model.cfg.n_ctx:
-        raise AtlasError(f"{name or model.cfg.model_name} reads at most {model.cfg.n_ctx} tokens and seq_len={n} makes "
-                         f"{needed}; choose a seq_len of at most {(model.cfg.n_ctx - 1) // 2}")  # fmt: skip
+        raise AtlasError(
+            f"{name or model.cfg.model_name} reads at most {model.cfg.n_ctx} tokens and seq_len={n} makes "
+            f"{needed}; choose a seq_len of at most {(model.cfg.n_ctx - 1) // 2}"
+        )
     high = min(heads.HIGHEST_ID, model.cfg.d_vocab, len(model.tokenizer))
     tokens = heads.repeated_tokens(n, settings.batch, settings.seed, bos, high).to(model.cfg.device)
     readers = {name: partial(heads.stripe, offset=offset, seq_len=n) for name, offset in heads.offsets(n).items()}
@@ -160,9 +162,11 @@ def _read_all(folder: str | Path) -> tuple[pd.DataFrame, list[str]]:
         except AtlasError as error:
             damaged.append(str(error))
     if not tables:
-        raise AtlasError("\n".join([
-            f"no atlas in {folder}: make one with python -m utils.atlas MODEL... --folder {folder}", *damaged
-        ]))  # fmt: skip
+        raise AtlasError(
+            "\n".join(
+                [f"no atlas in {folder}: make one with python -m utils.atlas MODEL... --folder {folder}", *damaged]
+            )
+        )
     table = pd.concat(tables, ignore_index=True)
     keys = [*ORDER, *setting_columns(table)]
     return table.sort_values(keys, kind="stable", ignore_index=True, key=_sortable), damaged
@@ -261,8 +265,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     settings = Settings(given.seed, given.seq_len, given.batch)
     try:
-        report = make_atlas(given.models, given.folder, settings, given.workers, given.scheduler, given.attempts,
-                            wait_s=given.wait)  # fmt: skip
+        report = make_atlas(
+            given.models, given.folder, settings, given.workers, given.scheduler, given.attempts, wait_s=given.wait
+        )
     except (AtlasError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

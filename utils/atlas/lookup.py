@@ -61,8 +61,10 @@ def _distinct(table: pd.DataFrame) -> pd.DataFrame:
     if not twice.empty:
         first = twice.iloc[0]
         values = twice.loc[(twice[keys] == first[keys]).all(axis=1), "value"].tolist() or twice["value"].tolist()[:2]
-        raise AtlasError(f"{head_name(int(first['layer']), int(first['head']))} of {first['model']} has the values "
-                         f"{values} of {first['score']} under the same settings; keep one of them")  # fmt: skip
+        raise AtlasError(
+            f"{head_name(int(first['layer']), int(first['head']))} of {first['model']} has the values "
+            f"{values} of {first['score']} under the same settings; keep one of them"
+        )
     return table
 
 

@@ -58,9 +58,15 @@ def in_parallel(
     answer, or if no worker comes within `wait_s` seconds."""
     with contextlib.ExitStack() as stack:
         if scheduler is None:
-            scheduler = stack.enter_context(LocalCluster(
-                n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=logging.CRITICAL
-            )).scheduler_address  # fmt: skip
+            scheduler = stack.enter_context(
+                LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    dashboard_address=None,
+                    silence_logs=logging.CRITICAL,
+                )
+            ).scheduler_address
         client = stack.enter_context(_connect(scheduler))
         yield from _as_they_finish(client, models, score, attempts, Waiting(scheduler, wait_s))
 
@@ -137,7 +143,9 @@ def _give_up(client: Client, waiting: Sequence[str], watch: Waiting) -> Iterator
     elif watch.had_workers:
         reason = f"no worker was left at {watch.address}, and none came within {watch.wait_s:g} s"
     else:
-        raise AtlasError(f"no worker came to the scheduler at {watch.address} within {watch.wait_s:g} s; start one with "
-                         f"`dask worker {watch.address}`, or wait longer (--wait 600, wait_s=600)")  # fmt: skip
+        raise AtlasError(
+            f"no worker came to the scheduler at {watch.address} within {watch.wait_s:g} s; start one with "
+            f"`dask worker {watch.address}`, or wait longer (--wait 600, wait_s=600)"
+        )
     for name in waiting:
         yield name, None, f"{reason}; run again to retry"

@@ -203,10 +203,16 @@ def dataset_rows(
     ratio = aae - sae
     best_aae, best_sae = ratio.argmax(-1), ratio.argmin(-1)
     return [
-        DatasetRow(prompts[2 * i], prompts[2 * i + 1], words[best_aae[i]], words[best_sae[i]],
-                   round(ratio[i].max().item(), 4), round(-ratio[i].min().item(), 4))
+        DatasetRow(
+            prompts[2 * i],
+            prompts[2 * i + 1],
+            words[best_aae[i]],
+            words[best_sae[i]],
+            round(ratio[i].max().item(), 4),
+            round(-ratio[i].min().item(), 4),
+        )
         for i in range(len(cells))
-    ]  # fmt: skip
+    ]
 
 
 DEFAULT_ROWS = 315  # as many as the published short dataset has

@@ -123,8 +123,10 @@ def _require_columns(names: Sequence[str], where: str) -> None:
             raise DialectError(f"{where}: {counts[name]} columns {name} in {list(names)}; keep one")
     scores = [name for name in names if name.startswith("score")]
     if scores and not set(SCORE_COLUMNS) <= set(scores):
-        raise DialectError(f"{where}: the score column(s) are {', '.join(scores)}; call them {' and '.join(SCORE_COLUMNS)}, "
-                           "or leave them out: scores are found by name")  # fmt: skip
+        raise DialectError(
+            f"{where}: the score column(s) are {', '.join(scores)}; call them {' and '.join(SCORE_COLUMNS)}, "
+            "or leave them out: scores are found by name"
+        )
 
 
 def _require_closed(names: Sequence[str], fields: Sequence[str], delimiter: str, where: str) -> None:
@@ -160,8 +162,10 @@ def _dataset_row(values: Mapping[str, str], where: str, curly: str) -> DatasetRo
         _require_frame(texts["prompt"], texts["variable_aae"], texts["prompt_aae"], where)
     scores = {name: _number(values[name]) for name in SCORE_COLUMNS if name in values}
     if None in scores.values():
-        raise DialectError(f"{where}: the scores {[values[name] for name in scores]} are not two numbers; write finite "
-                           "numbers with a point, such as 1.5, or take the columns out")  # fmt: skip
+        raise DialectError(
+            f"{where}: the scores {[values[name] for name in scores]} are not two numbers; write finite "
+            "numbers with a point, such as 1.5, or take the columns out"
+        )
     return DatasetRow(**texts, **scores)
 
 
@@ -171,8 +175,10 @@ def _require_frame(frame: str, guise: str, prompt: str, where: str) -> None:
     except DialectError as error:
         raise DialectError(f"{where}: {error}") from error
     if filled.split() != prompt.split():
-        raise DialectError(f"{where}: prompt and variable_aae give {filled!r}, and prompt_aae is {prompt!r}; correct "
-                           "one of the three, or take the columns prompt and variable_aae out")  # fmt: skip
+        raise DialectError(
+            f"{where}: prompt and variable_aae give {filled!r}, and prompt_aae is {prompt!r}; correct "
+            "one of the three, or take the columns prompt and variable_aae out"
+        )
 
 
 def _require_tokens(model: TransformerBridge, row: DatasetRow, where: str, aligned: bool) -> None:
@@ -184,8 +190,10 @@ def _require_tokens(model: TransformerBridge, row: DatasetRow, where: str, align
             raise DialectError(f"{where}: {name} {word!r} is not one token: {error}") from error
     if aligned and differing_positions(model, row.prompt_aae, row.prompt_sae) is None:
         lengths = [len(token_row(model, prompt)) for prompt in (row.prompt_aae, row.prompt_sae)]
-        raise DialectError(f"{where}: the prompts are {lengths[0]} and {lengths[1]} tokens in {model.cfg.model_name}; "
-                           "patching compares position by position: leave this row out, or aligned=False")  # fmt: skip
+        raise DialectError(
+            f"{where}: the prompts are {lengths[0]} and {lengths[1]} tokens in {model.cfg.model_name}; "
+            "patching compares position by position: leave this row out, or aligned=False"
+        )
 
 
 def _number(text: str) -> float | None:
@@ -227,6 +235,8 @@ def _as_read_back(row: DatasetRow, columns: Sequence[str], where: str) -> Datase
     _require_closed(columns, list(values.values()), ",", where)
     read_back = _dataset_row(values, where, "keep")
     if read_back != row:
-        raise DialectError(f"{where}: {row} would be read back as {read_back}; write traits without white space around them, "
-                           "and text as text")  # fmt: skip
+        raise DialectError(
+            f"{where}: {row} would be read back as {read_back}; write traits without white space around them, "
+            "and text as text"
+        )
     return read_back

@@ -267,6 +267,8 @@ def aligned_pairs(
         elif strict:
             what = "are not equally long" if at is None else f"differ in {len(at)} tokens"
             sides = [model.to_str_tokens(text) for text in (aae, sae)]
-            raise DialectError(f"{pair.aae!r} and {pair.sae!r} {what} in {model.cfg.model_name}: {sides[0]} and {sides[1]}; "
-                               "choose a pair that differs in one token, or leave strict=False")  # fmt: skip
+            raise DialectError(
+                f"{pair.aae!r} and {pair.sae!r} {what} in {model.cfg.model_name}: {sides[0]} and {sides[1]}; "
+                "choose a pair that differs in one token, or leave strict=False"
+            )
     return found

@@ -44,8 +44,9 @@ def read_text(path: str | Path) -> str:
     except UnicodeDecodeError as error:
         line = len(ends.findall(data[: error.start]))
         value = ends.split(data)[line].decode("utf-8", "backslashreplace")
-        raise DialectError(f"{path}:{line + 1}: byte {data[error.start]:#x} in '{value}' is not UTF-8 (Windows-1252, "
-                           f"perhaps); {how}") from error  # fmt: skip
+        raise DialectError(
+            f"{path}:{line + 1}: byte {data[error.start]:#x} in '{value}' is not UTF-8 (Windows-1252, perhaps); {how}"
+        ) from error
     if "\0" in text:
         line = len(ends.findall(data[: data.index(0)])) + 1
         raise DialectError(
@@ -65,8 +66,10 @@ def records(path: str | Path, text: str, delimiter: str) -> Iterator[tuple[str, 
             fields = next(reader)
         except csv.Error as error:
             line = lines[begin].rstrip("\r\n")[:200]
-            raise DialectError(f"{where}: the quotation marks of {line!r} do not match ({error}); a field that begins with "
-                               'one ends with one, and any inside it are doubled ("")') from error  # fmt: skip
+            raise DialectError(
+                f"{where}: the quotation marks of {line!r} do not match ({error}); a field that begins with "
+                'one ends with one, and any inside it are doubled ("")'
+            ) from error
         if len(fields) > 1 or any(field.strip() for field in fields):
             yield where, fields
 
@@ -110,13 +113,17 @@ def require_two_sides(sides: Sequence[str], where: str) -> None:
     if sides[0] == sides[1]:
         raise DialectError(f"{where}: both sides are {sides[0]!r}; a pair differs, or there is nothing to compare")
     if _as_seen(sides[0]) == _as_seen(sides[1]):
-        raise DialectError(f"{where}: {sides[0]!a} and {sides[1]!a} look the same: the model would be "
-                           "asked about a difference nobody sees; type one of them again")  # fmt: skip
+        raise DialectError(
+            f"{where}: {sides[0]!a} and {sides[1]!a} look the same: the model would be "
+            "asked about a difference nobody sees; type one of them again"
+        )
     aae, sae = map(unseen, sides)
     for what in aae | sae:
         if aae[what] != sae[what]:
-            raise DialectError(f"{where}: {what}: {aae[what]} in {sides[0]!a} and {sae[what]} in {sides[1]!a}; "
-                               "nobody sees this difference, and a model does: take it out")  # fmt: skip
+            raise DialectError(
+                f"{where}: {what}: {aae[what]} in {sides[0]!a} and {sae[what]} in {sides[1]!a}; "
+                "nobody sees this difference, and a model does: take it out"
+            )
 
 
 def _as_seen(text: str) -> str:
@@ -127,11 +134,13 @@ def _as_seen(text: str) -> str:
 
 def unseen(text: str) -> Counter[str]:
     """How often a text holds what nobody sees, by name."""
-    found = Counter({
-        "white space at the start": len(text) - len(text.lstrip()),
-        "white space at the end": len(text) - len(text.rstrip()),
-        "accents apart from their letters (not NFC)": int(not unicodedata.is_normalized("NFC", text)),
-    })  # fmt: skip
+    found = Counter(
+        {
+            "white space at the start": len(text) - len(text.lstrip()),
+            "white space at the end": len(text) - len(text.rstrip()),
+            "accents apart from their letters (not NFC)": int(not unicodedata.is_normalized("NFC", text)),
+        }
+    )
     found.update(f"{len(run)} spaces in a row" for run in re.findall(" {2,}", text))
     found.update(
         _name(c)

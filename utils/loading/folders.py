@@ -22,8 +22,10 @@ def problem_of(folder: Path) -> str | None:
     """
     missing = [what for what in NEEDED if not any(folder.glob(what))]
     if missing:
-        return (f"has no {' and no '.join(missing)}; the course loads safetensors only, never pickled weights: save the "
-                "model with model.save_pretrained(folder) and tokenizer.save_pretrained(folder)")  # fmt: skip
+        return (
+            f"has no {' and no '.join(missing)}; the course loads safetensors only, never pickled weights: save the "
+            "model with model.save_pretrained(folder) and tokenizer.save_pretrained(folder)"
+        )
     for path in (folder / "config.json", *sorted(folder.glob("tokenizer*")), *sorted(folder.glob("*.safetensors"))):
         if path.is_file() and (problem := _unreadable(path)):
             return problem
@@ -59,8 +61,10 @@ def _quantised(folder: Path) -> str | None:
     if not how:
         return None
     method = how.get("quant_method", "unknown method") if isinstance(how, dict) else how
-    return (f"holds quantised weights ({method}), on which TransformerLens cannot fold norms; use the checkpoint that they "
-            "were made from, or save a dequantised copy")  # fmt: skip
+    return (
+        f"holds quantised weights ({method}), on which TransformerLens cannot fold norms; use the checkpoint that they "
+        "were made from, or save a dequantised copy"
+    )
 
 
 class _Complaints(logging.Handler):

@@ -21,11 +21,11 @@ from utils.plots.inputs import Numbers, as_array, require_count, table
 # `document.currentScript` is somewhere else in VS Code. The ids that circuitsvis asks for are given on the page, so that
 # saved notebooks do not change. The library may come later on the page: wait for it.
 DRAW = (
-    '<script>(function draw(tries) {{ if (window.CircuitsVis) '
+    "<script>(function draw(tries) {{ if (window.CircuitsVis) "
     """for (const place of document.querySelectorAll('[data-attention="{digest}"]:not([id])')) """
     "CircuitsVis.render(place.id = 'attention-view-' + (window.attentionViews = (window.attentionViews || 0) + 1), "
     "CircuitsVis.AttentionHeads, {data}); else if (tries) setTimeout(draw, 250, tries - 1); }})(100)</script>"
-)  # fmt: skip
+)
 
 
 class AttentionView:
