@@ -539,7 +539,7 @@ late = [f"L{layer} {labels[pos]}" for layer in range(n_layers) for pos in range(
 depth = torch.arange(n_layers).unsqueeze(1).expand(n_layers, n_pos - s2_on)
 plots.scatter(
     exact[:, s2_on:], estimated[:, s2_on:], "Residual stream: each cell from S2 on", x="exact", y="estimate",
-    labels=late, colours=depth.flatten(), colour="layer", diagonal=True,
+    labels=late, color=depth.flatten(), color_name="layer", diagonal=True,
 )
 
 # %%
@@ -547,7 +547,7 @@ names = [head_name(layer, head) for layer in range(n_layers) for head in range(m
 head_depth = torch.arange(n_layers).unsqueeze(1).expand_as(heads_exact)
 plots.scatter(
     heads_exact, heads_estimated, "Heads' outputs: each head", x="exact", y="estimate", labels=names,
-    colours=head_depth.flatten(), colour="layer", diagonal=True,
+    color=head_depth.flatten(), color_name="layer", diagonal=True,
 )
 
 

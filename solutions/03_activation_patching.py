@@ -619,8 +619,8 @@ plots.scatter(
     x="output patched",
     y="values patched",
     labels=all_names,
-    colours=layer_of,
-    colour="layer",
+    color=layer_of,
+    color_name="layer",
     diagonal=True,
 )
 
@@ -632,8 +632,8 @@ plots.scatter(
     x="output patched",
     y="pattern patched",
     labels=all_names,
-    colours=layer_of,
-    colour="layer",
+    color=layer_of,
+    color_name="layer",
     diagonal=True,
 )
 
@@ -894,8 +894,8 @@ plots.scatter(
     x="denoising (0 corrupted, 1 clean)",
     y="noising (0 clean, −1 corrupted)",
     labels=all_names,
-    colours=layer_of,
-    colour="layer",
+    color=layer_of,
+    color_name="layer",
 )
 
 # %%
@@ -928,8 +928,8 @@ plots.scatter(
     x="denoising: share of the answer brought back",
     y="noising: share of the answer lost",
     labels=all_names,
-    colours=layer_of,
-    colour="layer",
+    color=layer_of,
+    color_name="layer",
     diagonal=True,
 )
 

@@ -95,7 +95,7 @@ from utils import ablation, atlas, heads, patching, plots, widgets
 from utils.attribution import head_attributions, head_name, logit_diff, logit_diff_directions, top_heads
 from utils.experiment import run_experiment
 from utils.inference import small_cache
-from utils.ioi import ioi_pairs
+from utils.ioi import ioi_pairs, positions_by_role
 from utils.models import load_model
 from utils.reference import compare, figures
 
@@ -272,13 +272,8 @@ tokens, answers = pairs.clean_tokens, pairs.answer_tokens
 directions = logit_diff_directions(model, answers)
 clean_logits, clean_cache = model.run_with_cache(tokens, names_filter=small_cache)
 clean_diff = logit_diff(clean_logits, answers)
-positions = {
-    "IO": heads.position_of(tokens, answers[:, 0]),
-    "S1": heads.position_of(tokens, answers[:, 1]),
-    "S2": heads.position_of(tokens, answers[:, 1], occurrence=1),
-    "END": pairs.clean_last,
-}
-after_s1 = heads.attention_between(clean_cache, positions["S2"], positions["S1"] + 1)
+positions = positions_by_role(tokens, answers)
+after_s1 = heads.attention_between(clean_cache, positions["S2"], positions["S1+1"])
 plots.scatter(
     scores["induction"],
     after_s1,
@@ -342,7 +337,7 @@ compare("anatomy.patching.top_heads", heads.names(found), model)
 # %%
 top = top_heads(direct, 1)[0]
 top_layer, top_head = top
-places = {"BOS": torch.zeros_like(positions["END"]), **positions}
+places = {role: at for role, at in positions.items() if role != "S1+1"}
 looks = {name: heads.attention_between(clean_cache, positions["END"], at)[top] for name, at in places.items()}
 writes = [head_attributions(model, clean_cache, model.W_U.T[answers[:, i]])[top] for i in (0, 1)]
 plots.bar(list(looks.values()), f"Where {head_name(*top)} looks from END", x="position", y="attention", x_labels=list(looks))

@@ -182,7 +182,7 @@ def test_killed_workers_lose_only_their_models_and_a_second_run_resumes(folders,
 
     kept = {name: atlas.file_of(folder, name, QUICK).stat().st_mtime_ns for name in folders[2:]}
     again = atlas.make_atlas(folders, folder, QUICK, workers=0)
-    assert again.done == list(doomed) and again.there == folders[2:] and not again.failed
+    assert again.done == list(doomed) and again.skipped == folders[2:] and not again.failed
     assert kept == {name: atlas.file_of(folder, name, QUICK).stat().st_mtime_ns for name in folders[2:]}
     pd.testing.assert_frame_equal(atlas.read_atlas(folder), alone, check_exact=True)
 
@@ -342,7 +342,7 @@ def test_a_damaged_file_of_another_model_is_named_and_left_out(how, folders, alo
     with pytest.warns(UserWarning, match=file.name):
         assert set(atlas.read_atlas(tmp_path)["model"]) == {one}
     report = atlas.make_atlas([one, third], tmp_path, QUICK, workers=0)
-    assert (report.done, report.there, len(report.damaged)) == ([third], [one], 1) and file.name in str(report)
+    assert (report.done, report.skipped, len(report.damaged)) == ([third], [one], 1) and file.name in str(report)
     assert set(pd.read_parquet(tmp_path / "atlas.parquet")["model"]) == {one, third}
     report = atlas.make_atlas([other], tmp_path, QUICK, workers=0)
     assert report.done == [other] and not report.damaged

@@ -171,14 +171,6 @@ def test_scores_refuse_tokens_that_are_not_repeated():
         heads.head_scores(tiny_model("gpt2"), heads.repeated_tokens(11, 2, high=150), 10)
 
 
-def test_position_of():
-    tokens = torch.tensor([[0, 5, 7, 5, 9], [0, 9, 5, 8, 5]])
-    assert heads.position_of(tokens, torch.tensor([5, 5])).tolist() == [1, 2]
-    assert heads.position_of(tokens, torch.tensor([5, 5]), occurrence=1).tolist() == [3, 4]
-    with pytest.raises(ValueError, match="row 1 has token 7 0 times"):
-        heads.position_of(tokens, torch.tensor([7, 7]))
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_attention_between(family):
     model = tiny_model(family)
@@ -216,7 +208,7 @@ def test_verdicts_on_the_published_classes():
     assert table.loc[("L9H9", "name mover"), "verdict"] == "agree"
     assert table.loc[("L10H7", "negative name mover"), "verdict"] == "agree"
     assert table.loc[("L10H0", "name mover"), "verdict"] == "differ"
-    assert set(table.xs("induction", level=1)["verdict"]) == {"not looked at"}
+    assert set(table.xs("induction", level=1)["verdict"]) == {"not tested"}
     assert "writes for IO" in table.loc[("L9H9", "name mover"), "our evidence"]
 
 

@@ -215,7 +215,7 @@ SHOWN = {
     "line": lambda m: plots.line({m: [0.5, 0.5]}, m, m, m, x_labels=[m, m], bands={m: BOTH}),
     "bar": lambda m: plots.bar({m: [0.5, 0.5]}, m, m, m, x_labels=[m, m], intervals=BOTH),
     "scatter": lambda m: plots.scatter(
-        [1, 2], [1, 2], m, m, m, labels=[m, m], colours=[m, "b"], colour=m, slopes={m: 1}
+        [1, 2], [1, 2], m, m, m, labels=[m, m], color=[m, "b"], color_name=m, slopes={m: 1}
     ),
     "intervals": lambda m: plots.intervals({m: [0.5, 0.5]}, m, m, {m: [m, m]}, {m: BOTH}, band=(0, 1), band_name=m),
     "heads": lambda m: plots.heads(VALUES, m, unit=m),
@@ -270,7 +270,7 @@ def test_text_that_looks_like_markup_is_shown(name, markup):
         (lambda: plots.scatter([], [], "t", "x", "y"), "empty"),
         (lambda: plots.scatter([1], [1, 2], "t", "x", "y"), "2 y values for 1 x values"),
         (lambda: plots.scatter([1, 2], [1, 2], "t", "x", "y", labels=["a"]), "1 labels for 2 points"),
-        (lambda: plots.scatter([1, 2], [1, 2], "t", "x", "y", colours=[1.0]), "1 colours for 2 points"),
+        (lambda: plots.scatter([1, 2], [1, 2], "t", "x", "y", color=[1.0]), "1 colors for 2 points"),
         (lambda: plots.intervals({}, "t", "x", {}), "nothing to draw"),
         (lambda: plots.intervals({"a": []}, "t", "x", {"a": []}), "the intervals 'a' has shape"),
         (lambda: plots.intervals({"a": [1, 2]}, "t", "x", {"a": ["x"]}), "1 labels of 'a' for 2 points"),

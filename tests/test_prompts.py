@@ -104,3 +104,13 @@ def test_what_pairs_say_of_themselves(model):
     assert two.answers is None and two.answer_tokens is None and two.names == two[:1].names == ["a pair"]
     with pytest.raises(PromptError, match=r"positions \[8, 10\]"):
         _ = two.position
+
+
+def test_roles_are_found_by_their_tokens():
+    tokens = torch.tensor([[0, 5, 7, 5, 9], [0, 9, 7, 8, 7]])
+    roles = ioi.positions_by_role(tokens, torch.tensor([[7, 5], [9, 7]]))
+    expected = {"BOS": [0, 0], "IO": [2, 1], "S1": [1, 2], "S1+1": [2, 3], "S2": [3, 4], "END": [4, 4]}
+    assert {role: at.tolist() for role, at in roles.items()} == expected
+    for answers, message in (([5, 7], r"prompt 0 .*\(token 7\) 1 times"), ([6, 5], r"prompt 0 .*\(token 6\) 0 times")):
+        with pytest.raises(PromptError, match=message):
+            ioi.positions_by_role(tokens, torch.tensor([answers, [9, 7]]))

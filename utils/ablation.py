@@ -18,9 +18,10 @@ from transformer_lens import ActivationCache
 from transformer_lens.model_bridge import TransformerBridge
 
 from utils.assumptions import require_heads
-from utils.attribution import at_last, decompose_at, head_attributions, head_results
+from utils.attribution import centred, decompose_at, head_attributions, head_results
 from utils.inference import small_cache
 from utils.parts import repeat_kv
+from utils.prompts import at_last
 
 Hook = tuple[str, Callable]
 ROUTES = ("attention pattern", "values", "final norm's scale")
@@ -137,8 +138,7 @@ def direct_effect_factors(
     """
     require_heads(model)
     layers = range(model.cfg.n_layers)
-    if model.cfg.normalization_type.startswith("LN"):
-        directions = directions - directions.mean(-1, keepdim=True)  # centring what is read = centring the direction
+    directions = centred(directions, model)
     pattern = torch.stack([at_last(cache["pattern", layer].transpose(1, 2), last) for layer in layers])
     values = torch.stack([values_by_head(cache, layer) for layer in layers])  # layer batch key head d_head
     readers = torch.einsum("lhdm,bm->lbhd", model.W_O, directions)
@@ -229,8 +229,7 @@ def _written_by_others(
 ) -> tuple[Float[Tensor, "component batch"], Float[Tensor, " batch"]]:
     """What the embedding, the attention biases and the MLPs write along the directions at the last position, before the
     final norm, and the norm's scale. Only the MLPs' part can change when a head is ablated there."""
-    if model.cfg.normalization_type.startswith("LN"):
-        directions = directions - directions.mean(-1, keepdim=True)
+    directions = centred(directions, model)
     parts = (decompose_at(cache, last) * directions).sum(-1)  # embed, then attention and MLP of each layer
     by_heads = (head_results(model, cache, last) * directions).sum((1, -1))  # layer batch
     others = torch.cat([parts[:1], parts[1::2] - by_heads, parts[2::2]])
@@ -249,8 +248,8 @@ def freeze(
         def hook_function(activation: Tensor, hook) -> Tensor:
             activation = activation.clone()
             view, source = (x.transpose(1, 2) if is_pattern else x for x in (activation, cache[name]))
-            rows = torch.arange(len(view), device=view.device)
-            where = (rows, -1 if last is None else last) if head is None else (rows, -1 if last is None else last, head)
+            where = (torch.arange(len(view), device=view.device), -1 if last is None else last)
+            where += () if head is None else (head,)
             view[where] = source[where]
             return activation
 

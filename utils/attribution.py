@@ -9,6 +9,7 @@ from transformer_lens import ActivationCache
 from transformer_lens.model_bridge import TransformerBridge
 
 from utils.assumptions import require_heads, require_readout
+from utils.prompts import at_last
 
 
 def logit_diff(
@@ -22,8 +23,7 @@ def logit_diff(
     last: the true last position of each prompt; None means the last column. Returns [batch] if per_prompt, else a 0-d
     mean over prompts.
     """
-    at_end = logits[:, -1] if last is None else logits[torch.arange(len(logits)), last]  # batch d_vocab
-    correct, incorrect = at_end.gather(-1, answer_tokens).unbind(-1)
+    correct, incorrect = at_last(logits, last).gather(-1, answer_tokens).unbind(-1)
     return correct - incorrect if per_prompt else (correct - incorrect).mean()
 
 
@@ -45,6 +45,14 @@ def bias_term(model: TransformerBridge, answer_tokens: Int[Tensor, "batch 2"]) -
     return correct - incorrect
 
 
+def centred(vectors: Float[Tensor, "... d_model"], model: TransformerBridge) -> Float[Tensor, "... d_model"]:
+    """The vectors as the model's final norm sees them: a LayerNorm takes their mean off, an RMSNorm leaves them.
+
+    To centre a direction is the same as to centre what is read along it.
+    """
+    return vectors - vectors.mean(-1, keepdim=True) if model.cfg.normalization_type.startswith("LN") else vectors
+
+
 def apply_final_norm(
     stack: Float[Tensor, "... batch d_model"], cache: ActivationCache, last: Int[Tensor, " batch"] | None = None
 ) -> Float[Tensor, "... batch d_model"]:
@@ -54,12 +62,7 @@ def apply_final_norm(
     whose logits are not read off in this way (see `utils.assumptions`).
     """
     require_readout(cache.model)
-    scale = cache["ln_final.hook_scale"]  # batch seq 1
-    rows = torch.arange(len(scale), device=scale.device)
-    scale = scale[rows, -1 if last is None else last]  # batch 1
-    if cache.model.cfg.normalization_type.startswith("LN"):
-        stack = stack - stack.mean(-1, keepdim=True)
-    return stack / scale
+    return centred(stack, cache.model) / at_last(cache["ln_final.hook_scale"], last)
 
 
 def residual_stack_to_logit_diff(
@@ -85,14 +88,6 @@ def attribution_total(
     directions = logit_diff_directions(model, answer_tokens)
     parts = residual_stack_to_logit_diff(stack, cache, directions, per_prompt=True, last=last)
     return parts.sum(0) + bias_term(model, answer_tokens)
-
-
-def at_last(
-    activation: Float[Tensor, "batch pos *rest"], last: Int[Tensor, " batch"] | None = None
-) -> Float[Tensor, " batch *rest"]:
-    """The activation at each prompt's last position."""
-    rows = torch.arange(len(activation), device=activation.device)
-    return activation[rows, -1 if last is None else last]
 
 
 def decompose_at(

@@ -100,23 +100,9 @@ def attention_between(
     return torch.stack([pattern[rows, :, query, key].mean(0) for pattern in layers])
 
 
-def position_of(
-    tokens: Int[Tensor, "batch pos"], wanted: Int[Tensor, " batch"], occurrence: int = 0
-) -> Int[Tensor, " batch"]:
-    """Where each row's `wanted` token stands: its first occurrence, or the next (occurrence=1), and so on.
-
-    Raises ValueError naming the row that does not have it so often.
-    """
-    places = [(row == token).nonzero()[:, 0] for row, token in zip(tokens, wanted, strict=True)]
-    for i, place in enumerate(places):
-        if len(place) <= occurrence:
-            raise ValueError(f"row {i} has token {int(wanted[i])} {len(place)} times, not {occurrence + 1}")
-    return torch.stack([place[occurrence] for place in places])
-
-
 def in_top_share(values: Float[Tensor, "layer head"], share: float = 0.1, least: float = 0.1) -> Tensor:
     """Which heads are among the highest `share` of all heads, above zero, and at least `least` of the highest value, so that
-    a habit that few heads have is not given to a tenth of them. [layer, head] of bool."""
+    a score that few heads have is not given to a tenth of them. [layer, head] of bool."""
     k = max(1, int(share * values.numel()))
     return (values >= values.flatten().topk(k).values[-1]) & (values > 0) & (values >= least * values.max())
 
@@ -139,7 +125,7 @@ CLASSES: dict[str, tuple[tuple[str, ...], str, str]] = {
 }  # fmt: skip
 
 
-def habits(evidence: Mapping[str, Float[Tensor, "layer head"]], share: float = 0.1) -> dict[str, Tensor]:
+def classes_shown(evidence: Mapping[str, Float[Tensor, "layer head"]], share: float = 0.1) -> dict[str, Tensor]:
     """class → which heads have all of its evidence among the highest `share` of heads. [layer, head] of bool.
 
     evidence: tables by the names in `CLASSES`; "against" is made from "direct". A class whose evidence is not given is
@@ -164,10 +150,10 @@ def evidence_table(
     """One row per head: its class in the paper, what our evidence says, and whether they agree.
 
     published: class → head names, for the model of the paper; None for any other, where `chosen` heads are listed under
-    the classes whose evidence they have. The verdict is "agree" or "differ" by `habits`, and "not looked at" where the
+    the classes whose evidence they have. The verdict is "agree" or "differ" by `classes_shown`, and "not tested" where the
     evidence for that class was not collected.
     """
-    found, rows = habits(evidence, share), []
+    found, rows = classes_shown(evidence, share), []
     if published is None:
         for head in chosen:
             kinds = [kind for kind, has in found.items() if has[head]]
@@ -177,7 +163,7 @@ def evidence_table(
         for name in heads:
             head = tuple(int(n) for n in name.removeprefix("L").split("H"))
             kinds = [k for k, has in found.items() if has[head]]
-            verdict = "not looked at" if kind not in found else "agree" if kind in kinds else "differ"
+            verdict = "not tested" if kind not in found else "agree" if kind in kinds else "differ"
             rows.append(_row(head, kind.replace("_", " "), evidence, kinds, verdict, [kind]))
     return pd.DataFrame(rows)
 
@@ -190,7 +176,7 @@ def _row(head, published: str, evidence, kinds: list[str], verdict: str, asked: 
         "our evidence": "; ".join(CLASSES[kind][1] for kind in kinds) or "none of the classes",
         "among the top tenth in": values,
         "verdict": verdict,
-        "not looked at here": "; ".join(dict.fromkeys(CLASSES[kind][2] for kind in asked if kind in CLASSES)) or "—",
+        "not tested here": "; ".join(dict.fromkeys(CLASSES[kind][2] for kind in asked if kind in CLASSES)) or "—",
     }
 
 
@@ -216,7 +202,7 @@ def to_first(pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, " 
     return pattern[..., 1:, 0].mean((0, -1))
 
 
-def evenness(pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, " head"]:
+def normalised_entropy(pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, " head"]:
     """Entropy of the attention, as a share of the largest that the query's keys allow: 0 is one key, 1 is all keys evenly.
     Mean over queries 1, 2, …"""
     entropy = -torch.special.xlogy(pattern, pattern).sum(-1)[..., 1:]  # batch head query

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
-from utils.prompts import prompt_list, token_row, tokenize
+from utils.prompts import at_last, prompt_list, token_row, tokenize
 from utils.shared_prefix import last_logits
 
 READ_BY_METHODS = re.compile(
@@ -33,7 +33,7 @@ def ends_only(last: Int[Tensor, " batch"]) -> tuple[str, Callable]:
     """A hook that makes a run's logits [batch, 1, d_vocab]: those of each prompt's last position, and no others."""
 
     def keep_ends(resid, hook):
-        return resid[torch.arange(len(last), device=resid.device), last].unsqueeze(1)
+        return at_last(resid, last).unsqueeze(1)
 
     return "unembed.hook_in", keep_ends
 

@@ -62,9 +62,18 @@ def ioi_pairs(
 def positions_by_role(
     tokens: Int[Tensor, "batch pos"], answer_tokens: Int[Tensor, "batch 2"]
 ) -> dict[str, Int[Tensor, " batch"]]:
-    """role → its position in each prompt: BOS, IO (where the answer stands), S1 and S1+1, S2, END (the last column)."""
+    """role → its position in each prompt: BOS, IO (where the answer stands), S1 and S1+1, S2, END (the last column).
+
+    Raises PromptError for a prompt without its answer, or with the other name fewer than two times.
+    """
     is_io, is_subject = (tokens == answer_tokens[:, :1]).int(), (tokens == answer_tokens[:, 1:]).int()
     last = torch.full((len(tokens),), tokens.shape[1] - 1, device=tokens.device)
+    for i, (n_io, n_subject) in enumerate(zip(is_io.sum(1).tolist(), is_subject.sum(1).tolist(), strict=True)):
+        if not n_io or n_subject < 2:
+            raise PromptError(
+                f"prompt {i} has its answer (token {int(answer_tokens[i, 0])}) {n_io} times and the subject "
+                f"(token {int(answer_tokens[i, 1])}) {n_subject} times; the roles need 1 and 2"
+            )
     s1 = is_subject.argmax(1)
     s2 = last - is_subject.flip(1).argmax(1)
     return {"BOS": torch.zeros_like(last), "IO": is_io.argmax(1), "S1": s1, "S1+1": s1 + 1, "S2": s2, "END": last}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -170,6 +170,19 @@ def _require_equal_lengths(model: TransformerBridge, prompts: Sequence[str], mas
             f"{prompts[shortest]!r} is {lengths[shortest]}; use words of one token each (see model.to_str_tokens), "
             "or aligned=False where positions need not match"
         )
+
+
+def at_last(
+    activation: Float[Tensor, "batch pos *rest"], last: Int[Tensor, " batch"] | None = None
+) -> Float[Tensor, " batch *rest"]:
+    """The activation at each prompt's last position."""
+    rows = torch.arange(len(activation), device=activation.device)
+    return activation[rows, -1 if last is None else last]
+
+
+def last_positions(real: Bool[Tensor, "batch pos"]) -> Int[Tensor, " batch"]:
+    """Each prompt's last real position, whichever side it is padded on."""
+    return real.shape[1] - 1 - real.flip(1).long().argmax(1)
 
 
 # What a word is read behind, in order to see which token it is inside a text. The first that leaves the word apart counts.

@@ -18,6 +18,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from utils.assumptions import disagree, hooks_on, peculiarities, versions
 from utils.parts import Parts, rotate
+from utils.prompts import at_last
 
 Rows = Sequence[Int[Tensor, " _"]]  # token ids, each row of a length of its own
 Way = Callable[[TransformerBridge, Rows], Float[Tensor, "batch d_vocab"]]
@@ -46,15 +47,15 @@ def last_logits(model: TransformerBridge, rows: Rows, share: bool = True) -> Flo
 
 def padded(model: TransformerBridge, rows: Rows) -> Float[Tensor, "batch d_vocab"]:
     """One ordinary run: padding on the right is never read by what stands before it. Only the last tokens are unembedded."""
-    tokens, prompts, last = _batch(rows)
-    at_end = ("unembed.hook_in", lambda resid, hook: resid[prompts, last].unsqueeze(1))
+    tokens, last = _batch(rows)
+    at_end = ("unembed.hook_in", lambda resid, hook: at_last(resid, last).unsqueeze(1))
     return model.run_with_hooks(tokens, fwd_hooks=[at_end])[:, 0]
 
 
 def shared(model: TransformerBridge, rows: Rows) -> Float[Tensor, "batch d_vocab"]:
     """The common beginning and the rest go through the model side by side, layer by layer; the rest reads both."""
     parts, n = Parts(model), n_shared(rows)
-    tokens, prompts, last = _batch(rows)
+    tokens, last = _batch(rows)
     embedded = model(tokens, stop_at_layer=0)  # batch pos d_model
     n_pos = tokens.shape[1]
     places = torch.arange(n_pos, device=tokens.device).unsqueeze(0)
@@ -70,7 +71,7 @@ def shared(model: TransformerBridge, rows: Rows) -> Float[Tensor, "batch d_vocab
             for shared_part, own in ((k, k_rest), (v, v_rest))
         )
         rest = _through(parts, layer, rest, parts.attend(q_rest, k_rest, v_rest, allowed[:, n:]))
-    return parts.unembed(rest[prompts, last - n])
+    return parts.unembed(at_last(rest, last - n))
 
 
 def _turned(parts: Parts, layer: int, x: Tensor, rotations: tuple[Tensor, Tensor] | None, where: slice):
@@ -94,11 +95,11 @@ def n_shared(rows: Rows) -> int:
     return min(int(same.long().cumprod(0).sum()), shortest - 1)
 
 
-def _batch(rows: Rows) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, " batch"], Int[Tensor, " batch"]]:
-    """Right-padded tokens, the index of each row, and its last real position."""
+def _batch(rows: Rows) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, " batch"]]:
+    """Right-padded tokens, and each row's last real position."""
     tokens = pad_sequence(list(rows), batch_first=True)
     lengths = torch.tensor([len(row) for row in rows], device=tokens.device)
-    return tokens, torch.arange(len(rows), device=tokens.device), lengths - 1
+    return tokens, lengths - 1
 
 
 # --- does it give what the model gives? -------------------------------------------------------------------------------

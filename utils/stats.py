@@ -76,7 +76,7 @@ def sign_flip_p(values: ArrayLike | Sequence, n_resamples: int = N_RESAMPLES, se
     return float(result.pvalue)
 
 
-def rank_p(observed: float, null: ArrayLike | Sequence) -> float:
+def rank_p(observed: float | Tensor, null: ArrayLike | Sequence) -> float:
     """Two-sided p-value of `observed` among gaps of swaps that mean nothing: (1 + how many are as large) / (1 + all).
 
     The observed value is one of the values it is ranked among; with n swaps no p-value is below 1 / (n + 1).

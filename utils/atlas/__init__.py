@@ -71,7 +71,7 @@ def head_table(model: TransformerBridge, settings: Settings = Settings(), name: 
     high = min(heads.HIGHEST_ID, model.cfg.d_vocab, len(model.tokenizer))
     tokens = heads.repeated_tokens(n, settings.batch, settings.seed, bos, high).to(model.cfg.device)
     readers = {name: partial(heads.stripe, offset=offset, seq_len=n) for name, offset in heads.offsets(n).items()}
-    readers |= {"first_token": heads.to_first, "entropy": heads.evenness}
+    readers |= {"first_token": heads.to_first, "entropy": heads.normalised_entropy}
     scores = heads.score_patterns(model, tokens, readers)
     scores["copying"] = heads.copying_scores(model, tokens[:, -n:].flatten(), bos)
     rows = [
@@ -185,12 +185,12 @@ class Report:
     """What a run did: models scored now, models that were there already, why others failed, and the files left out."""
 
     done: list[str] = field(default_factory=list)
-    there: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     damaged: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        lines = [f"{len(self.done)} scored, {len(self.there)} there already, {len(self.failed)} failed"]
+        lines = [f"{len(self.done)} scored, {len(self.skipped)} there already, {len(self.failed)} failed"]
         lines += [f"failed: {name}: {reason}" for name, reason in self.failed.items()]
         lines += [f"left out, a damaged file: {problem}; score its model again" for problem in self.damaged]
         return "\n".join(lines)
@@ -214,13 +214,13 @@ def make_atlas(
     the scheduler does not answer or no worker ever comes.
     """
     folder, report = Path(folder), Report()
-    wanted = list(dict.fromkeys(models))
-    if not wanted or workers < 0 or attempts < 1:
+    names = list(dict.fromkeys(models))
+    if not names or workers < 0 or attempts < 1:
         raise AtlasError(
-            f"{len(wanted)} models, workers={workers}, attempts={attempts}; give at least one model, 0 workers and 1 attempt"
+            f"{len(names)} models, workers={workers}, attempts={attempts}; give at least one model, 0 workers and 1 attempt"
         )
-    report.there = [name for name in wanted if is_done(folder, name, settings)]
-    missing = [name for name in wanted if name not in report.there]
+    report.skipped = [name for name in names if is_done(folder, name, settings)]
+    missing = [name for name in names if name not in report.skipped]
     results = _one_by_one(missing, settings, score)
     if missing and (workers or scheduler):
         scorer, n_workers = partial(score, settings=settings), min(workers, len(missing))
@@ -231,7 +231,7 @@ def make_atlas(
         else:
             _write(file_of(folder, name, settings), table)
             report.done.append(name)
-    if report.done or report.there:
+    if report.done or report.skipped:
         whole, report.damaged = _read_all(folder)
         _write(folder / "atlas.parquet", whole)
         _write(folder / "atlas.csv", whole)

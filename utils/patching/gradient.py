@@ -15,8 +15,8 @@ from utils.assumptions import hooks_on
 from utils.patching.options import Metric, Metrics, SweepOptions
 from utils.patching.panels import Panel, panels_of
 from utils.patching.results import SweepResult, as_result
-from utils.patching.resumable import last_positions
 from utils.patching.sites import clean_activation
+from utils.prompts import at_last, last_positions
 
 
 def attribution_patching(
@@ -48,7 +48,7 @@ def attribution_patching(
     with torch.enable_grad():
         output, activations = _differentiable_run(model, corrupted_tokens, attention_mask, sites)
         if options.last_only:
-            output = output[torch.arange(len(output), device=output.device), last_positions(real)].unsqueeze(1)
+            output = at_last(output, last_positions(real)).unsqueeze(1)
         unpatched = metrics(output)  # [metric, batch?]
         effects = [
             _effects(value.sum(), panels, clean_cache, activations, real) for value in unpatched

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from utils.assumptions import UnsupportedModel, disagree, peculiarities, versions
 from utils.parts import Parts, position_ids, rotate
+from utils.prompts import last_positions
 
 Column = list[
     tuple[Tensor, Tensor]
@@ -48,11 +49,6 @@ class Joins:
 
     before_attention: dict[int, Join]
     before_mlp: dict[int, Join]
-
-
-def last_positions(real: Bool[Tensor, "batch pos"]) -> Int[Tensor, " batch"]:
-    """Each prompt's last real position, whichever side it is padded on."""
-    return real.shape[1] - 1 - real.flip(1).long().argmax(1)
 
 
 class CorruptedRun(Parts):

@@ -189,20 +189,20 @@ def scatter(
     x: str,
     y: str,
     labels: Sequence[str] | None = None,
-    colours: Any = None,
-    colour: str = "",
+    color: Numbers | None = None,
+    color_name: str = "",
     diagonal: bool = False,
     slopes: dict[str, float] | None = None,
 ) -> go.Figure:
     """One point per item; labels show on hover, and beside the ten points farthest from the middle.
 
-    colours: a value per point, named by `colour`. diagonal: draw y = x. slopes: draw y = slope · x, by name.
+    color: a value per point, called `color_name`. diagonal: draw y = x. slopes: draw y = slope · x, by name.
     """
     x_values, y_values = (table(np.ravel(as_array(values)), "the scatter", [1]) for values in (x_values, y_values))
     require_count("y values", y_values, len(x_values), "x values")
-    colors = None if colours is None else np.ravel(as_array(colours))
+    colors = None if color is None else np.ravel(as_array(color))
     names = None if labels is None else [as_text(label) for label in labels]
-    for what, given in (("labels", names), ("colours", colors)):
+    for what, given in (("labels", names), ("colors", colors)):
         if given is not None:
             require_count(what, given, len(x_values), "points")
     if colors is not None and colors.dtype.kind in "US":
@@ -211,7 +211,7 @@ def scatter(
     far = _farthest(x_values, y_values, finite)
     figure = px.scatter(
         x=x_values, y=y_values, title=as_text(title), hover_name=names, color=colors,
-        labels={"x": as_text(x), "y": as_text(y), "color": as_text(colour)},
+        labels={"x": as_text(x), "y": as_text(y), "color": as_text(color_name)},
         text=None if names is None else [name if i in far else "" for i, name in enumerate(names)],
     )  # fmt: skip
     figure.update_traces(textposition="top center", textfont_size=11)
