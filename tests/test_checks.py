@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tests.checks import REGISTRY, CheckFailed
-from tests.checks.core import call, require_equal
+from tests.checks.calling import call
+from tests.checks.comparing import require_equal
 from tests.solutions import SOLUTIONS, solution_functions
 from tests.wrong import WRONG
 from utils.tiny_models import tiny_model

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from tests.checks.core import both_models, call, exercise, require_equal
+from tests.checks.calling import call
+from tests.checks.comparing import require_equal
+from tests.checks.core import both_models, exercise
 
 PROMPTS = (
     "When John and Mary went to the store, John gave a drink to",
@@ -17,7 +19,7 @@ PROMPTS = (
 )
 
 
-@exercise("00", look="section 2: the axes of a pattern are [batch, head, query, key]")
+@exercise("00", look="section 2: the axes of a pattern are [batch, head, query, key]", takes="cache")
 def check_attention_to_first_token(learner: Callable) -> str:
     for model in both_models():
         _, cache = model.run_with_cache(model.to_tokens(PROMPTS))
@@ -74,7 +76,11 @@ def _zeroed(z: Tensor, index: tuple) -> Tensor:
     return z
 
 
-@exercise("00", look="section 3: utilities.get_act_name('z', layer) names the point; run_with_hooks removes its hooks")
+@exercise(
+    "00",
+    look="section 3: utilities.get_act_name('z', layer) names the point; run_with_hooks removes its hooks",
+    takes="model tokens layer head_index",
+)
 def check_logits_without_head(learner: Callable) -> str:
     layer, head = 1, 2
     for model in both_models():

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
-from tests.checks.core import CheckFailed, both_models, call, exercise, require, require_equal
+from tests.checks.calling import call
+from tests.checks.comparing import require_equal
+from tests.checks.core import CheckFailed, both_models, exercise, require
 
 TEMPLATES = ("When Kate and Paul met at noon,{S} offered a seat to", "After lunch Ruth saw Adam, and{S} said hello to")
 NAMES = ((" Kate", " Paul"), (" Ruth", " Adam"))
@@ -20,7 +22,11 @@ TABLE = (
 ANSWERS = [(" Mary", " John"), (" John", " Mary"), (" Tom", " James")]
 
 
-@exercise("01", look="section 2: prompt 2i fills {S} with names[i][1], so that names[i][0] is the answer")
+@exercise(
+    "01",
+    look="section 2: prompt 2i fills {S} with names[i][1], so that names[i][0] is the answer",
+    takes="templates names",
+)
 def check_build_prompts(learner: Callable) -> str:
     result = call(learner, TEMPLATES, NAMES)
     require(result is not None, "what you return: None", "the function does not return anything")
@@ -68,7 +74,9 @@ def _answer_mistake(got: list[Any], want: list[Any]) -> str:
     return "each pair is (correct, incorrect), and the incorrect one is the name in the slot"
 
 
-@exercise("01", look="section 3: model.to_single_token; model.to_tokens adds BOS unless told not to")
+@exercise(
+    "01", look="section 3: model.to_single_token; model.to_tokens adds BOS unless told not to", takes="model answers"
+)
 def check_answer_token_ids(learner: Callable) -> str:
     for model in both_models():
         want = torch.tensor([[model.to_single_token(name) for name in pair] for pair in ANSWERS])
@@ -110,7 +118,12 @@ def _logits() -> tuple[torch.Tensor, torch.Tensor]:
     return logits, torch.tensor([[1, 4], [9, 2], [0, 10]])
 
 
-@exercise("01", points=2, look="section 4: logits[:, -1] is [batch, d_vocab]; gather picks one column per row")
+@exercise(
+    "01",
+    points=2,
+    look="section 4: logits[:, -1] is [batch, d_vocab]; gather picks one column per row",
+    takes="logits answer_tokens per_prompt",
+)
 def check_logit_diff(learner: Callable) -> str:
     logits, answers = _logits()
     rows = torch.arange(3)
@@ -152,7 +165,11 @@ def check_logit_diff(learner: Callable) -> str:
     return f"each prompt and the mean agree ({held})"
 
 
-@exercise("01", look="section 4: log-probabilities are logits minus one number per position, which cancels")
+@exercise(
+    "01",
+    look="section 4: log-probabilities are logits minus one number per position, which cancels",
+    takes="logits answer_tokens",
+)
 def check_logprob_diff(learner: Callable) -> str:
     logits, answers = _logits()
     rows = torch.arange(3)

@@ -10,7 +10,9 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 from transformer_lens.model_bridge import TransformerBridge
 
-from tests.checks.core import both_models, call, exercise, require, require_equal
+from tests.checks.calling import call
+from tests.checks.comparing import require_equal
+from tests.checks.core import both_models, exercise, require
 from utils.ioi import ioi_pairs
 
 
@@ -29,7 +31,11 @@ def _model_logit_diff(logits: Tensor, answers: Tensor) -> Tensor:
     )
 
 
-@exercise("02", look="section 2: a column of W_U for each answer, [d_model, batch, 2] after indexing")
+@exercise(
+    "02",
+    look="section 2: a column of W_U for each answer, [d_model, batch, 2] after indexing",
+    takes="model answer_tokens",
+)
 def check_logit_diff_directions(learner: Callable) -> str:
     for model in both_models():
         answers = ioi_pairs(model).answer_tokens
@@ -57,7 +63,12 @@ def check_logit_diff_directions(learner: Callable) -> str:
     return f"the same directions as the built-in on a GPT-2 and a Llama ({held})"
 
 
-@exercise("02", look='section 3: cache["ln_final.hook_scale"][:, -1] is [batch, 1]; one scale for all parts', points=2)
+@exercise(
+    "02",
+    look='section 3: cache["ln_final.hook_scale"][:, -1] is [batch, 1]; one scale for all parts',
+    points=2,
+    takes="stack cache directions per_prompt",
+)
 def check_residual_stack_to_logit_diff(learner: Callable) -> str:
     for model in both_models():
         name = model.cfg.model_name
@@ -117,7 +128,12 @@ def _norm_mistakes(stack: Tensor, cache: ActivationCache, directions: Tensor) ->
     }  # fmt: skip
 
 
-@exercise("02", look="section 6: embedding, attention and MLP outputs, and b_U[correct] − b_U[incorrect]", points=2)
+@exercise(
+    "02",
+    look="section 6: embedding, attention and MLP outputs, and b_U[correct] − b_U[incorrect]",
+    points=2,
+    takes="model cache answer_tokens",
+)
 def check_attribution_total(learner: Callable) -> str:
     for model in both_models():
         answers, logits, cache, directions = _run(model)
@@ -160,7 +176,12 @@ def _bias_worth() -> float:
     return (model.b_U[answers[:, 0]] - model.b_U[answers[:, 1]]).abs().mean().item()
 
 
-@exercise("02", look="section 7: z at END times W_O, [layer, head, batch, d_model], then exercise 2.2", points=2)
+@exercise(
+    "02",
+    look="section 7: z at END times W_O, [layer, head, batch, d_model], then exercise 2.2",
+    points=2,
+    takes="model cache directions",
+)
 def check_head_attributions(learner: Callable) -> str:
     for model in both_models():
         _, _, cache, directions = _run(model)
@@ -197,7 +218,11 @@ def check_head_attributions(learner: Callable) -> str:
     return f"every head of a GPT-2 and of a Llama agrees with stack_head_results ({held})"
 
 
-@exercise("02", look="section 7: topk gives flat indices; divmod(index, n_heads) gives (layer, head)")
+@exercise(
+    "02",
+    look="section 7: topk gives flat indices; divmod(index, n_heads) gives (layer, head)",
+    takes="attributions k sign",
+)
 def check_top_heads(learner: Callable) -> str:
     for seed, shape in ((0, (5, 3)), (1, (3, 7))):
         values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))

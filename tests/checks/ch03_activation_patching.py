@@ -13,7 +13,9 @@ from torch import Tensor
 from transformer_lens import ActivationCache, patching
 from transformer_lens.model_bridge import TransformerBridge
 
-from tests.checks.core import CheckFailed, both_models, call, exercise, require_equal
+from tests.checks.calling import call
+from tests.checks.comparing import require_equal
+from tests.checks.core import CheckFailed, both_models, exercise
 from utils.ioi import ioi_pairs
 
 KEEP = [0, 3, 4, 7]  # no prompt beside its mirror, so that clean and corrupted cannot stand in for each other
@@ -100,12 +102,18 @@ def _at(name: str, layer: int, index: tuple, cache: ActivationCache) -> tuple[st
 # --- metrics ----------------------------------------------------------------------------------------------------------
 
 
-@exercise("03", look="section 2: subtract what should become 0, divide by the distance between the baselines")
+@exercise(
+    "03",
+    look="section 2: subtract what should become 0, divide by the distance between the baselines",
+    takes="logits answer_tokens clean corrupted",
+)
 def check_ioi_metric(learner: Callable) -> str:
     return _check_metric(learner, noising=False)
 
 
-@exercise("03", look="section 8: the clean run is 0 and the corrupted run is −1")
+@exercise(
+    "03", look="section 8: the clean run is 0 and the corrupted run is −1", takes="logits answer_tokens clean corrupted"
+)
 def check_noising_metric(learner: Callable) -> str:
     return _check_metric(learner, noising=True)
 
@@ -214,6 +222,7 @@ def _replaced(activation: Tensor, clean: Tensor, index: tuple) -> Tensor:
     "03",
     look="section 3: corrupted tokens run; resid_pre of one layer at one position comes from the clean cache",
     points=2,
+    takes="model corrupted_tokens clean_cache metric layers",
 )
 def check_get_act_patch_resid_pre(learner: Callable) -> str:
     for runs in _both_runs():
@@ -291,7 +300,12 @@ def _check_layers(learner: Callable, runs: Runs, want: Tensor, axes: str) -> Non
     )  # fmt: skip
 
 
-@exercise("03", look="section 4: resid_pre, attn_out, mlp_out, in this order; one activation in each run", points=2)
+@exercise(
+    "03",
+    look="section 4: resid_pre, attn_out, mlp_out, in this order; one activation in each run",
+    points=2,
+    takes="model corrupted_tokens clean_cache metric layers",
+)
 def check_get_act_patch_block_every(learner: Callable) -> str:
     for runs in _both_runs():
         want = _built_in(_family(runs), "block_every")
@@ -344,7 +358,12 @@ def _block_mistakes(runs: Runs, want: Tensor) -> dict[str, Callable[[], Tensor]]
     }  # fmt: skip
 
 
-@exercise("03", look="section 5: z is [batch, position, head, d_head]; z[:, :, head] is one head everywhere", points=2)
+@exercise(
+    "03",
+    look="section 5: z is [batch, position, head, d_head]; z[:, :, head] is one head everywhere",
+    points=2,
+    takes="model corrupted_tokens clean_cache metric layers",
+)
 def check_get_act_patch_attn_head_out_all_pos(learner: Callable) -> str:
     for runs in _both_runs():
         want = _built_in(_family(runs), "attn_head_out_all_pos")
@@ -400,7 +419,10 @@ def _head_mistakes(runs: Runs, want: Tensor, noising: bool = False) -> dict[str,
 
 
 @exercise(
-    "03", look="section 5: the head is axis 1 of pattern, axis 2 of z, q, k, v; k and v may have fewer heads", points=3
+    "03",
+    look="section 5: the head is axis 1 of pattern, axis 2 of z, q, k, v; k and v may have fewer heads",
+    points=3,
+    takes="model corrupted_tokens clean_cache metric layers",
 )
 def check_get_act_patch_attn_head_all_pos_every(learner: Callable) -> str:
     for runs in _both_runs():
@@ -461,7 +483,12 @@ def _at_scores(layer: int, head: int, runs: Runs) -> tuple[str, Callable]:
     return f"blocks.{layer}.attn.hook_attn_scores", _patch((slice(None), head), runs.clean_cache)
 
 
-@exercise("03", look="section 8: the clean run receives, the corrupted cache lends; noising_metric", points=2)
+@exercise(
+    "03",
+    look="section 8: the clean run receives, the corrupted cache lends; noising_metric",
+    points=2,
+    takes="model clean_tokens corrupted_tokens answer_tokens layers",
+)
 def check_noising_sweep(learner: Callable) -> str:
     for runs in _both_runs():
         n_layers, n_heads = runs.model.cfg.n_layers, runs.model.cfg.n_heads

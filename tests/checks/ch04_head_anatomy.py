@@ -11,7 +11,9 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 from transformer_lens.model_bridge import TransformerBridge
 
-from tests.checks.core import both_models, call, exercise, require, require_equal
+from tests.checks.calling import call
+from tests.checks.comparing import require_equal
+from tests.checks.core import both_models, exercise, require
 
 PROMPTS = (
     "When John and Mary went to the store, John gave a drink to",
@@ -28,7 +30,12 @@ SCORES = ("previous_token", "duplicate_token", "induction")
 # --- three scores ----------------------------------------------------------------------------------------------------
 
 
-@exercise("04", look="section 1: a diagonal is the set of cells where query minus key is the offset", points=2)
+@exercise(
+    "04",
+    look="section 1: a diagonal is the set of cells where query minus key is the offset",
+    points=2,
+    takes="model tokens seq_len",
+)
 def check_head_scores(learner: Callable) -> str:
     seq_len = 10
     for model, with_bos in itertools.product(both_models(), (False, True)):
@@ -105,7 +112,11 @@ def _run(model: TransformerBridge, tokens: Tensor, *edits: tuple) -> tuple[Tenso
 EVERY = slice(None)
 
 
-@exercise("04", look="section 4: z has the axes [batch, position, head, d_head]; END is position -1")
+@exercise(
+    "04",
+    look="section 4: z has the axes [batch, position, head, d_head]; END is position -1",
+    takes="model tokens layer head",
+)
 def check_ablate_at_end(learner: Callable) -> str:
     layer, head = 1, 2
     for model in both_models():
@@ -173,7 +184,11 @@ def _effects(
     return (stack / scale * directions).sum(-1)
 
 
-@exercise("04", look="section 5: two attributions, each from one run's own cache")
+@exercise(
+    "04",
+    look="section 5: two attributions, each from one run's own cache",
+    takes="model clean_cache ablated_cache directions",
+)
 def check_direct_effect_change(learner: Callable) -> str:
     for model in both_models():
         clean, without, directions = _setting(model)
@@ -203,7 +218,9 @@ def check_direct_effect_change(learner: Callable) -> str:
     return f"two independent attributions, each with its own scale, differ by just this ({held})"
 
 
-@exercise("04", look="section 6: cache['ln_final.hook_scale'] is [batch, position, 1]")
+@exercise(
+    "04", look="section 6: cache['ln_final.hook_scale'] is [batch, position, 1]", takes="clean_cache ablated_cache"
+)
 def check_layernorm_ratio(learner: Callable) -> str:
     inner = "blocks.2.ln2.hook_scale"
     for model in both_models():
@@ -230,7 +247,11 @@ def check_layernorm_ratio(learner: Callable) -> str:
     return f"the ratio of the two scales ({held})"
 
 
-@exercise("04", look="section 7: reference_cache['z', layer][:, -1, head] is [prompt, d_head]; average over prompts")
+@exercise(
+    "04",
+    look="section 7: reference_cache['z', layer][:, -1, head] is [prompt, d_head]; average over prompts",
+    takes="model tokens heads reference_cache",
+)
 def check_mean_ablate(learner: Callable) -> str:
     heads = [(0, 1), (1, 0), (1, 3)]
     for model in both_models():
@@ -316,6 +337,7 @@ def _only(clean: list[Tensor], ablated: list[Tensor]) -> Tensor:
     "04",
     look="section 8: each order exchanges all three factors; each step is credited to the factor exchanged",
     points=3,
+    takes="model clean_cache ablated_cache directions layer head",
 )
 def check_backup_by_route(learner: Callable) -> str:
     for model, (layer, head) in itertools.product(both_models(), ((1, 2), (2, 1))):

@@ -11,7 +11,9 @@ from scipy import stats
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from tests.checks.core import both_models, call, exercise, require, require_equal
+from tests.checks.calling import call
+from tests.checks.comparing import require_equal
+from tests.checks.core import both_models, exercise, require
 
 PROMPTS = (
     "He says he is working with a computer. He is",
@@ -52,7 +54,9 @@ def _alone(model: TransformerBridge, prompts: tuple[str, ...]) -> Tensor:
 
 
 @exercise(
-    "07", look="section 2: a mask is 1 on real tokens; the last real token is the last 1, wherever the padding is"
+    "07",
+    look="section 2: a mask is 1 on real tokens; the last real token is the last 1, wherever the padding is",
+    takes="attention_mask",
 )
 def check_last_token_index(learner: Callable) -> str:
     model = next(both_models())
@@ -86,7 +90,9 @@ def check_last_token_index(learner: Callable) -> str:
 
 
 @exercise(
-    "07", look="section 2: utils.prompts.tokenize gives tokens and mask; log_softmax before you pick the attributes"
+    "07",
+    look="section 2: utils.prompts.tokenize gives tokens and mask; log_softmax before you pick the attributes",
+    takes="model prompts attribute_tokens",
 )
 def check_log_probs_at_end(learner: Callable) -> str:
     for model in both_models():
@@ -124,7 +130,11 @@ def _fake_log_probs(seed: int = 0, n: int = 6, attributes: int = 5) -> tuple[Ten
     return aae, sae
 
 
-@exercise("07", look="section 3: the mean over pairs of a difference of log-probabilities, trait by trait")
+@exercise(
+    "07",
+    look="section 3: the mean over pairs of a difference of log-probabilities, trait by trait",
+    takes="logp_aae logp_sae",
+)
 def check_association_scores(learner: Callable) -> str:
     aae, sae = _fake_log_probs()
     held = require_equal(
@@ -147,7 +157,11 @@ def check_association_scores(learner: Callable) -> str:
     return f"one score per trait ({held})"
 
 
-@exercise("07", look="section 3: log p(x | guise) - log p(x | empty guise), with the frame's own empty guise")
+@exercise(
+    "07",
+    look="section 3: log p(x | guise) - log p(x | empty guise), with the frame's own empty guise",
+    takes="logp logp_empty",
+)
 def check_calibrated(learner: Callable) -> str:
     aae, empty = _fake_log_probs(1)
     held = require_equal(
@@ -168,7 +182,11 @@ def check_calibrated(learner: Callable) -> str:
     return f"each row against its own empty guise ({held})"
 
 
-@exercise("07", look="section 4: one fixed set of traits, means over each set, AAE minus SAE")
+@exercise(
+    "07",
+    look="section 4: one fixed set of traits, means over each set, AAE minus SAE",
+    takes="model pairs unfavourable favourable",
+)
 def check_trait_gap(learner: Callable) -> str:
     for model in both_models():
         u, f = _ids(model, UNFAVOURABLE), _ids(model, FAVOURABLE)
@@ -225,7 +243,11 @@ def _end_projection(model: TransformerBridge, prompt: str, direction: Tensor) ->
     return resid / cache["ln_final.hook_scale"][0, -1, 0] @ direction
 
 
-@exercise("07", look="section 5: first one mean per verb, then scipy.stats.bootstrap over those means")
+@exercise(
+    "07",
+    look="section 5: first one mean per verb, then scipy.stats.bootstrap over those means",
+    takes="values clusters",
+)
 def check_bootstrap_interval(learner: Callable) -> str:
     rng = np.random.default_rng(3)
     clusters = [verb for verb in "abcdefgh" for _ in range(9)]
@@ -266,7 +288,11 @@ def _show(interval: Tensor) -> str:
     return f"({interval[0]:.3f}, {interval[1]:.3f})"
 
 
-@exercise("07", look="section 6: (1 + swaps at least as large in absolute value) / (1 + number of swaps)")
+@exercise(
+    "07",
+    look="section 6: (1 + swaps at least as large in absolute value) / (1 + number of swaps)",
+    takes="observed null",
+)
 def check_null_swaps(learner: Callable) -> str:
     null = torch.tensor([-0.30, -0.21, -0.12, -0.05, 0.02, 0.08, 0.11, 0.19, 0.26, -0.02, 0.15])
     observed = torch.tensor([0.4, 0.2, -0.2, 0.15, -0.35, 0.01])
@@ -294,7 +320,11 @@ def check_null_swaps(learner: Callable) -> str:
     return f"two-sided ranks with the observed gap counted in ({held})"
 
 
-@exercise("07", look="section 7: choose, measure; then exchange the guises, choose again, measure again")
+@exercise(
+    "07",
+    look="section 7: choose, measure; then exchange the guises, choose again, measure again",
+    takes="logp_aae logp_sae",
+)
 def check_is_circular(learner: Callable) -> str:
     aae, sae = _fake_log_probs(5, n=7)
     ratio = aae - sae

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from tests.checks.core import both_models, call, exercise, require, require_equal
+from tests.checks.calling import call
+from tests.checks.comparing import require_equal
+from tests.checks.core import both_models, exercise, require
 
 PAIRS = (  # whole prompts; on the fixtures' tokenizer every word here is one token
     ("He says he done walked. He is", "He says he has walked. He is"),
@@ -55,7 +57,11 @@ def _centred(model: TransformerBridge, stream: Tensor) -> Tensor:
 # --- exercises --------------------------------------------------------------------------------------------------------
 
 
-@exercise("08", look="section 1: compare token ids, BOS included; equal length first, then exactly one difference")
+@exercise(
+    "08",
+    look="section 1: compare token ids, BOS included; equal length first, then exactly one difference",
+    takes="model pairs",
+)
 def check_aligned_pairs(learner: Callable) -> str:
     model = next(both_models())
     pairs = [PAIRS[0], NOT_ALIGNED[0], PAIRS[2], NOT_ALIGNED[1], PAIRS[1], NOT_ALIGNED[2]]
@@ -83,7 +89,11 @@ def check_aligned_pairs(learner: Callable) -> str:
     return f"{len(want)} aligned pairs found among {len(pairs)}, each with its position"
 
 
-@exercise("08", look="section 3: means of columns of model.W_U, which is [d_model, d_vocab]")
+@exercise(
+    "08",
+    look="section 3: means of columns of model.W_U, which is [d_model, d_vocab]",
+    takes="model unfavourable favourable",
+)
 def check_gap_direction(learner: Callable) -> str:
     for model in both_models():
         u, f = _sets(model)
@@ -110,7 +120,11 @@ def check_gap_direction(learner: Callable) -> str:
     return f"projecting on it gives the preference in logits ({held})"
 
 
-@exercise("08", look="section 3: the final stream, normalised as the model does, at the last position; then the bias")
+@exercise(
+    "08",
+    look="section 3: the final stream, normalised as the model does, at the last position; then the bias",
+    takes="model logits cache answers",
+)
 def check_reconcile(learner: Callable) -> str:
     for model in both_models():
         u, f = _sets(model)
@@ -173,7 +187,9 @@ def _parts(model: TransformerBridge, cache, at: int = -1) -> Tensor:
 
 
 @exercise(
-    "08", look="section 4: each side through its own final norm, then subtract; components must add up to the gap"
+    "08",
+    look="section 4: each side through its own final norm, then subtract; components must add up to the gap",
+    takes="aae sae direction",
 )
 def check_gap_by_component(learner: Callable) -> str:
     for model in both_models():
@@ -213,7 +229,9 @@ def check_gap_by_component(learner: Callable) -> str:
 
 
 @exercise(
-    "08", look="section 5: run the SAE tokens, patch from the AAE cache, and rescale: 0 is the SAE run, 1 the AAE run"
+    "08",
+    look="section 5: run the SAE tokens, patch from the AAE cache, and rescale: 0 is the SAE run, 1 the AAE run",
+    takes="model aae_tokens sae_tokens answers",
 )
 def check_patch_guise(learner: Callable) -> str:
     for model in both_models():
@@ -277,7 +295,11 @@ def _raw_sweep(model: TransformerBridge, tokens: Tensor, cache) -> Tensor:
     return _SWEEPS[key]
 
 
-@exercise("08", look="section 6: cell by cell, count the swaps whose value is at least as large in absolute terms")
+@exercise(
+    "08",
+    look="section 6: cell by cell, count the swaps whose value is at least as large in absolute terms",
+    takes="observed null",
+)
 def check_compare_with_null(learner: Callable) -> str:
     generator = torch.Generator().manual_seed(2)
     observed = torch.randn(3, 4, generator=generator)

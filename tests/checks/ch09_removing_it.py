@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from tests.checks.core import both_models, call, exercise, require, require_equal
+from tests.checks.calling import call
+from tests.checks.comparing import require_equal
+from tests.checks.core import both_models, exercise, require
 
 PROMPTS = ("He says he done walked. He is", "They are", "She says she has walked to the park. She is")
 HEADS = [(0, 2), (1, 1), (1, 3)]
@@ -30,7 +32,11 @@ def _alone(model: TransformerBridge) -> list[Tensor]:
     return [torch.stack([cache["z", layer][0] for layer in range(model.cfg.n_layers)]) for cache in runs]
 
 
-@exercise("09", look="section 2: real tokens only, BOS not among them, and every token counts the same")
+@exercise(
+    "09",
+    look="section 2: real tokens only, BOS not among them, and every token counts the same",
+    takes="model tokens mask",
+)
 def check_mean_z(learner: Callable) -> str:
     for model in both_models():
         tokens, mask = _tokens(model)
@@ -75,7 +81,11 @@ def _run(model: TransformerBridge, tokens: Tensor, values: Tensor, heads=HEADS, 
     return model.run_with_hooks(tokens, fwd_hooks=[hook_for(layer) for layer in range(model.cfg.n_layers)])
 
 
-@exercise("09", look="section 2: z[:, 1:, head] = means[layer, head], one hook per head, each remembering its own")
+@exercise(
+    "09",
+    look="section 2: z[:, 1:, head] = means[layer, head], one hook per head, each remembering its own",
+    takes="model tokens heads means",
+)
 def check_ablate_heads(learner: Callable) -> str:
     for model in both_models():
         tokens = model.to_tokens([PROMPTS[0], PROMPTS[0].replace("done", "has")])
@@ -118,7 +128,7 @@ def _run_last_head(model: TransformerBridge, tokens: Tensor, means: Tensor) -> T
     return model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.attn.hook_z", put) for layer in layers])
 
 
-@exercise("09", look="section 2: one ratio of two means, taken from 1")
+@exercise("09", look="section 2: one ratio of two means, taken from 1", takes="before after")
 def check_share_removed(learner: Callable) -> str:
     before = torch.tensor([0.9, 0.4, -0.1, 0.6])
     after = torch.tensor([0.2, 0.3, 0.1, -0.4])
@@ -144,7 +154,7 @@ def check_share_removed(learner: Callable) -> str:
     return f"1 is all of it, 0 is nothing, below 0 is more than before ({held})"
 
 
-@exercise("09", look="section 4: hypergeom.sf(shared - 1, n_total, len(one), len(other))")
+@exercise("09", look="section 4: hypergeom.sf(shared - 1, n_total, len(one), len(other))", takes="one other n_total")
 def check_overlap_p(learner: Callable) -> str:
     one = [(layer, 0) for layer in range(8)]
     other = [(layer, layer % 3) for layer in range(7, -1, -1)][:6]

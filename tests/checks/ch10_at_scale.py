@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from tests.checks.core import both_models, call, exercise, require, require_equal
+from tests.checks.calling import call
+from tests.checks.comparing import require_equal
+from tests.checks.core import both_models, exercise, require
 from utils.patching.blocks import run_block
 from utils.patching.resumable import CorruptedRun
 from utils.tiny_models import MAX_LENGTH
@@ -70,7 +72,11 @@ def _counted(model) -> Iterator[list[int]]:
             handle.remove()
 
 
-@exercise("10", look="section 2: what a cell patches in, it patches into every prompt and every dimension at once")
+@exercise(
+    "10",
+    look="section 2: what a cell patches in, it patches into every prompt and every dimension at once",
+    takes="clean corrupted",
+)
 def check_cells_that_can_change(learner: Callable) -> str:
     for model in both_models():
         clean, corrupted = (_residuals(model, tokens) for tokens in _tokens(3))
@@ -110,7 +116,12 @@ def check_cells_that_can_change(learner: Callable) -> str:
     return f"on both models, every cell outside your mask leaves the built-in's run as it was ({held})"
 
 
-@exercise("10", points=2, look="section 3: blocks layer, layer + 1, … to the last, then ln_final, then unembed")
+@exercise(
+    "10",
+    points=2,
+    look="section 3: blocks layer, layer + 1, … to the last, then ln_final, then unembed",
+    takes="model resid layer",
+)
 def check_run_from_layer(learner: Callable) -> str:
     for model in both_models():
         clean_tokens, corrupted_tokens = _tokens()
@@ -161,14 +172,19 @@ def _bare_blocks(model, resid: Tensor, layer: int) -> Tensor:
     return resid
 
 
-@exercise("10", points=2, look="section 4: query i stands at position start + i, and reads keys 0 to start + i")
+@exercise(
+    "10",
+    points=2,
+    look="section 4: query i stands at position start + i, and reads keys 0 to start + i",
+    takes="q k v k_prefix v_prefix",
+)
 def check_attention_from_position(learner: Callable) -> str:
     for model in both_models():
         tokens = _tokens()[1]
         run, z = CorruptedRun(model, tokens), model.run_with_cache(tokens)[1]["z", 1]
-        everyone = torch.arange(len(tokens))
+        rows = torch.arange(len(tokens))
         q, k, v = run.qkv(1, run.resid_pre[1])
-        q, k = run.rotated(q, everyone, 0), run.rotated(k, everyone, 0)
+        q, k = run.rotated(q, rows, 0), run.rotated(k, rows, 0)
         for start in (S2, 1, 0):
             own, prefix = (part[:, start:] for part in (q, k, v)), (part[:, :start] for part in (k, v))
             q_own, k_own, v_own = own
@@ -213,6 +229,7 @@ def _attention(q, k, v, allowed, scale: float | None = None, deal: bool = False)
     "10",
     points=3,
     look="section 5: before block l the batch grows by the copies patched there, then the block runs",
+    takes="model clean corrupted pos",
 )
 def check_patch_every_layer(learner: Callable) -> str:
     for model in both_models():

@@ -51,7 +51,7 @@ def leaves_hook(model, tokens, layer, head_index):
     return model(tokens)
 
 
-def unsolved(*arguments):
+def unsolved(*arguments, **named):
     raise NotImplementedError("this exercise is not written yet")
 
 

@@ -200,20 +200,20 @@ def _both(model, clean_cache, ablated_cache, directions, layer, head, grouped=Tr
     return (_factors(model, c, directions, layer, head, grouped) for c in (clean_cache, ablated_cache))
 
 
-def route_one_at_a_time(*args):
-    (p, w, s), (p2, w2, s2) = _both(*args)
+def route_one_at_a_time(model, clean_cache, ablated_cache, directions, layer, head):
+    (p, w, s), (p2, w2, s2) = _both(model, clean_cache, ablated_cache, directions, layer, head)
     start = _effect(p, w, s)
     return torch.stack([_effect(p2, w, s), _effect(p, w2, s), _effect(p, w, s2)]) - start
 
 
-def route_put_back(*args):
-    (p, w, s), (p2, w2, s2) = _both(*args)
+def route_put_back(model, clean_cache, ablated_cache, directions, layer, head):
+    (p, w, s), (p2, w2, s2) = _both(model, clean_cache, ablated_cache, directions, layer, head)
     end = _effect(p2, w2, s2)
     return end - torch.stack([_effect(p, w2, s2), _effect(p2, w, s2), _effect(p2, w2, s)])
 
 
-def route_one_order(*args):
-    (p, w, s), (p2, w2, s2) = _both(*args)
+def route_one_order(model, clean_cache, ablated_cache, directions, layer, head):
+    (p, w, s), (p2, w2, s2) = _both(model, clean_cache, ablated_cache, directions, layer, head)
     steps = [_effect(p, w, s), _effect(p2, w, s), _effect(p2, w2, s), _effect(p2, w2, s2)]
     return torch.stack([steps[i + 1] - steps[i] for i in range(3)])
 
@@ -232,17 +232,17 @@ def _shapley(clean, ablated):
     return torch.stack(parts)
 
 
-def route_wrong_value_head(*args):
-    return _shapley(*_both(*args, grouped=False))
+def route_wrong_value_head(model, clean_cache, ablated_cache, directions, layer, head):
+    return _shapley(*_both(model, clean_cache, ablated_cache, directions, layer, head, grouped=False))
 
 
-def route_reversed(*args):
-    clean, ablated = _both(*args)
+def route_reversed(model, clean_cache, ablated_cache, directions, layer, head):
+    clean, ablated = _both(model, clean_cache, ablated_cache, directions, layer, head)
     return _shapley(ablated, clean)
 
 
-def route_not_divided(*args):
-    return 6 * _shapley(*_both(*args))
+def route_not_divided(model, clean_cache, ablated_cache, directions, layer, head):
+    return 6 * _shapley(*_both(model, clean_cache, ablated_cache, directions, layer, head))
 
 
 WRONG = {

@@ -7,20 +7,20 @@ import torch
 from utils.prompts import tokenize
 
 
-def last_minus_one(mask):
-    return torch.full((mask.shape[0],), -1)
+def last_minus_one(attention_mask):
+    return torch.full((attention_mask.shape[0],), -1)
 
 
-def last_by_length(mask):
-    return mask.sum(1) - 1
+def last_by_length(attention_mask):
+    return attention_mask.sum(1) - 1
 
 
-def last_column(mask):
-    return torch.tensor([mask.shape[1] - 1 for _ in mask])
+def last_column(attention_mask):
+    return torch.tensor([attention_mask.shape[1] - 1 for _ in attention_mask])
 
 
-def last_first(mask):
-    return mask.argmax(1)
+def last_first(attention_mask):
+    return attention_mask.argmax(1)
 
 
 def logp_logits(model, prompts, attribute_tokens):

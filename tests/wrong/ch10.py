@@ -104,13 +104,17 @@ WRONG = {
         "saves no work": lambda model, resid, layer: model(resid, start_at_layer=layer),
     },
     "attention_from_position": {
-        "lost its offset": lambda *args: attention(*args, diagonal=lambda start: 0),
-        "no causal mask": lambda *args: attention(*args, masked=False),
-        "cannot read itself": lambda *args: attention(*args, diagonal=lambda start: start - 1),
-        "prefix is missing": lambda *args: attention(*args, prefix=False),
-        "prefix comes after": lambda *args: attention(*args, swap=True),
-        "not scaled": lambda *args: attention(*args, scaled=False),
-        "dealt round": lambda *args: attention(*args, deal=True),
+        "lost its offset": lambda q, k, v, k_prefix, v_prefix: attention(
+            q, k, v, k_prefix, v_prefix, diagonal=lambda start: 0
+        ),
+        "no causal mask": lambda q, k, v, k_prefix, v_prefix: attention(q, k, v, k_prefix, v_prefix, masked=False),
+        "cannot read itself": lambda q, k, v, k_prefix, v_prefix: attention(
+            q, k, v, k_prefix, v_prefix, diagonal=lambda start: start - 1
+        ),
+        "prefix is missing": lambda q, k, v, k_prefix, v_prefix: attention(q, k, v, k_prefix, v_prefix, prefix=False),
+        "prefix comes after": lambda q, k, v, k_prefix, v_prefix: attention(q, k, v, k_prefix, v_prefix, swap=True),
+        "not scaled": lambda q, k, v, k_prefix, v_prefix: attention(q, k, v, k_prefix, v_prefix, scaled=False),
+        "dealt round": lambda q, k, v, k_prefix, v_prefix: attention(q, k, v, k_prefix, v_prefix, deal=True),
     },
     "patch_every_layer": {
         "are exchanged": lambda model, clean, corrupted, pos: stacked(grown(model, corrupted, clean, pos), corrupted),

@@ -1,0 +1,167 @@
+"""Comparing what a learner's function returns with what it should be, and naming the mistake that explains the difference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tests.checks.core import CheckFailed
+
+EXACT, APPROXIMATE = 1e-6, 1e-4
+FLOATS = (torch.float32, torch.float64)
+
+
+def require_equal(
+    got: Any,
+    want: Tensor | float,
+    what: str,
+    axes: str = "",
+    mistakes: Mapping[str, Callable[[], Any]] | None = None,
+    atol: float = APPROXIMATE,
+) -> str:
+    """'exact' or 'approximate (largest difference …)'; CheckFailed if `got` is not `want` within `atol`.
+
+    got: a tensor, an array, a number, or lists of them. what: what it should equal, in words. axes: names of the axes
+    ("layer head"), used to say where the first difference is. mistakes: message → a function that computes what that
+    mistake would give; the first that equals `got` is named. A mistake that happens to give the right answer on these
+    inputs is never reported.
+    """
+    want = torch.as_tensor(want)
+    names, mistakes = axes.split(), mistakes or {}
+    got = as_tensor(got, want, what, names)
+    _require_kind(got, want, what, names, mistakes)
+    if got.dtype.is_floating_point and torch.isfinite(want).all() and not torch.isfinite(got).all():
+        raise CheckFailed(
+            f"your result with {what}: {_first(~torch.isfinite(got), names)} is nan or infinite",
+            _named_mistake(got, mistakes, atol) or "a division by zero, or a softmax over nothing but -inf",
+        )
+    difference = (got.double() - want.double()).abs().nan_to_num(0.0)
+    difference[torch.isnan(got.double()) != torch.isnan(want.double())] = torch.inf
+    largest = difference.max().item() if difference.numel() else 0.0
+    if largest <= atol:
+        return "exact" if largest <= EXACT else f"largest difference {largest:.0e}"
+    wrong = difference > atol
+    where = _first(wrong, names)
+    raise CheckFailed(
+        f"your result with {what}: off by {largest:.3g}"
+        + (f"; {int(wrong.sum())} of {wrong.numel()} values differ, first at {where}" if want.ndim else ""),
+        _named_mistake(got, mistakes, atol) or _generic_mistake(got, want, atol),
+    )
+
+
+def as_tensor(got: Any, want: Tensor, what: str, names: list[str]) -> Tensor:
+    """The result as a tensor beside `want`. Numbers, arrays and lists of equal length are as good as a tensor."""
+    if isinstance(got, Tensor):
+        return got.detach().to(want.device)
+    if got is None:
+        raise CheckFailed(f"your result with {what}: it is None", "the function does not return anything")
+    try:
+        found = torch.as_tensor(np.array(_plain(got)))
+    except (TypeError, ValueError, RuntimeError):
+        shape = f"[{', '.join(names)}] = {list(want.shape)}" if want.ndim else "a single number"
+        raise CheckFailed(
+            f"your result with {what}: a {type(got).__name__} that is not a table of numbers",
+            f"return one tensor, {shape}",
+        ) from None
+    if want.dtype.is_floating_point and not found.dtype.is_floating_point and found.dtype != torch.bool:
+        found = found.to(want.dtype)  # a whole number among Python's numbers is as good as a fraction
+    return found.to(want.device)
+
+
+def _plain(value: Any) -> Any:
+    """Tensors inside lists and tuples as numpy arrays."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().numpy()
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _require_kind(got: Tensor, want: Tensor, what: str, names: list[str], mistakes: Mapping[str, Callable]) -> None:
+    """Shape and dtype, each with its own message."""
+    if got.shape != want.shape:
+        shape = f"[{', '.join(names)}] = {list(want.shape)}" if want.ndim else "a single number, []"
+        likely = _named_mistake(got, mistakes, APPROXIMATE) or _shape_mistake(got, want, names)
+        raise CheckFailed(f"your result with {what}: shape {list(got.shape)}, expected {shape}", likely)
+    if want.dtype.is_floating_point:
+        allowed, likely = FLOATS, "values are floats of 32 or 64 bits: is something rounded, counted, or a mask?"
+    elif want.dtype == torch.bool:
+        allowed, likely = (torch.bool,), "0 and 1 as an index mean rows 0 and 1: a mask is True and False"
+    else:
+        allowed, likely = (
+            (torch.int64,),
+            "token ids and positions are whole numbers of 64 bits, or they cannot be an index",
+        )
+    if got.dtype not in allowed:
+        raise CheckFailed(f"your result with {what}: dtype {got.dtype}, expected {want.dtype}", likely)
+
+
+def _shape_mistake(got: Tensor, want: Tensor, names: list[str]) -> str:
+    if got.ndim == want.ndim and sorted(got.shape) == sorted(want.shape):
+        return f"the axes are in another order; the docstring asks for [{', '.join(names)}]"
+    if got.ndim == want.ndim + 1:
+        return "one axis too many: something is not averaged, summed or indexed yet"
+    if got.ndim == want.ndim - 1:
+        return "one axis too few: something is averaged or summed that should be kept"
+    return "print the shape after every line, and write it behind the line as a comment"
+
+
+def _named_mistake(got: Tensor, mistakes: Mapping[str, Callable[[], Any]], atol: float) -> str:
+    for message, compute in mistakes.items():
+        wrong = torch.as_tensor(compute())
+        if wrong.shape == got.shape and torch.allclose(wrong.double(), got.double(), atol=atol, rtol=0, equal_nan=True):
+            return message
+    return ""
+
+
+def _generic_mistake(got: Tensor, want: Tensor, atol: float) -> str:
+    """What explains the difference on any exercise: a sign, a factor, a constant, exchanged or turned axes."""
+    got, want = got.double(), want.double()
+
+    def same(other: Tensor) -> bool:
+        return other.shape == got.shape and torch.allclose(got, other, atol=atol, rtol=0)
+
+    if not got.any():
+        return "every value is zero: is anything written into the result?"
+    if same(-want):
+        return "the sign is the other way round"
+    if same(want.abs()):
+        return "the signs are lost: an absolute value is taken where the sign matters"
+    if want.ndim and want.numel() > 1:
+        if got.ndim == 2 and got.shape[0] == got.shape[1] and same(want.T):
+            return "the two axes are swapped"
+        for axis in range(want.ndim):
+            if same(want.flip(axis)):
+                return f"the order along axis {axis} is turned round"
+            if same(want.roll(1, axis)) or same(want.roll(-1, axis)):
+                return f"everything stands one place off along axis {axis}"
+        offset = got - want
+        if torch.allclose(offset, offset.flatten()[0].expand_as(offset), atol=atol):
+            return f"every value is off by the same {offset.flatten()[0]:.3g}: something is added, or not subtracted"
+    ratio = (got / want)[want.abs() > atol]
+    if (
+        ratio.numel()
+        and torch.allclose(ratio, ratio[0].expand_as(ratio), rtol=1e-3, atol=1e-3)
+        and same(want * ratio[0])
+    ):
+        return f"every value is {ratio[0]:.3g} times what it should be: is a mean a sum, or is something divided twice?"
+    if want.ndim and got.numel() > 1 and torch.allclose(got, got.flatten()[0].expand_as(got), atol=atol):
+        return "every value is the same: does the result depend on what you loop over?"
+    same_values = (got - want).abs() <= atol
+    if want.ndim and same_values.any():
+        return f"{int(same_values.sum())} of {want.numel()} values are right: look at what sets the others apart"
+    return ""
+
+
+def _first(where: Tensor, names: list[str]) -> str:
+    """Where the first True is, by name: L1H2, layer 1, position 3."""
+    if where.ndim == 0:
+        return "the value"
+    labels = names if len(names) == where.ndim else [f"axis {i}" for i in range(where.ndim)]
+    index = dict(zip(labels, where.nonzero()[0].tolist(), strict=True))
+    if {"layer", "head"} <= index.keys():
+        index = {f"L{index['layer']}H{index['head']}": None, **index}
+        del index["layer"], index["head"]
+    return ", ".join(name if i is None else f"{name} {i}" for name, i in index.items())
