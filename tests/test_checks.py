@@ -1,5 +1,7 @@
 """Every check passes its solution, names every mistake, and leaves models and inputs as they were."""
 
+import functools
+import inspect
 import re
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from tests.checks import REGISTRY, CheckFailed
 from tests.checks.calling import call
 from tests.checks.comparing import require_equal
+from tests.right import RIGHT
 from tests.solutions import SOLUTIONS, solution_functions
 from tests.wrong import WRONG
 from utils.tiny_models import tiny_model
@@ -30,6 +33,52 @@ def test_mistake_is_named(name, fragment, capsys):
     assert fragment in str(caught.value)
     assert caught.value.exercise == name and caught.value.look
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("name", "what"), [(name, what) for name, right in RIGHT.items() for what in right])
+def test_unusual_right_answers_pass(name, what, capsys):
+    REGISTRY[name].check(RIGHT[name][what])
+    assert capsys.readouterr().out.startswith(f"✓ {name}: ")
+
+
+def test_every_exercise_has_unusual_right_answers():
+    assert set(RIGHT) == set(REGISTRY)
+    assert {name for name, right in RIGHT.items() if len(right) < 2} == set(), "each has at least two"
+
+
+STRANGE = [
+    None,
+    "text",
+    0,
+    [],
+    {},
+    [[1], [2, 3]],
+    (None, None),
+    object(),
+    iter([1]),
+    torch.zeros(0),
+    torch.zeros(7, 7, 7),
+]
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_no_check_crashes_whatever_comes_back(name):
+    for returned in STRANGE:
+        with pytest.raises(CheckFailed) as caught:
+            REGISTRY[name].check(lambda *_, returned=returned, **__: returned)
+        assert caught.value.crashed is None, returned
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_arguments_are_those_of_the_solution(name):
+    """What a check passes by place reaches the learner under the names of the signature that the notebook gives."""
+    takes = REGISTRY[name].takes
+    solution = solution_functions(REGISTRY[name].chapter)[name]
+    names = tuple(inspect.signature(solution).parameters)
+    assert takes == names or not takes  # a hook function is called by the library, by place
+    if takes:
+        with pytest.raises(CheckFailed, match="by their names"):
+            REGISTRY[name].check(lambda a, b=0, c=0, d=0, e=0, f=0: 0)
 
 
 def test_wrong_implementations_belong_to_exercises():
@@ -86,23 +135,136 @@ def test_torchs_own_not_implemented_error_is_shown(slip):
     assert "not written yet" not in str(caught.value) and "raised NotImplementedError: " in str(caught.value)
 
 
-def test_call_removes_hooks_that_a_function_left():
+def leaves_hook(model):
+    model.add_hook("blocks.0.hook_mlp_out", lambda activation, hook: activation * 0)
+
+
+def leaves_permanent_hook(model):
+    model.add_hook("blocks.1.attn.hook_z", lambda activation, hook: activation * 0, is_permanent=True)
+
+
+def leaves_backward_hook(model):
+    model.add_hook("blocks.1.attn.hook_z", lambda gradient, hook: None, dir="bwd")
+
+
+def leaves_module_hook(model):
+    model.blocks[1].register_forward_hook(lambda *_: None)
+
+
+def removes_hooks(model):
+    model.reset_hooks()
+
+
+def trains(model):
+    model.train()
+
+
+def writes_weights_through_a_view(model):
+    with torch.no_grad():
+        model.W_U[:, 3] *= 0
+
+
+def writes_weights_behind_autograd(model):
+    next(iter(model.parameters())).data += 1
+
+
+def replaces_a_method(model):
+    model.unembed.forward = lambda x: x.repeat(1, 1, 10)[..., : model.cfg.d_vocab]
+
+
+SIDE_EFFECTS = {
+    leaves_hook: "leaves a hook on blocks.0.hook_mlp_out",
+    leaves_permanent_hook: "leaves a hook on blocks.1.attn.hook_z",
+    leaves_backward_hook: "leaves a hook on blocks.1.attn.hook_z",
+    leaves_module_hook: "leaves a hook on the module",
+    removes_hooks: "somebody else's is gone",
+    trains: "another mode",
+    writes_weights_through_a_view: "a weight",
+    writes_weights_behind_autograd: "a weight",
+}
+
+
+@pytest.mark.parametrize("function", SIDE_EFFECTS, ids=lambda function: function.__name__)
+def test_a_model_is_as_it_was_whatever_happens(function):
+    model, tokens = tiny_model("gpt2"), torch.tensor([[0, 1, 2]])
+    before = model(tokens)
+    with pytest.raises(CheckFailed, match=re.escape(SIDE_EFFECTS[function])):
+        call(function, model)
+
+    def raises_as_well(model):
+        function(model)
+        raise RuntimeError("and then it stops")
+
+    with pytest.raises(CheckFailed, match="and then it stops"):
+        call(raises_as_well, model)
+    assert torch.equal(model(tokens), before) and not model.training
+    assert not any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values())
+
+
+def test_a_model_that_was_changed_in_another_way_is_found_out_and_not_used_again():
     model = tiny_model("gpt2")
-    before = model(torch.tensor([[0, 1, 2]]))
+    with pytest.raises(CheckFailed, match="logits on a prompt of our own"):
+        call(replaces_a_method, model)
+    assert tiny_model("gpt2") is not model
 
-    def leaves_hook(model):
-        model.add_hook("blocks.0.hook_mlp_out", lambda activation, hook: activation * 0)
 
-    with pytest.raises(CheckFailed, match=r"leaves a hook on blocks\.0\.hook_mlp_out"):
-        call(leaves_hook, model)
-    assert torch.equal(model(torch.tensor([[0, 1, 2]])), before)
+def test_arguments_are_looked_at_afterwards():
+    for change, message in (
+        (lambda items: items.pop(), "2 items in place of 3"),
+        (lambda items: items[0].mul_(2), "its values were changed"),
+    ):
+        items = [torch.tensor([2.0, 1.0]), torch.tensor([5.0]), torch.tensor([7.0])]
+        with pytest.raises(CheckFailed, match=message):
+            call(change, items)
+    with pytest.raises(CheckFailed, match="order of a list"):
+        call(lambda words: words.sort(), ["b", "a"])
+    with pytest.raises(CheckFailed, match="3 entries in place of 2"):
+        call(lambda table: table.update(c=3), {"a": 1, "b": 2})
+
+
+def test_decorated_and_partial_functions_pass_and_their_lines_are_found():
+    solution = solution_functions("00")["zero_head"]
+
+    @functools.wraps(solution)
+    def decorated(*args, **kwargs):
+        return solution(*args, **kwargs)
+
+    for learner in (decorated, functools.partial(solution)):
+        REGISTRY["zero_head"].check(learner)
+
+    @functools.wraps(solution)
+    def slips(z, hook, head_index):
+        return z[99]
+
+    with pytest.raises(CheckFailed, match=r"raised IndexError"):
+        REGISTRY["zero_head"].check(functools.partial(slips))
+
+
+def test_reading_the_notebooks_own_values_is_said():
+    space = {"clean_z": torch.zeros(5, 15, 4, 8), "torch": torch, "N_HEADS": 4}
+    exec("def zero_head(z, hook, head_index):\n    return torch.zeros_like(clean_z) + N_HEADS", space)
+    with pytest.raises(CheckFailed, match="it reads the notebook's `clean_z`, not what it is given"):
+        REGISTRY["zero_head"].check(space["zero_head"])
+
+
+def test_what_is_not_a_function_is_refused():
+    with pytest.raises(CheckFailed, match="give the check your function itself"):
+        REGISTRY["zero_head"].check(torch.zeros(3))
 
 
 @pytest.mark.parametrize(
     ("got", "expected"),
     [
         (None, "it is None"),
-        (1.5, "it is a float, not a tensor"),
+        (1.5, "shape [], expected [layer, head] = [2, 3]"),
+        ("text", "a str that is not a table of numbers"),
+        ([[1, 2], [3]], "a list that is not a table of numbers"),
+        (torch.zeros(2, 3, dtype=torch.float16), "dtype torch.float16"),
+        (torch.zeros(2, 3, dtype=torch.bool), "dtype torch.bool"),
+        (torch.arange(6.0).reshape(2, 3) * 2, "2 times what it should be"),
+        (torch.arange(6.0).reshape(2, 3) + 4, "off by the same 4"),
+        (torch.arange(6.0).reshape(2, 3).flip(0), "order along axis 0 is turned round"),
+        (torch.full((2, 3), 2.0), "every value is the same"),
         (torch.zeros(3), "shape [3], expected [layer, head] = [2, 3]"),
         (torch.zeros(3, 2), "the axes are in another order"),
         (torch.zeros(1, 2, 3), "one axis too many"),

@@ -91,8 +91,9 @@ class _State:
         self.model, self.weights, self.logits = model, _weights(model), _logits(model)
         self.others = model.hook_dict["blocks.0.hook_mlp_out"].add_hook(_left_by_somebody_else)
         self.points = {name: (list(point.fwd_hooks), list(point.bwd_hooks)) for name, point in model.hook_dict.items()}
-        self.modules = {module: [dict(getattr(module, kind)) for kind in MODULE_HOOKS] for module in model.modules()}
-        self.training = {module: module.training for module in model.modules()}
+        modules = [*model.modules(), *model.original_model.modules()]  # the bridge hands its mode on to both
+        self.modules = {module: [dict(getattr(module, kind)) for kind in MODULE_HOOKS] for module in modules}
+        self.training = {module: module.training for module in modules}
 
     def put_back(self) -> list[tuple[str, str]]:
         """(what was changed, what to do instead) of every change; the model is as it was afterwards."""
@@ -152,12 +153,16 @@ class _State:
                 "you wrote into a weight: a slice such as model.W_U[:, i] is a view of it; work on a copy (.clone())",
             )
             return
-        if not torch.allclose(_fresh_logits(self.model), self.logits, atol=1e-5):
+        try:
+            same = torch.allclose(_fresh_logits(self.model), self.logits, atol=1e-5)
+        except Exception:  # the model no longer runs at all
+            same = False
+        if not same:
             _weights.cache_clear()
             _logits.cache_clear()
             tiny_model.cache_clear()
             yield (
-                "the model's logits on a prompt of our own, before and after your function: they differ",
+                "the model's logits on a prompt of our own, before and after your function: they are not the same",
                 "the function changes the model itself; compute on copies and with hooks that are removed",
             )
 
@@ -184,10 +189,15 @@ def _snapshot(value: Any) -> Any:
         return {key: _snapshot(value[key]) for key in value}
     if isinstance(value, (list, tuple)):
         return [_snapshot(item) for item in value]
-    return None
+    return value if isinstance(value, (str, int, float)) else None
 
 
 def _require_unchanged(value: Any, copy: Any, name: str = "an argument") -> None:
+    if isinstance(copy, (str, int, float)) and value != copy:
+        raise CheckFailed(
+            f"{name} before and after your function: {value!r} stands where {copy!r} stood",
+            "you changed the order of a list that you are given, or what is in it: work on a copy, or use sorted(items)",
+        )
     if isinstance(copy, Tensor) and not (value.shape == copy.shape and torch.equal(value, copy)):
         raise CheckFailed(
             f"{name} before and after your function: its values were changed",

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tests.checks.calling import call
 from tests.checks.comparing import require_equal
 from tests.checks.core import CheckFailed, both_models, exercise, require
 
-TEMPLATES = ("When Kate and Paul met at noon,{S} offered a seat to", "After lunch Ruth saw Adam, and{S} said hello to")
-NAMES = ((" Kate", " Paul"), (" Ruth", " Adam"))
-TABLE = (
-    ("When Kate and Paul met at noon, Paul offered a seat to", (" Kate", " Paul")),
-    ("When Kate and Paul met at noon, Kate offered a seat to", (" Paul", " Kate")),
-    ("After lunch Ruth saw Adam, and Adam said hello to", (" Ruth", " Adam")),
-    ("After lunch Ruth saw Adam, and Ruth said hello to", (" Adam", " Ruth")),
+TEMPLATES = (
+    "When Kate and Paul met at noon,{S} offered a seat to",
+    "After lunch Ruth saw Adam, and{S} said hello to",
+    "Then Emma met Jack and Kate there;{S} wrote a letter to",
 )
-ANSWERS = [(" Mary", " John"), (" John", " Mary"), (" Tom", " James")]
+NAMES = ((" Kate", " Paul"), (" Ruth", " Adam"), (" Emma", " Jack"))
+ANSWERS = [(" Mary", " John"), (" John", " Mary"), (" Tom", " James"), (" Anna", " Mary"), (" Bob", " Sid")]
+SEVERAL_TOKENS = ([(" Mary", " Marianne")], [(" Marianne", " Mary")], [(" Mary", " John"), (" John", " Marianne")])
 
 
 @exercise(
@@ -28,15 +28,15 @@ ANSWERS = [(" Mary", " John"), (" John", " Mary"), (" Tom", " James")]
     takes="templates names",
 )
 def check_build_prompts(learner: Callable) -> str:
-    result = call(learner, TEMPLATES, NAMES)
-    require(result is not None, "what you return: None", "the function does not return anything")
-    ok = isinstance(result, (tuple, list)) and len(result) == 2
-    require(ok, f"what you return: {type(result).__name__}", "return two lists: prompts, answers")
-    prompts, answers = list(result[0]), [tuple(pair) for pair in result[1]]
-    want_prompts, want_answers = [row[0] for row in TABLE], [row[1] for row in TABLE]
+    prompts, answers = _two_lists(call(learner, list(TEMPLATES), list(NAMES)))
+    want_prompts, want_answers = [], []
+    for template, (first, second) in zip(TEMPLATES, NAMES, strict=True):
+        for correct, incorrect in ((first, second), (second, first)):
+            want_prompts.append(template.replace("{S}", incorrect))
+            want_answers.append((correct, incorrect))
     require(
-        len(prompts) == len(answers) == len(TABLE),
-        f"the number of prompts and answers: {len(prompts)} and {len(answers)}, expected {len(TABLE)} of each",
+        len(prompts) == len(answers) == len(want_prompts),
+        f"the number of prompts and answers: {len(prompts)} and {len(answers)}, expected {len(want_prompts)} of each",
         "every template is used twice: once with each name in the slot",
     )
     for i, (got, want) in enumerate(zip(prompts, want_prompts, strict=True)):
@@ -47,7 +47,27 @@ def check_build_prompts(learner: Callable) -> str:
             f"the answers to prompt {i}: {got!r}, expected {want!r}",
             _answer_mistake(answers, want_answers),
         )
-    return f"{len(TABLE)} prompts and their answers, in the published order"
+    return f"{len(want_prompts)} prompts of {len(TEMPLATES)} templates and their answers, in the published order"
+
+
+def _two_lists(result: Any) -> tuple[list[str], list[tuple]]:
+    """Prompts and answers; CheckFailed for anything that is not two lists, of strings and of pairs."""
+    require(result is not None, "what you return: None", "the function does not return anything")
+    ok = isinstance(result, Sequence) and len(result) == 2 and all(isinstance(part, (list, tuple)) for part in result)
+    require(ok, f"what you return: {type(result).__name__}", "return two lists: prompts, answers")
+    prompts, answers = result
+    swapped = all(isinstance(item, (list, tuple)) for item in prompts) and all(
+        isinstance(item, str) for item in answers
+    )
+    require(not swapped, "what you return: answers first", "the prompts come first, then the answers")
+    for prompt in prompts:
+        require(isinstance(prompt, str), f"a prompt: {prompt!r}", "a prompt is one string")
+    for pair in answers:
+        ok = isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(word, str) for word in pair)
+        require(
+            ok, f"the answers to a prompt: {pair!r}", "the answers to a prompt are two strings, (correct, incorrect)"
+        )
+    return list(prompts), [tuple(pair) for pair in answers]
 
 
 def _prompt_mistake(got: list[str], want: list[str]) -> str:
@@ -80,42 +100,47 @@ def _answer_mistake(got: list[Any], want: list[Any]) -> str:
 def check_answer_token_ids(learner: Callable) -> str:
     for model in both_models():
         want = torch.tensor([[model.to_single_token(name) for name in pair] for pair in ANSWERS])
-        bos = model.tokenizer.bos_token_id
+        names = [name for pair in ANSWERS for name in pair]
         held = require_equal(
-            call(learner, model, ANSWERS),
+            call(learner, model, list(ANSWERS)),
             want,
             f"the ids of the answers on {model.cfg.model_name}",
             axes="prompt answer",
             mistakes={
-                "you took the first of [BOS, name]: pass prepend_bos=False": lambda: torch.full_like(want, bos),
+                "you took the first of [BOS, name]: pass prepend_bos=False":
+                    lambda: torch.full_like(want, model.tokenizer.bos_token_id),
                 "the two answers are swapped: correct first": lambda: want.flip(-1),
                 "the leading space is lost: ' Mary' and 'Mary' are different tokens": lambda: torch.tensor(
-                    [[model.to_single_token(name.strip()) for name in pair] for pair in ANSWERS]
-                ),
+                    [[model.to_single_token(name.strip()) for name in pair] for pair in ANSWERS]),
+                "every row is the first prompt's answers": lambda: want[:1].expand_as(want),
                 "BOS is counted: there is an extra id per answer; pass prepend_bos=False":
-                    lambda: model.to_tokens([name for pair in ANSWERS for name in pair]).reshape(len(ANSWERS), 2, 2),
+                    lambda: model.to_tokens(names).reshape(len(ANSWERS), 2, 2),
             },
         )  # fmt: skip
-        _require_refusal(learner, model)
-    return f"ids as from model.to_single_token, and answers of several tokens are refused ({held})"
+        for answers in SEVERAL_TOKENS:
+            _require_refusal(learner, model, answers)
+    return f"ids as from model.to_single_token, and an answer of several tokens is refused wherever it stands ({held})"
 
 
-def _require_refusal(learner: Callable, model: Any) -> None:
+def _require_refusal(learner: Callable, model: Any, answers: list) -> None:
     try:
-        got = learner(model, [(" Mary", " Marianne")])
-    except NotImplementedError:
-        raise
-    except Exception:
+        got = call(learner, model, answers)
+    except CheckFailed as error:
+        require("not written yet" not in error.compared, error.compared, error.likely)
         return
     raise CheckFailed(
-        f"an answer of several tokens, ' Marianne' on {model.cfg.model_name}: you return {got} and raise nothing",
+        f"an answer of several tokens, in {answers} on {model.cfg.model_name}: you return {got} and raise nothing",
         "a multi-token answer is accepted silently, so the logit you read would be that of its first piece; raise an error",
     )
 
 
-def _logits() -> tuple[torch.Tensor, torch.Tensor]:
-    logits = torch.randn(3, 5, 11, generator=torch.Generator().manual_seed(0))
-    return logits, torch.tensor([[1, 4], [9, 2], [0, 10]])
+def _logits() -> tuple[Tensor, Tensor]:
+    """Logits of five prompts and their answers: differences of both signs, and no two axes of one size."""
+    logits = 3 * torch.randn(5, 4, 11, generator=torch.Generator().manual_seed(3))
+    answers = torch.tensor([[1, 4], [9, 2], [0, 10], [7, 8], [4, 1]])
+    signs = (logits[torch.arange(5), -1, answers[:, 0]] - logits[torch.arange(5), -1, answers[:, 1]]).sign().tolist()
+    assert {-1.0, 1.0} <= set(signs), "a check that cannot see a lost sign"
+    return logits, answers
 
 
 @exercise(
@@ -126,31 +151,15 @@ def _logits() -> tuple[torch.Tensor, torch.Tensor]:
 )
 def check_logit_diff(learner: Callable) -> str:
     logits, answers = _logits()
-    rows = torch.arange(3)
-
-    def by_hand(at_end: torch.Tensor) -> torch.Tensor:
-        return at_end[rows, answers[:, 0]] - at_end[rows, answers[:, 1]]
-
-    want = by_hand(logits[:, -1])
-    others = {
-        "you read the first position: the prediction stands at the last one, index -1": by_hand(logits[:, 0]),
-        "you took probabilities: no softmax; the difference of raw logits is wanted": by_hand(
-            logits[:, -1].softmax(-1)
-        ),
-        "the sign: correct minus incorrect": -want,
-        "you averaged over positions: use the last one only": by_hand(logits.mean(1)),
-        "every prompt is read with the first prompt's answers": logits[:, -1, answers[0, 0]]
-        - logits[:, -1, answers[0, 1]],
-    }
+    mistakes = _difference_mistakes(logits, answers)
+    want = _differences(logits[:, -1], answers)
     require_equal(
         call(learner, logits, answers, per_prompt=True),
         want,
         "the logit difference of each prompt (per_prompt=True)",
         axes="prompt",
-        mistakes={
-            "you averaged although per_prompt=True: return one value per prompt": want.mean,
-            **{message: (lambda value=value: value) for message, value in others.items()},
-        },
+        mistakes={"you averaged although per_prompt=True: return one value per prompt": want.mean, **mistakes},
+        is_tensor=True,
     )
     held = require_equal(
         call(learner, logits, answers),
@@ -159,10 +168,56 @@ def check_logit_diff(learner: Callable) -> str:
         mistakes={
             "without per_prompt, return the mean over prompts": lambda: want,
             "you summed over prompts: average them": want.sum,
-            **{message: (lambda value=value: value.mean()) for message, value in others.items()},
+            "the largest prompt's in place of the mean": want.max,
+            "you averaged absolute values: a prompt that goes wrong counts against the others": want.abs().mean,
+            **{message: (lambda value=value: value().mean()) for message, value in mistakes.items()},
         },
+        is_tensor=True,
     )
-    return f"each prompt and the mean agree ({held})"
+    _require_gradient(learner, logits, answers)
+    return f"each of five prompts, their mean, and its gradient agree ({held})"
+
+
+def _differences(at_end: Tensor, answers: Tensor) -> Tensor:
+    rows = torch.arange(len(answers))
+    return at_end[rows, answers[:, 0]] - at_end[rows, answers[:, 1]]
+
+
+def _difference_mistakes(logits: Tensor, answers: Tensor) -> dict[str, Callable[[], Tensor]]:
+    """What goes wrong in a difference at the last position, one value per prompt."""
+    end, rows = logits[:, -1], torch.arange(len(answers))
+    return {
+        "you read the first position: the prediction stands at the last one, index -1":
+            lambda: _differences(logits[:, 0], answers),
+        "you read position 1: the last one is index -1": lambda: _differences(logits[:, 1], answers),
+        "you read the position before the last: the prediction stands at index -1":
+            lambda: _differences(logits[:, -2], answers),
+        "you took probabilities: no softmax; the difference of raw logits is wanted":
+            lambda: _differences(end.softmax(-1), answers),
+        "the sign: correct minus incorrect": lambda: -_differences(end, answers),
+        "absolute values: a prompt whose answer is wrong has a negative difference":
+            lambda: _differences(end, answers).abs(),
+        "you averaged over positions: use the last one only": lambda: _differences(logits.mean(1), answers),
+        "every prompt is read with the first prompt's answers": lambda: end[:, answers[0, 0]] - end[:, answers[0, 1]],
+        "this is the correct answer's logit: subtract the incorrect one's": lambda: end[rows, answers[:, 0]],
+        "this is the incorrect answer's logit: subtract it from the correct one's": lambda: end[rows, answers[:, 1]],
+        "you added the two: correct minus incorrect": lambda: end[rows, answers[:, 0]] + end[rows, answers[:, 1]],
+    }  # fmt: skip
+
+
+def _require_gradient(learner: Callable, logits: Tensor, answers: Tensor) -> None:
+    """The mean's gradient: 1/n at each correct answer's last logit, -1/n at the incorrect one's, else 0."""
+    with torch.enable_grad():
+        leaf = logits.clone().requires_grad_()
+        mean = learner(leaf, answers)
+        ok = isinstance(mean, Tensor) and mean.requires_grad
+        require(
+            ok, "the gradient of the mean: it has none", "keep it a tensor, without .item(), .detach() or no_grad()"
+        )
+        (gradient,) = torch.autograd.grad(mean, leaf)
+    want, rows, share = torch.zeros_like(logits), torch.arange(len(answers)), 1 / len(answers)
+    want[rows, -1, answers[:, 0]], want[rows, -1, answers[:, 1]] = share, -share
+    require_equal(gradient, want, "the gradient of the mean", axes="prompt position token")
 
 
 @exercise(
@@ -172,26 +227,30 @@ def check_logit_diff(learner: Callable) -> str:
 )
 def check_logprob_diff(learner: Callable) -> str:
     logits, answers = _logits()
-    rows = torch.arange(3)
-    logprobs, probs = logits[:, -1].log_softmax(-1), logits[:, -1].softmax(-1)
-    want = logprobs[rows, answers[:, 0]] - logprobs[rows, answers[:, 1]]
-    over_batch = logits[:, -1].log_softmax(0)
+    end, rows = logits[:, -1], torch.arange(len(answers))
+    log_probs, probs = end.log_softmax(-1), end.softmax(-1)
+    want = _differences(log_probs, answers)
     held = require_equal(
         call(learner, logits, answers),
         want,
         "log p(correct) − log p(incorrect) of each prompt",
         axes="prompt",
         mistakes={
-            "you subtracted probabilities: take logarithms first (log_softmax)":
-                lambda: probs[rows, answers[:, 0]] - probs[rows, answers[:, 1]],
+            "you subtracted probabilities: take logarithms first (log_softmax)": lambda: _differences(probs, answers),
             "you took the ratio of probabilities: its logarithm is wanted":
                 lambda: probs[rows, answers[:, 0]] / probs[rows, answers[:, 1]],
             "log_softmax over the wrong axis: the vocabulary is the last one":
-                lambda: over_batch[rows, answers[:, 0]] - over_batch[rows, answers[:, 1]],
+                lambda: _differences(end.log_softmax(0), answers),
+            "log_softmax over the positions: the vocabulary is the last axis":
+                lambda: _differences(logits.log_softmax(1)[:, -1], answers),
             "you averaged over prompts: return one value per prompt": want.mean,
-            "you read the first position: the prediction stands at the last one, index -1":
-                lambda: logits[rows, 0, answers[:, 0]] - logits[rows, 0, answers[:, 1]],
-            "the sign: correct minus incorrect": lambda: -want,
+            "this is the correct answer's log-probability: subtract the incorrect one's":
+                lambda: log_probs[rows, answers[:, 0]],
+            "this is the incorrect answer's log-probability: subtract it from the correct one's":
+                lambda: log_probs[rows, answers[:, 1]],
+            "you added the two: correct minus incorrect":
+                lambda: log_probs[rows, answers[:, 0]] + log_probs[rows, answers[:, 1]],
+            **_difference_mistakes(logits, answers),
         },
     )  # fmt: skip
-    return f"equal to the logit difference, as it must be ({held})"
+    return f"equal to the logit difference of five prompts, as it must be ({held})"

@@ -22,15 +22,21 @@ def require_equal(
     axes: str = "",
     mistakes: Mapping[str, Callable[[], Any]] | None = None,
     atol: float = APPROXIMATE,
+    is_tensor: bool = False,
 ) -> str:
     """'exact' or 'approximate (largest difference …)'; CheckFailed if `got` is not `want` within `atol`.
 
     got: a tensor, an array, a number, or lists of them. what: what it should equal, in words. axes: names of the axes
     ("layer head"), used to say where the first difference is. mistakes: message → a function that computes what that
     mistake would give; the first that equals `got` is named. A mistake that happens to give the right answer on these
-    inputs is never reported.
+    inputs is never reported. is_tensor: the exercise asks for a tensor, and a plain number is refused.
     """
     want = torch.as_tensor(want)
+    if is_tensor and isinstance(got, (int, float, np.ndarray, np.generic)):
+        raise CheckFailed(
+            f"your result with {what}: it is a {type(got).__name__}, not a tensor",
+            "keep it a tensor: no .item(), no float(), no .numpy()",
+        )
     names, mistakes = axes.split(), mistakes or {}
     got = as_tensor(got, want, what, names)
     _require_kind(got, want, what, names, mistakes)

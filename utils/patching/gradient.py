@@ -63,7 +63,7 @@ def attribution_patching(
 
 def require_ready(model, tokens: Int[Tensor, "batch pos"]) -> None:
     """Raise ValueError for a model that would not run alike twice, and for what is not a batch of tokens."""
-    if any(module.training for module in model.modules()):
+    if any(module.training for module in [*model.modules(), *model.original_model.modules()]):
         raise ValueError("the model is in training mode, where dropout makes every run differ: call model.eval()")
     if left := hooks_on(model):
         raise ValueError(f"hooks are left on the model at {', '.join(left[:3])}: call model.reset_hooks()")
