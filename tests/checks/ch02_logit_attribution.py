@@ -15,13 +15,16 @@ from tests.checks.comparing import require_equal
 from tests.checks.core import both_models, exercise, require
 from utils.ioi import ioi_pairs
 
+KEEP = [0, 1, 2, 4, 6]  # most of them without their mirrors, so that a sign, a bias or a mean cannot cancel
+
 
 def _run(model: TransformerBridge) -> tuple[Tensor, Tensor, ActivationCache, Tensor]:
-    """answer tokens, logits, cache and directions (from the built-in) on the eight prompts."""
+    """answer tokens, logits, cache and directions (from the built-in) on five of the eight prompts."""
     pairs = ioi_pairs(model)
-    logits, cache = model.run_with_cache(pairs.clean_tokens)
-    correct, incorrect = model.tokens_to_residual_directions(pairs.answer_tokens).unbind(1)
-    return pairs.answer_tokens, logits, cache, correct - incorrect
+    answers = pairs.answer_tokens[KEEP]
+    logits, cache = model.run_with_cache(pairs.clean_tokens[KEEP])
+    correct, incorrect = model.tokens_to_residual_directions(answers).unbind(1)
+    return answers, logits, cache, correct - incorrect
 
 
 def _model_logit_diff(logits: Tensor, answers: Tensor) -> Tensor:
@@ -52,6 +55,8 @@ def check_logit_diff_directions(learner: Callable) -> str:
                 "these are rows of the embedding W_E: the logits are read with columns of the unembedding W_U":
                     lambda: model.W_E[answers[:, 0]] - model.W_E[answers[:, 1]],
                 "this is the correct answer's column alone: subtract the incorrect one's": lambda: correct,
+                "this is the incorrect answer's column alone: subtract it from the correct one's": lambda: incorrect,
+                "the two columns are added: correct minus incorrect": lambda: correct + incorrect,
                 "the directions are scaled to length 1: leave them as they are, or you no longer get logits":
                     lambda: want / want.norm(dim=-1, keepdim=True),
                 "every prompt has the same direction: use each prompt's own answers":
@@ -73,33 +78,32 @@ def check_residual_stack_to_logit_diff(learner: Callable) -> str:
     for model in both_models():
         name = model.cfg.model_name
         answers, logits, cache, directions = _run(model)
-        keep = [0, 1, 2, 4, 6]  # prompts without their mirrors, so that a sign or a mean cannot cancel
-        some = ioi_pairs(model).clean_tokens[keep]
-        _, some_cache = model.run_with_cache(some)
         final = cache["resid_post", model.cfg.n_layers - 1][:, -1]
         held = require_equal(
             call(learner, final, cache, directions),
-            _model_logit_diff(logits, answers).mean(),
-            f"the model's mean logit difference, from the final residual, on {name}",
+            (_model_logit_diff(logits, answers) - _bias(model, answers)).mean(),
+            f"the model's mean logit difference without the bias of the unembedding, from the final residual, on {name}",
             mistakes=_norm_mistakes(final, cache, directions),
         )
-        stack = some_cache.decompose_resid(layer=-1, pos_slice=-1)
-        want = (some_cache.apply_ln_to_stack(stack, layer=-1, pos_slice=-1) * directions[keep]).sum(-1)
+        stack = cache.decompose_resid(layer=-1, pos_slice=-1)
+        want = (cache.apply_ln_to_stack(stack, layer=-1, pos_slice=-1) * directions).sum(-1)
         require_equal(
-            call(learner, stack, some_cache, directions[keep]),
+            call(learner, stack, cache, directions),
             want.mean(-1),
             f"the contribution of each component on {name}",
             axes="component",
-            mistakes=_norm_mistakes(stack, some_cache, directions[keep]),
+            mistakes=_norm_mistakes(stack, cache, directions),
         )
         require_equal(
-            call(learner, stack, some_cache, directions[keep], per_prompt=True),
+            call(learner, stack, cache, directions, per_prompt=True),
             want,
             f"the contribution of each component to each prompt on {name}",
             axes="component batch",
             mistakes={"per_prompt is ignored: return [..., batch] when it is set": lambda: want.mean(-1)},
         )
-    return f"the final residual gives the model's logit difference, and the parts agree with the built-in ({held})"
+    return (
+        f"the final residual gives the logit difference of five prompts, and the parts agree with the built-in ({held})"
+    )
 
 
 def _norm_mistakes(stack: Tensor, cache: ActivationCache, directions: Tensor) -> dict[str, Callable[[], Tensor]]:
@@ -138,7 +142,7 @@ def check_attribution_total(learner: Callable) -> str:
     for model in both_models():
         answers, logits, cache, directions = _run(model)
         want = _model_logit_diff(logits, answers)
-        bias = (model.b_U[answers[:, 0]] - model.b_U[answers[:, 1]]).detach()
+        bias = _bias(model, answers)
         scale = cache["ln_final.hook_scale"][:, -1]
 
         def part(*names: str, layers=range(model.cfg.n_layers)) -> Tensor:
@@ -146,6 +150,12 @@ def check_attribution_total(learner: Callable) -> str:
             return (total / scale * directions).sum(-1)
 
         start = part("resid_pre", layers=[0])
+        everything = part("attn_out", "mlp_out") + start
+
+        def at(position: int) -> Tensor:
+            stack = cache.decompose_resid(layer=-1, pos_slice=position)
+            return (stack.sum(0) / scale * directions).sum(-1) + bias
+
         positional = (start - (cache["embed"][:, -1] / scale * directions).sum(-1)) if "hook_embed" in cache else 0
         held = require_equal(
             call(learner, model, cache, answers),
@@ -163,6 +173,22 @@ def check_attribution_total(learner: Callable) -> str:
                 "the attention layers are left out": lambda: want - part("attn_out"),
                 "the embedding is left out": lambda: want - start,
                 "the positional embedding is left out: start from cache['resid_pre', 0]": lambda: want - positional,
+                "this is the bias alone: add the components' contributions": lambda: bias,
+                "this is the incorrect answer's bias alone": lambda: model.b_U[answers[:, 1]],
+                "this is the correct answer's bias alone": lambda: model.b_U[answers[:, 0]],
+                "both answers' biases are added: subtract the incorrect one's":
+                    lambda: everything + model.b_U[answers].sum(-1),
+                "the correct answer's bias is subtracted and the incorrect one's is not added: correct minus incorrect":
+                    lambda: everything - model.b_U[answers[:, 0]],
+                "both answers' biases are subtracted: add the correct one's": lambda: everything - model.b_U[answers].sum(-1),
+                "only the incorrect answer's bias is subtracted: add the correct one's":
+                    lambda: everything - model.b_U[answers[:, 1]],
+                "the components are averaged: sum them": lambda: everything / (1 + 2 * model.cfg.n_layers) + bias,
+                "the contributions are averaged over prompts before the bias is added: use per_prompt=True":
+                    lambda: everything.mean() + bias,
+                "the contributions of all prompts are summed: sum over components only": lambda: everything.sum() + bias,
+                "the contributions of position 0: take END, pos_slice=-1": lambda: at(0),
+                "the contributions of position 1: take END, pos_slice=-1": lambda: at(1),
                 "averaged over prompts: return one value per prompt": lambda: want.mean(),
             },
         )  # fmt: skip
@@ -170,10 +196,13 @@ def check_attribution_total(learner: Callable) -> str:
     return f"every prompt's logit difference to 1e-3; on the GPT-2 the bias was worth {worth:.1f} of it ({held})"
 
 
+def _bias(model: TransformerBridge, answers: Tensor) -> Tensor:
+    return (model.b_U[answers[:, 0]] - model.b_U[answers[:, 1]]).detach()
+
+
 def _bias_worth() -> float:
     model = next(both_models())
-    answers = ioi_pairs(model).answer_tokens
-    return (model.b_U[answers[:, 0]] - model.b_U[answers[:, 1]]).abs().mean().item()
+    return _bias(model, ioi_pairs(model).answer_tokens).abs().mean().item()
 
 
 @exercise(
@@ -207,6 +236,12 @@ def check_head_attributions(learner: Callable) -> str:
                 "all positions are summed: take what is written at END only": lambda: read(everywhere.sum(-2)),
                 "averaged over all positions: take what is written at END only": lambda: read(everywhere.mean(-2)),
                 "that is position 0: take END (index -1)": lambda: read(everywhere[..., 0, :]),
+                "that is position 1: take END (index -1)": lambda: read(everywhere[..., 1, :]),
+                "that is the position before END: take index -1": lambda: read(everywhere[..., -2, :]),
+                "these are absolute values: a head may push the other way": lambda: want.abs(),
+                "what a head writes is its z times W_O, and not its query":
+                    lambda: read(torch.einsum("lbhd,lhdm->lhbm", torch.stack(
+                        [cache["q", layer][:, -1] for layer in range(n_layers)]), model.W_O)),
                 "the final norm is not applied: use exercise 2.2": lambda: (results * directions).sum(-1).mean(-1),
                 "b_O is given to every head: it belongs to none":
                     lambda: want + read(model.b_O[:, None, None].expand_as(results)),
@@ -234,18 +269,18 @@ def check_top_heads(learner: Callable) -> str:
             what = f"top_heads of a random [{shape[0]}, {shape[1]}] table with sign={sign}: {got}, expected {want}"
             require(list(map(tuple, got)) == want, what, _top_heads_mistake([tuple(p) for p in got], values, k, sign))
         require(
-            call(learner, values, 2) == call(learner, values, 2, 1),
+            list(call(learner, values, 2)) == list(call(learner, values, 2, 1)),
             "top_heads without a sign, and with sign=1",
             "the default of sign is 1: the most positive",
         )
-    return "the same heads as numpy's sort, both signs"
+    return "the same heads as numpy's sort, on tables of two shapes, with both signs"
 
 
 def _require_pairs(got: object, k: int) -> None:
     compared = f"the kind of result: {got!r}"[:200]
     require(got is not None, "your result: it is None", "the function does not return anything")
     require(not isinstance(got, Tensor), compared, "a list of (layer, head) pairs, not a tensor: use .tolist()")
-    require(isinstance(got, list), compared, "return a list of (layer, head) pairs")
+    require(isinstance(got, (list, tuple)), compared, "return a list of (layer, head) pairs")
     require(len(got) == k, compared, f"{len(got)} entries where k={k} were asked for")
     require(
         not any(isinstance(pair, int) for pair in got),
