@@ -12,16 +12,23 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from tests.checks.calling import call
 from tests.checks.comparing import require_equal
-from tests.checks.core import both_models, exercise, require
+from tests.checks.core import both_models, exercise
 
-PROMPTS = ("He says he done walked. He is", "They are", "She says she has walked to the park. She is")
-HEADS = [(0, 2), (1, 1), (1, 3)]
+PROMPTS = (
+    "He says he done walked. He is",
+    "They",
+    "She says she has walked to the park. She is",
+    "They are kind",
+    "He is lazy and he is loud",
+)
+HEADS = [(1, 3), (0, 2), (1, 1)]  # in no order, two of one layer
+PADDING = 7  # an ordinary token, and not BOS
 
 
 def _tokens(model: TransformerBridge) -> tuple[Tensor, Tensor]:
     rows = [model.to_tokens(prompt)[0] for prompt in PROMPTS]
     longest = max(map(len, rows))
-    tokens = torch.stack([torch.nn.functional.pad(row, (0, longest - len(row))) for row in rows])
+    tokens = torch.stack([torch.nn.functional.pad(row, (0, longest - len(row)), value=PADDING) for row in rows])
     return tokens, torch.stack([torch.arange(longest) < len(row) for row in rows]).long()
 
 
@@ -59,12 +66,20 @@ def check_mean_z(learner: Callable) -> str:
                     lambda: torch.cat([z[:, 1:] for z in alone], dim=1).sum(1) / mask[:, 1:].numel(),
                 "the last tokens only: average over all real positions":
                     lambda: torch.stack([z[:, -1] for z in alone]).mean(0),
+                "that is the query: z is what a head read, before W_O": lambda: _mean_over(model, "q"),
+                "position 1 is left out too: only BOS is": lambda: torch.cat([z[:, 2:] for z in alone], dim=1).mean(1),
                 "summed, not averaged": lambda: torch.cat([z[:, 1:] for z in alone], dim=1).sum(1),
                 "the first axis is the prompt: average over prompts too":
                     lambda: torch.stack([z[:, 1:].mean(1) for z in alone], dim=1),
             },
         )  # fmt: skip
-    return f"the mean of every head, padding and BOS left out ({held})"
+    return f"the mean of every head over five prompts of 2 to 13 tokens, padding and BOS left out ({held})"
+
+
+def _mean_over(model: TransformerBridge, site: str) -> Tensor:
+    runs = [model.run_with_cache(model.to_tokens(prompt))[1] for prompt in PROMPTS]
+    layers = range(model.cfg.n_layers)
+    return torch.cat([torch.stack([cache[site, layer][0, 1:] for layer in layers]) for cache in runs], dim=1).mean(1)
 
 
 def _run(model: TransformerBridge, tokens: Tensor, values: Tensor, heads=HEADS, at=slice(1, None)) -> Tensor:
@@ -112,7 +127,13 @@ def check_ablate_heads(learner: Callable) -> str:
                     lambda: run(heads=[(h, la) for la, h in HEADS if h < model.cfg.n_layers]),
             },
         )  # fmt: skip
-    return f"the same logits as an independent hook run, and no hook left behind ({held})"
+        require_equal(
+            call(learner, model, tokens, [], means),
+            model(tokens),
+            f"the logits with an empty list of heads on {model.cfg.model_name}",
+            axes="batch position vocab",
+        )
+    return f"the same logits as an independent hook run, for three heads and for none, and no hook left behind ({held})"
 
 
 def _run_last_head(model: TransformerBridge, tokens: Tensor, means: Tensor) -> Tensor:
@@ -130,55 +151,88 @@ def _run_last_head(model: TransformerBridge, tokens: Tensor, means: Tensor) -> T
 
 @exercise("09", look="section 2: one ratio of two means, taken from 1", takes="before after")
 def check_share_removed(learner: Callable) -> str:
-    before = torch.tensor([0.9, 0.4, -0.1, 0.6])
-    after = torch.tensor([0.2, 0.3, 0.1, -0.4])
-    grown = torch.tensor([1.0, 0.8, -0.3, 0.9])
-    for rows, what in ((after, "a gap that shrinks"), (grown, "a gap that grows")):
+    before = torch.tensor([0.9, 0.4, -0.1, 0.6, 0.3])
+    cases = {
+        "a gap that shrinks": (before, torch.tensor([0.2, 0.3, 0.1, -0.4, 0.5])),
+        "a gap that grows": (before, torch.tensor([1.0, 0.8, -0.3, 0.9, 0.4])),
+        "a gap whose sign turns": (before, torch.tensor([-0.2, 0.1, -0.6, -0.4, 0.05])),
+        "a negative gap that shrinks": (-before, torch.tensor([-0.1, 0.2, -0.3, -0.4, 0.1])),
+        "a gap that is gone": (before, torch.tensor([0.5, -0.5, 0.25, -0.25, 0.0])),
+    }
+    for what, (start, rows) in cases.items():
         held = require_equal(
-            call(learner, before, rows),
-            (before.sum() - rows.sum()) / before.sum(),
+            call(learner, start, rows),
+            (start.sum() - rows.sum()) / start.sum(),
             f"1 - mean(after) / mean(before), for {what}",
             mistakes={
-                "this is the share that is left: subtract it from 1": lambda rows=rows: rows.mean() / before.mean(),
+                "this is the share that is left: subtract it from 1":
+                    lambda start=start, rows=rows: rows.mean() / start.mean(),
                 "a mean of ratios, ruled by rows near zero: divide the means":
-                    lambda rows=rows: (1 - rows / before).mean(),
+                    lambda start=start, rows=rows: (1 - rows / start).mean(),
                 "absolute values of rows: a row whose sign turned is more than removed, so keep signs":
-                    lambda rows=rows: 1 - rows.abs().mean() / before.abs().mean(),
-                "a difference, not a share: divide by the mean before": lambda rows=rows: before.mean() - rows.mean(),
-                "before and after are exchanged": lambda rows=rows: 1 - before.mean() / rows.mean(),
+                    lambda start=start, rows=rows: 1 - rows.abs().mean() / start.abs().mean(),
+                "absolute values of the means: a gap whose sign turned is more than removed, so keep the sign":
+                    lambda start=start, rows=rows: 1 - rows.mean().abs() / start.mean().abs(),
+                "cut off at 0 or at 1: a share may be more than 1, or below 0":
+                    lambda start=start, rows=rows: (1 - rows.mean() / start.mean()).clamp(0, 1),
+                "a difference, not a share: divide by the mean before":
+                    lambda start=start, rows=rows: start.mean() - rows.mean(),
+                "before and after are exchanged": lambda start=start, rows=rows: 1 - start.mean() / rows.mean(),
                 "divided by the gap after: the share is of what there was before":
-                    lambda rows=rows: (before.mean() - rows.mean()) / rows.mean(),
-                "one share per row: take means first": lambda rows=rows: 1 - rows / before,
+                    lambda start=start, rows=rows: (start.mean() - rows.mean()) / rows.mean(),
+                "one share per row: take means first": lambda start=start, rows=rows: 1 - rows / start,
             },
         )  # fmt: skip
-    return f"1 is all of it, 0 is nothing, below 0 is more than before ({held})"
+    return f"gaps that shrink, grow, turn, or go: 1 is all of it, 0 is nothing, below 0 is more than before ({held})"
 
 
 @exercise("09", look="section 4: hypergeom.sf(shared - 1, n_total, len(one), len(other))", takes="one other n_total")
 def check_overlap_p(learner: Callable) -> str:
-    one = [(layer, 0) for layer in range(8)]
-    other = [(layer, layer % 3) for layer in range(7, -1, -1)][:6]
-    total, shared = 48, len(set(one) & set(other))
-    want = _at_least(shared, total, len(one), len(other))
-    got = call(learner, one, other, total)
-    require(isinstance(got, float | int), f"what you return: {type(got).__name__}", "return one float")
+    # how many heads the lists have, how many of them they share, how many heads there are
+    for n_one, n_other, shared, total in ((8, 6, 2, 48), (5, 9, 0, 30), (4, 4, 4, 12), (7, 3, 1, 40), (6, 10, 5, 36)):
+        held = _overlap(learner, n_one, n_other, shared, total)
+    return f"five pairs of lists that share 0 to 5 heads, against the probability counted out by hand ({held})"
+
+
+def _overlap(learner: Callable, n_one: int, n_other: int, shared: int, total: int) -> str:
+    one = [(layer, 0) for layer in range(n_one)]
+    other = [(layer, 0) for layer in range(shared)][::-1] + [(layer, 1) for layer in range(n_other - shared)]
+    want, exactly = _at_least(shared, total, n_one, n_other), _exactly(shared, total, n_one, n_other)
     in_order = sum(a == b for a, b in zip(one, other, strict=False))
-    named = {
-        "P(more than that many): at least as many means sf(shared - 1, ...)": _at_least(shared + 1, total, 8, 6),
-        "P(exactly that many): at least as many is wanted, the survival function": want - _at_least(shared + 1, total, 8, 6),
+    layers = len({layer for layer, _ in one} & {layer for layer, _ in other})
+    values = {
+        "P(more than that many): at least as many means sf(shared - 1, ...)": want - exactly,
+        "P(exactly that many): at least as many is wanted, the survival function": exactly,
         "P(fewer): this is the other tail": 1 - want,
-        "P(at most): this is the other tail": 1 - _at_least(shared + 1, total, 8, 6),
+        "P(at most): this is the other tail": 1 - want + exactly,
+        "P(at least one more than that many, and one more): sf counts those above its argument, so give it shared - 1":
+            _at_least(shared + 2, total, n_one, n_other),
         "heads are compared place by place: the order of a ranking does not matter, use sets":
-            _at_least(in_order, total, 8, 6),
-        "this is the share of heads in common, not a probability": shared / 6,
-        "this is how many are shared, not a probability": shared,
+            _at_least(in_order, total, n_one, n_other),
+        "layers are compared, not heads: a head is a pair (layer, head)": _at_least(layers, total, n_one, n_other),
+        "this counts all the heads of both lists: shared are those in both (&)":
+            _at_least(n_one + n_other - shared, total, n_one, n_other),
+        "this counts the first list, not the heads in both": _at_least(n_one, total, n_one, n_other),
+        "this counts the second list, not the heads in both": _at_least(n_other, total, n_one, n_other),
+        "P(at least one fewer): sf already leaves its argument out, so give it shared - 1":
+            _at_least(max(shared - 1, 0), total, n_one, n_other),
+        "this is the share of heads in common, not a probability": shared / n_other,
+        "this is how many are shared, not a probability": float(shared),
     }  # fmt: skip
-    likely = next((message for message, value in named.items() if abs(got - value) < 1e-6), "")
-    require(
-        abs(got - want) < 1e-6, f"your probability with that counted out by hand: {got:.4f} against {want:.4f}", likely
+    return require_equal(
+        call(learner, list(one), list(other), total),
+        torch.tensor(want, dtype=torch.float64),
+        f"P(at least {shared} shared of {n_one} and {n_other} heads among {total}), counted out by hand",
+        mistakes={
+            message: (lambda value=value: torch.tensor(value, dtype=torch.float64)) for message, value in values.items()
+        },
+        atol=1e-6,
     )
-    return f"{shared} shared heads of {len(one)} and {len(other)}: p = {want:.3f}"
+
+
+def _exactly(k: int, total: int, a: int, b: int) -> float:
+    return comb(a, k) * comb(total - a, b - k) / comb(total, b)
 
 
 def _at_least(k: int, total: int, a: int, b: int) -> float:
-    return sum(comb(a, i) * comb(total - a, b - i) for i in range(k, min(a, b) + 1)) / comb(total, b)
+    return sum(_exactly(i, total, a, b) for i in range(k, min(a, b) + 1))
