@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
@@ -22,8 +23,15 @@ NOT_ALIGNED = (
     ("He says he done", "He says he has usually"),  # longer
     ("He says he was smart", "She says he was kind"),  # two tokens differ
     ("He says he done sing", "He says he has sing in"),  # equal up to the shorter one's end, then longer
+    ("He says he done walk", "He says he finna walk"),  # as many words, but one of them is five tokens
+    ("They are kind", "They are kind"),  # no difference
 )
-SAME_LENGTH = PAIRS[:2]
+OTHERS_ALIGNED = (("He says he has", "He says he had"), ("She works", "He works"))  # at the last token, at the first
+SAME_LENGTH = (  # four pairs, three and two traits: no two axes of one size
+    *PAIRS[:2],
+    ("They say they done cook. They are", "They say they has cook. They are"),
+    ("Tom says he done sing. He is", "Tom says he has sing. He is"),
+)
 UNFAVOURABLE, FAVOURABLE = (" lazy", " rude", " loud"), (" kind", " honest")
 
 
@@ -45,6 +53,24 @@ def _prefers(logits: Tensor, u: Tensor, f: Tensor, at: int = -1) -> Tensor:
     return logits[:, at][:, u].mean(-1) - logits[:, at][:, f].mean(-1)
 
 
+def _differences(read: Callable[[Tensor], Tensor], u: Tensor, f: Tensor, axis: int = -1) -> dict[str, Tensor]:
+    """What goes wrong between two sets: read(ids) has one entry per trait along `axis`."""
+    at_u, at_f = read(u), read(f)
+    return {
+        "sums over the sets: they differ in size, so take a mean over each": at_u.sum(axis) - at_f.sum(axis),
+        "the unfavourable set is summed: take the mean of each set": at_u.sum(axis) - at_f.mean(axis),
+        "the favourable set is summed: take the mean of each set": at_u.mean(axis) - at_f.sum(axis),
+        "divided by the size of both sets together: each set has its own mean":
+            (at_u.sum(axis) - at_f.sum(axis)) / (len(u) + len(f)),
+        "the two sets are added: unfavourable minus favourable": at_u.mean(axis) + at_f.mean(axis),
+        "the sign: unfavourable minus favourable": at_f.mean(axis) - at_u.mean(axis),
+        "the unfavourable traits alone: subtract the favourable ones": at_u.mean(axis),
+        "the favourable traits alone: subtract them from the unfavourable ones": at_f.mean(axis),
+        "the unfavourable set is averaged over everything: only over its traits": at_u.mean() - at_f.mean(axis),
+        "the favourable set is averaged over everything: only over its traits": at_u.mean(axis) - at_f.mean(),
+    }  # fmt: skip
+
+
 def _direction(model: TransformerBridge) -> Tensor:
     u, f = _sets(model)
     return model.W_U[:, u].mean(1) - model.W_U[:, f].mean(1)
@@ -64,11 +90,8 @@ def _centred(model: TransformerBridge, stream: Tensor) -> Tensor:
 )
 def check_aligned_pairs(learner: Callable) -> str:
     model = next(both_models())
-    pairs = [PAIRS[0], NOT_ALIGNED[0], PAIRS[2], NOT_ALIGNED[1], PAIRS[1], NOT_ALIGNED[2]]
-    got = call(learner, model, pairs)
-    require(isinstance(got, list) and all(isinstance(x, (tuple, list)) and len(x) == 2 for x in got),
-            f"what you return: {got!r}"[:150], "return a list of (which pair, which position)")  # fmt: skip
-    got = [(int(i), int(p)) for i, p in got]
+    pairs = [PAIRS[0], NOT_ALIGNED[0], PAIRS[2], NOT_ALIGNED[1], PAIRS[1], *NOT_ALIGNED[2:], *OTHERS_ALIGNED]
+    got = _found_pairs(call(learner, model, pairs))
     want = []
     for i, (one, other) in enumerate(pairs):
         a, b = (model.to_str_tokens(text) for text in (one, other))
@@ -77,16 +100,29 @@ def check_aligned_pairs(learner: Callable) -> str:
     chosen = {i for i, _ in got}
     named = {
         "a pair of unequal lengths was let through: zip stops at the shorter one, so compare lengths first":
-            bool(chosen & {1, 5}),
+            bool(chosen & {1, 5, 6}),
+        "a pair without any difference was let through: there must be exactly one": 7 in chosen,
         "a pair that differs in two tokens was let through: there must be exactly one difference": 3 in chosen,
         "the positions are one too small: BOS is a token too, at position 0": got == [(i, p - 1) for i, p in want],
-        "positions of words, not of tokens: full stops are tokens of their own, and so is BOS": chosen == {0, 2, 4},
+        "positions of words, not of tokens: full stops are tokens of their own, and so is BOS": chosen == {0, 2, 4, 8, 9},
         "aligned pairs are missing: a pair with exactly one different token, wherever it is, belongs in the list":
-            chosen < {0, 2, 4},
+            chosen < {0, 2, 4, 8, 9},
     }  # fmt: skip
     require(got == want, f"your pairs and positions with those of the tokenizer: {got} against {want}",
             next((message for message, is_it in named.items() if is_it), ""))  # fmt: skip
     return f"{len(want)} aligned pairs found among {len(pairs)}, each with its position"
+
+
+def _found_pairs(got: object) -> list[tuple[int, int]]:
+    """A list of (pair, position); CheckFailed for anything else."""
+    said = f"what you return: {got!r}"[:150]
+    require(isinstance(got, (list, tuple)), said, "return a list of (which pair, which position)")
+    for entry in got:
+        ok = isinstance(entry, (tuple, list, Tensor, np.ndarray)) and len(entry) == 2
+        require(ok, said, "each entry is (which pair, which position)")
+        ok = all(isinstance(x, (int, np.integer)) or (isinstance(x, Tensor) and x.ndim == 0) for x in entry)
+        require(ok, said, "a pair and a position are whole numbers")
+    return [(int(i), int(position)) for i, position in got]
 
 
 @exercise(
@@ -99,22 +135,18 @@ def check_gap_direction(learner: Callable) -> str:
         u, f = _sets(model)
         W = model.W_U
         want = sum(W[:, i] for i in u) / len(u) - sum(W[:, i] for i in f) / len(f)
-        n = len(u) + len(f)
         held = require_equal(
             call(learner, model, u, f),
             want,
             f"the mean unembedding column of U minus that of F on {model.cfg.model_name}",
             axes="d_model",
             mistakes={
-                "sums over the sets: they differ in size, so take a mean over each": lambda: W[:, u].sum(1) - W[:, f].sum(1),
-                "divided by the size of both sets together: each set has its own mean":
-                    lambda: (W[:, u].sum(1) - W[:, f].sum(1)) / n,
-                "the sign: unfavourable minus favourable": lambda: -want,
+                **{message: (lambda value=value: value) for message, value in _differences(lambda i: W[:, i], u, f).items()},
                 "rows of the embedding: the logits are read with the unembedding, model.W_U":
                     lambda: model.W_E[u].mean(0) - model.W_E[f].mean(0),
                 "scaled to length 1: keep the length, or the projection is no longer in logits":
                     lambda: want / want.norm(),
-                "the unfavourable traits alone: subtract the favourable ones": lambda: W[:, u].mean(1),
+                "the first trait of each set only: take the mean over the set": lambda: W[:, u[0]] - W[:, f[0]],
             },
         )  # fmt: skip
     return f"projecting on it gives the preference in logits ({held})"
@@ -127,49 +159,70 @@ def check_gap_direction(learner: Callable) -> str:
 )
 def check_reconcile(learner: Callable) -> str:
     for model in both_models():
-        u, f = _sets(model)
         logits, cache = _runs(model)[0]
-        direction = _direction(model)
-        bias = torch.zeros(()) if model.b_U is None else model.b_U[u].mean() - model.b_U[f].mean()
-        final = cache["resid_post", model.cfg.n_layers - 1]
-        scale = cache["ln_final.hook_scale"]
-
-        def error(
-            at=-1, stream=final, scale=scale, direction=direction, bias=bias, u=u, f=f, logits=logits, model=model
-        ):
-            projected = (_centred(model, stream[:, at]) / scale[:, at]) @ direction
-            return torch.stack([_prefers(logits, u, f) - projected, _prefers(logits, u, f) - projected - bias])
-
-        truth = error()
-        raw = _prefers(logits, u, f) - final[:, -1] @ direction
-        want = torch.stack([bias.expand(len(logits)), torch.zeros(len(logits))])  # independent of any decomposition
-        held = require_equal(
-            call(learner, model, logits, cache, (u, f)),
-            want,
-            f"what is missing without the bias term (row 0) and with it (row 1, nothing) on {model.cfg.model_name}",
-            axes="bias row",
-            mistakes={
-                "the two rows are exchanged: first without the bias term, then with it": lambda: truth.flip(0),
-                "the stream is not normalised: divide by ln_final.hook_scale (and centre it where the norm is a LayerNorm)":
-                    lambda: torch.stack([raw, raw - bias]),
-                "the mean is not taken off: a LayerNorm centres the stream before it divides; apply_final_norm does both":
-                    lambda: _uncentred_error(model, logits, cache, direction, bias),
-                "another position: read the stream and its scale at the last token": lambda: error(at=-2),
-                "the bias of the unfavourable traits alone: subtract that of the favourable ones":
-                    lambda: torch.stack([truth[0], truth[0] - (0 if model.b_U is None else model.b_U[u].mean())]),
-                "the bias has the wrong sign": lambda: torch.stack([truth[0], truth[0] + bias]),
-                "averaged over rows: every row must reconcile, or errors of opposite sign cancel":
-                    lambda: truth.mean(1),
-            },
-            atol=1e-3,
-        )  # fmt: skip
+        changed = logits + torch.randn(logits.shape, generator=torch.Generator().manual_seed(5))
+        _reconciled(learner, model, changed, cache, "other logits than the cache's, so that nothing adds up")
+        held = _reconciled(learner, model, logits, cache, "the run's own logits")
     return f"every row adds up once the bias is in; without it GPT-2's rows miss by {_missing():.2f} ({held})"
 
 
-def _uncentred_error(model, logits, cache, direction, bias) -> Tensor:
+def _reconciled(learner: Callable, model: TransformerBridge, logits: Tensor, cache, what: str) -> str:
+    u, f = _sets(model)
+    bias = torch.zeros(()) if model.b_U is None else model.b_U[u].mean() - model.b_U[f].mean()
+    own_logits, last = _runs(model)[0][0], model.cfg.n_layers - 1
+    extra = _prefers(logits, u, f) - _prefers(own_logits, u, f)  # 0 for the run's own; independent of any decomposition
+    want = torch.stack([bias + extra, extra])
+
+    def error(at=-1, direction=None, preference=None, site="resid_post", layer=last, read=-1) -> Tensor:
+        stream, scale = cache[site, layer][:, at], cache["ln_final.hook_scale"][:, at]
+        projected = (_centred(model, stream) / scale) @ (_direction(model) if direction is None else direction)
+        rows = (_prefers(logits, u, f, read) if preference is None else preference) - projected
+        return torch.stack([rows, rows - bias])
+
+    truth, raw = error(), _prefers(logits, u, f) - cache["resid_post", last][:, -1] @ _direction(model)
+    b_u, b_f = (0.0, 0.0) if model.b_U is None else (model.b_U[u].mean(), model.b_U[f].mean())
+    preferences = _differences(lambda ids: logits[:, -1][:, ids], u, f)
+    directions = _differences(lambda ids: model.W_U[:, ids], u, f)
+    return require_equal(
+        call(learner, model, logits, cache, (u, f)),
+        want,
+        f"what is missing without the bias term (row 0) and with it (row 1) on {model.cfg.model_name}, with {what}",
+        axes="bias row",
+        mistakes={
+            "the logits are not looked at: subtract the projection from the preference that *they* show":
+                lambda: torch.stack([bias.expand(len(logits)), torch.zeros(len(logits))]),
+            "the two rows are exchanged: first without the bias term, then with it": lambda: truth.flip(0),
+            "the stream is not normalised: divide by ln_final.hook_scale (and centre it where the norm is a LayerNorm)":
+                lambda: torch.stack([raw, raw - bias]),
+            "the mean is not taken off: a LayerNorm centres the stream before it divides; apply_final_norm does both":
+                lambda: _uncentred_error(model, logits, cache, bias),
+            "the bias of the unfavourable traits alone: subtract that of the favourable ones":
+                lambda: torch.stack([truth[0], truth[0] - b_u]),
+            "the bias of the favourable traits alone": lambda: torch.stack([truth[0], truth[0] - b_f]),
+            "the two biases are added: unfavourable minus favourable": lambda: torch.stack([truth[0], truth[0] - b_u - b_f]),
+            "the bias has the wrong sign": lambda: torch.stack([truth[0], truth[0] + bias]),
+            "averaged over rows: every row must reconcile, or errors of opposite sign cancel": lambda: truth.mean(1),
+            **{f"preference: {message}": (lambda value=value: error(preference=value))
+               for message, value in preferences.items()},
+            **{f"direction: {message}": (lambda value=value: error(direction=value.expand(model.cfg.d_model)))
+               for message, value in directions.items()},
+            **{f"the logits are read at position {at}: at the last one, index -1": (lambda at=at: error(read=at))
+               for at in (0, 1, 2, -2)},
+            **{f"the stream is read at position {at}: at the last one, with its own scale": (lambda at=at: error(at=at))
+               for at in (0, 1, 2, -2)},
+            **{f"this is the stream of layer {layer}, before the end: take resid_post of the last layer":
+               (lambda layer=layer, site=site: error(site=site, layer=layer))
+               for layer in range(model.cfg.n_layers) for site in ("resid_pre", "resid_mid", "resid_post") if layer < last
+               or site != "resid_post"},
+        },
+        atol=1e-3,
+    )  # fmt: skip
+
+
+def _uncentred_error(model: TransformerBridge, logits: Tensor, cache, bias: Tensor) -> Tensor:
     u, f = _sets(model)
     stream = cache["resid_post", model.cfg.n_layers - 1][:, -1] / cache["ln_final.hook_scale"][:, -1]
-    error = _prefers(logits, u, f) - stream @ direction
+    error = _prefers(logits, u, f) - stream @ _direction(model)
     return torch.stack([error, error - bias])
 
 
@@ -217,13 +270,17 @@ def check_gap_by_component(learner: Callable) -> str:
                     lambda: ((_parts(model, aae) - _parts(model, sae)) @ direction).mean(-1),
                 "the sign: AAE minus SAE": lambda: -want,
                 "the AAE side alone: subtract the SAE side's parts": lambda: projected(aae).mean(-1),
+                "the SAE side alone: subtract it from the AAE side's parts": lambda: projected(sae).mean(-1),
+                "the two sides are added: AAE minus SAE": lambda: (projected(aae) + projected(sae)).mean(-1),
+                "averaged over components: one value for each, averaged over pairs":
+                    lambda: (projected(aae) - projected(sae)).mean(0),
                 "another position: the prediction is made at the last token":
                     lambda: (projected(aae, at=-2) - projected(sae, at=-2)).mean(-1),
                 "not averaged over pairs": lambda: projected(aae) - projected(sae),
                 "summed over pairs: take the mean": lambda: (projected(aae) - projected(sae)).sum(-1),
             },
         )  # fmt: skip
-        total, gap = got.sum(), (_prefers(aae_logits, u, f) - _prefers(sae_logits, u, f)).mean()
+        total, gap = torch.as_tensor(got).sum(), (_prefers(aae_logits, u, f) - _prefers(sae_logits, u, f)).mean()
         require(abs(total - gap) < 1e-3, f"the sum of your components with the gap: {total:.4f} against {gap:.4f}", "")
     return f"the components add up to the gap ({held})"
 
@@ -304,6 +361,8 @@ def check_compare_with_null(learner: Callable) -> str:
     generator = torch.Generator().manual_seed(2)
     observed = torch.randn(3, 4, generator=generator)
     null = torch.randn(9, 3, 4, generator=generator)
+    null[4] = -observed  # ties, with the other sign
+    null[7, 1] = observed[1]
     want = torch.tensor(
         [
             [(1 + sum(abs(n) >= abs(o) for n in null[:, i, j])) / 10 for j, o in enumerate(row)]
@@ -321,6 +380,7 @@ def check_compare_with_null(learner: Callable) -> str:
                 lambda: (1 + (null >= observed).sum(0)) / 10,
             "the observed map is left out: it is one of the maps it is ranked among": lambda: (sizes >= size).sum(0) / 9,
             "compared with the null's mean only: count swap by swap": lambda: (sizes.mean(0) >= size).float(),
+            "a tie is not counted: \"at least as large\" includes equal ones": lambda: (1 + (sizes > size).sum(0)) / 10,
             "pooled over all heads: a head that is large for every swap must be compared with itself":
                 lambda: (1 + (sizes.flatten()[:, None, None] >= size).sum(0)) / (1 + sizes.numel()),
             "the share of swaps that are smaller: count those at least as large": lambda: (1 + (sizes < size).sum(0)) / 10,

@@ -192,9 +192,15 @@ WRONG = {
         "scaled to length 1": direction_unit,
     },
     "reconcile": {
+        "the logits are not looked at": lambda model, logits, cache, answers: torch.stack(
+            [
+                (model.b_U[answers[0]].mean() - model.b_U[answers[1]].mean()).expand(len(logits)),
+                torch.zeros(len(logits)),
+            ]
+        ),
         "exchanged": reconcile_order,
         "not normalised": reconcile_norm,
-        "another position": reconcile_position,
+        "the stream is read at position": reconcile_position,
         "of the unfavourable traits alone": reconcile_half_bias,
     },
     "gap_by_component": {
