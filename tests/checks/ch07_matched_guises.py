@@ -13,7 +13,8 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from tests.checks.calling import call
 from tests.checks.comparing import require_equal
-from tests.checks.core import both_models, exercise, require
+from tests.checks.core import CheckFailed, both_models, exercise, require
+from tests.checks.sets import set_differences
 
 PROMPTS = (
     "He says he is working with a computer. He is",
@@ -117,6 +118,9 @@ def check_log_probs_at_end(learner: Callable) -> str:
                 "you read one position too early: that one predicts the last word, not what follows it":
                     lambda: logits[rows, mask.sum(-1) - 2].log_softmax(-1)[:, ids],
                 "you read position 0, which is BOS": lambda: logits[:, 0].log_softmax(-1)[:, ids],
+                "you read position 1 of every prompt: use each one's true last token":
+                    lambda: logits[:, 1].log_softmax(-1)[:, ids],
+                "log_softmax over the prompts: the vocabulary is the last axis": lambda: alone.log_softmax(0)[:, ids],
                 "BOS is missing: the course always puts it in front (model.to_tokens does)":
                     lambda: no_bos.log_softmax(-1)[:, ids],
             },
@@ -125,8 +129,9 @@ def check_log_probs_at_end(learner: Callable) -> str:
 
 
 def _fake_log_probs(seed: int = 0, n: int = 6, attributes: int = 5) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of a few attributes among more words, so that a row does not add up to 1."""
     generator = torch.Generator().manual_seed(seed)
-    aae, sae = torch.randn(2, n, attributes, generator=generator).mul(2).log_softmax(-1)
+    aae, sae = torch.randn(2, n, 4 * attributes, generator=generator).mul(2).log_softmax(-1)[..., :attributes]
     return aae, sae
 
 
@@ -152,6 +157,11 @@ def check_association_scores(learner: Callable) -> str:
             "summed, not averaged, over pairs": lambda: (aae - sae).sum(0),
             "averaged over attributes: one score per attribute is wanted, so average over pairs":
                 lambda: (aae - sae).mean(1),
+            "the two guises are added: subtract SAE from AAE": lambda: (aae + sae).mean(0),
+            "the AAE guise alone: subtract the SAE guise": lambda: aae.mean(0),
+            "the SAE guise alone: subtract it from the AAE guise": lambda: sae.mean(0),
+            "normalised over the attributes first: they are some words of many, so leave the log-probabilities as they are":
+                lambda: (aae.log_softmax(-1) - sae.log_softmax(-1)).mean(0),
         },
     )  # fmt: skip
     return f"one score per trait ({held})"
@@ -177,6 +187,9 @@ def check_calibrated(learner: Callable) -> str:
             "you renormalised afterwards: the difference of two logs is the result":
                 lambda: (aae - empty).log_softmax(-1),
             "a ratio of probabilities: take its log": lambda: (aae - empty).exp(),
+            "the empty guise is added: subtract it": lambda: aae + empty,
+            "the guise alone: subtract the empty one": lambda: aae,
+            "the empty guise alone: subtract it from the guise": lambda: empty,
         },
     )  # fmt: skip
     return f"each row against its own empty guise ({held})"
@@ -199,9 +212,6 @@ def check_trait_gap(learner: Callable) -> str:
         def gap(aae, sae, u=u, f=f):
             return (aae[:, u].mean(-1) - aae[:, f].mean(-1)) - (sae[:, u].mean(-1) - sae[:, f].mean(-1))
 
-        def summed(logits, u=u, f=f):
-            return logits[:, u].sum(-1) - logits[:, f].sum(-1)
-
         def one_side(logits, u=u, f=f):
             return logits[:, u].mean(-1) - logits[:, f].mean(-1)
 
@@ -209,6 +219,7 @@ def check_trait_gap(learner: Callable) -> str:
             ratio = (aae.log_softmax(-1) - sae.log_softmax(-1))[:, torch.cat([u, f])]
             return ratio.amax(-1) - ratio.amin(-1)
 
+        wrong = [set_differences(lambda ids, logits=logits: logits[:, ids], u, f) for logits in (aae, sae)]
         padded = [_right_padded(model, tuple(pair[side] for pair in GUISES)) for side in (0, 1)]
         last_column = [model(tokens)[:, -1] for tokens, _ in padded]
         held = require_equal(
@@ -221,7 +232,9 @@ def check_trait_gap(learner: Callable) -> str:
                     lambda: -gap(aae, sae),
                 "the traits are chosen row by row (argmax and argmin of the ratio): use the fixed sets":
                     lambda: per_row(aae, sae),
-                "sums over the sets: they differ in size, so take means": lambda: summed(aae) - summed(sae),
+                **{message: (lambda m=message: wrong[0][m] - wrong[1][m]) for message in wrong[0]},
+                "the two guises are added: AAE minus SAE": lambda: one_side(aae) + one_side(sae),
+                "only the SAE guise: subtract it from the preference after the AAE guise": lambda: one_side(sae),
                 "softmax before averaging: average logits (or log-probabilities)":
                     lambda: one_side(aae.softmax(-1)) - one_side(sae.softmax(-1)),
                 "only the AAE guise: subtract the same preference after the SAE guise": lambda: one_side(aae),
@@ -249,42 +262,93 @@ def _end_projection(model: TransformerBridge, prompt: str, direction: Tensor) ->
     takes="values clusters",
 )
 def check_bootstrap_interval(learner: Callable) -> str:
-    rng = np.random.default_rng(3)
-    clusters = [verb for verb in "abcdefgh" for _ in range(9)]
-    values = torch.tensor(np.repeat(rng.normal(0.4, 0.3, 8), 9) + rng.normal(0, 0.2, 72))
-    result = call(learner, values, clusters)
-    require(isinstance(result, (tuple, list)) and len(result) == 2, f"what you return: {type(result).__name__}",
-            "return two floats, (low, high)")  # fmt: skip
-    got = torch.tensor([float(end) for end in result])
-    means = values.reshape(8, 9).mean(1).numpy()
-    want = _interval(means)
+    """Several sets of data, since an interval by resampling has an error of its own, which differs from set to set."""
+    data, found = [_clustered(n) for n in range(8, 14)], []
+    for values, clusters in data:
+        result = call(learner, torch.tensor(values), list(clusters))
+        ok = isinstance(result, (tuple, list, np.ndarray, Tensor)) and len(result) == 2
+        require(ok, f"what you return: {type(result).__name__}", "return two floats, (low, high)")
+        found.append(_finite(result))
+    got = np.array(found)  # [set, (low, high)]
+    means = [_cluster_means(values, clusters) for values, clusters in data]
+    want = np.array([_interval(each) for each in means])
+    require(
+        _near(got, want),
+        f"your interval with the percentile interval of the mean of {len(means[0])} verbs' means: "
+        f"{_show(got[0])} against {_show(want[0])}, and on five more sets of verbs",
+        next((message for message, wrong in _interval_mistakes(data, means, want).items() if _near(got, wrong)), ""),
+    )
+    return f"{_show(got[0])} and five more, within resampling error of the interval of verb means"
 
-    def near(values, **options):
-        return (got - _interval(values, **options)).abs().max().item() < 0.02
 
-    named = {
-        "you resampled rows: the nine rows of a verb are not independent, and the interval is too narrow; resample verbs":
-            near(values.numpy()),
-        "the two ends are in the wrong order: (low, high)": (got.flip(0) - want).abs().max() < 0.02,
-        "this is the interval of single values, not of their mean: scipy needs np.mean as its statistic":
-            (got - torch.tensor(np.quantile(means, [0.025, 0.975]))).abs().max() < 0.02
-            or (got - torch.tensor(np.quantile(values.numpy(), [0.025, 0.975]))).abs().max() < 0.05,
-        "a 90 % interval: confidence_level=0.95": near(means, level=0.9),
-        "the median's interval: the statistic is the mean": near(means, statistic=np.median),
+def _clustered(n_clusters: int) -> tuple[np.ndarray, list[str]]:
+    """Rows of verbs in no order: few rows and many, a skewed spread between verbs, and large verbs with large values."""
+    rng = np.random.default_rng(n_clusters)
+    levels = np.sort(rng.exponential(0.4, n_clusters)) - 0.2
+    sizes = 2 + np.arange(n_clusters) % 9
+    sizes[-2:] = 14
+    clusters = np.repeat([f"verb {i}" for i in range(n_clusters)], sizes)
+    values = np.repeat(levels, sizes) + rng.normal(0, 0.1, sizes.sum())
+    order = rng.permutation(len(values))
+    return values[order], clusters[order].tolist()
+
+
+def _cluster_means(values: np.ndarray, clusters: list[str]) -> np.ndarray:
+    names = np.array(clusters)
+    return np.array([values[names == name].mean() for name in dict.fromkeys(clusters)])
+
+
+def _interval(values: np.ndarray, level: float = 0.95, statistic=np.mean, method: str = "percentile") -> np.ndarray:
+    options = {"confidence_level": level, "n_resamples": 19_999, "method": method, "rng": 1}
+    ends = stats.bootstrap((values,), statistic, **options).confidence_interval
+    return np.array([ends.low, ends.high])
+
+
+def _near(got: np.ndarray, want: np.ndarray) -> bool:
+    """Within the error of 1,000 resamples, in every set (0.14 of the width) and in the mean over them (0.045)."""
+    off = (got - want) / np.abs(want[:, 1] - want[:, 0])[:, None]
+    return bool((np.abs(off) < 0.14).all() and (np.abs(off.mean(0)) < 0.045).all())
+
+
+def _interval_mistakes(data: list, means: list, want: np.ndarray) -> dict[str, np.ndarray]:
+    def of_means(**options) -> np.ndarray:
+        return np.array([_interval(each, **options) for each in means])
+
+    sums = [np.array([np.array(v)[np.array(c) == name].sum() for name in dict.fromkeys(c)]) for v, c in data]
+    return {
+        "you resampled rows: the rows of a verb are not independent, and the interval is too narrow; resample verbs":
+            np.array([_interval(values) for values, _ in data]),
+        "the two ends are in the wrong order: (low, high)": want[:, ::-1],
+        "this is the range of the verbs' means, not an interval of their mean: scipy needs np.mean as its statistic":
+            np.array([np.quantile(each, [0.025, 0.975]) for each in means]),
+        "this is the range of the rows, not an interval of a mean":
+            np.array([np.quantile(values, [0.025, 0.975]) for values, _ in data]),
+        "a 90 % interval: confidence_level=0.95": of_means(level=0.9),
+        "a 99 % interval: confidence_level=0.95": of_means(level=0.99),
+        "another kind of interval (BCa): method=\"percentile\"": of_means(method="BCa"),
+        "another kind of interval (basic): method=\"percentile\"": of_means(method="basic"),
+        "the median's interval: the statistic is the mean": of_means(statistic=np.median),
+        "the verbs are summed: take the mean of each verb's rows": np.array([_interval(each) for each in sums]),
+        "each verb's mean is taken over the rows of all other verbs: compare with ==":
+            np.array([_interval((v.sum() - s) / (len(v) - np.array([c.count(n) for n in dict.fromkeys(c)])))
+                      for (v, c), s in zip(data, sums, strict=True)]),
+        "the mean and its ends by the normal curve: resample instead":
+            np.array([each.mean() + np.array([-1.96, 1.96]) * stats.sem(each) for each in means]),
     }  # fmt: skip
-    off = (got - want).abs().max().item()
-    likely = next((message for message, is_it in named.items() if is_it), "")
-    require(off < 0.02, f"your interval with scipy's on the means of 8 verbs: {_show(got)} against {_show(want)}",
-            likely)  # fmt: skip
-    return f"{_show(got)}, within resampling error of scipy's interval on verb means"
 
 
-def _interval(values, level: float = 0.95, statistic=np.mean) -> Tensor:
-    found = stats.bootstrap((values,), statistic, confidence_level=level, n_resamples=4999, method="percentile", rng=1)
-    return torch.tensor([found.confidence_interval.low, found.confidence_interval.high])
+def _finite(ends: object) -> list[float]:
+    try:
+        found = [float(end) for end in ends]
+    except (TypeError, ValueError):
+        raise CheckFailed(f"what you return: {ends!r}"[:150], "return two floats, (low, high)") from None
+    require(
+        bool(np.isfinite(found).all()), f"what you return: {found}", "an end is nan or infinite: is a cluster empty?"
+    )
+    return found
 
 
-def _show(interval: Tensor) -> str:
+def _show(interval: np.ndarray) -> str:
     return f"({interval[0]:.3f}, {interval[1]:.3f})"
 
 
@@ -353,6 +417,14 @@ def check_is_circular(learner: Callable) -> str:
                 lambda: torch.stack([ratio.amax(-1).mean(), (-ratio).amax(-1).mean()]),
             "argmax and argmin are exchanged: the AAE trait is the one whose ratio is largest":
                 lambda: torch.stack([-size, -size]),
+            "the row's largest and smallest ratio are added: the gap is their difference":
+                lambda: torch.stack([(ratio.amax(-1) + ratio.amin(-1)).mean(), (-ratio.amin(-1) - ratio.amax(-1)).mean()]),
+            "only the SAE trait's half of the gap: subtract its ratio from that of the AAE trait":
+                lambda: torch.stack([ratio.amin(-1).mean(), (-ratio).amin(-1).mean()]),
+            "the log-probabilities of the first guise alone: choose by the difference of both":
+                lambda: torch.stack([(x.amax(-1) - x.amin(-1)).mean() for x in (aae, sae)]),
+            "the log-probabilities of the second guise alone: choose by the difference of both":
+                lambda: torch.stack([(x.amax(-1) - x.amin(-1)).mean() for x in (sae, aae)]),
             "averaged over nothing: one number per order of the guises, the mean over rows":
                 lambda: torch.stack([ratio.amax(-1) - ratio.amin(-1)] * 2),
         },

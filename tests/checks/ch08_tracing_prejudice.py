@@ -13,6 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from tests.checks.calling import call
 from tests.checks.comparing import require_equal
 from tests.checks.core import both_models, exercise, require
+from tests.checks.sets import set_differences
 
 PAIRS = (  # whole prompts; on the fixtures' tokenizer every word here is one token
     ("He says he done walked. He is", "He says he has walked. He is"),
@@ -51,24 +52,6 @@ def _runs(model: TransformerBridge):
 
 def _prefers(logits: Tensor, u: Tensor, f: Tensor, at: int = -1) -> Tensor:
     return logits[:, at][:, u].mean(-1) - logits[:, at][:, f].mean(-1)
-
-
-def _differences(read: Callable[[Tensor], Tensor], u: Tensor, f: Tensor, axis: int = -1) -> dict[str, Tensor]:
-    """What goes wrong between two sets: read(ids) has one entry per trait along `axis`."""
-    at_u, at_f = read(u), read(f)
-    return {
-        "sums over the sets: they differ in size, so take a mean over each": at_u.sum(axis) - at_f.sum(axis),
-        "the unfavourable set is summed: take the mean of each set": at_u.sum(axis) - at_f.mean(axis),
-        "the favourable set is summed: take the mean of each set": at_u.mean(axis) - at_f.sum(axis),
-        "divided by the size of both sets together: each set has its own mean":
-            (at_u.sum(axis) - at_f.sum(axis)) / (len(u) + len(f)),
-        "the two sets are added: unfavourable minus favourable": at_u.mean(axis) + at_f.mean(axis),
-        "the sign: unfavourable minus favourable": at_f.mean(axis) - at_u.mean(axis),
-        "the unfavourable traits alone: subtract the favourable ones": at_u.mean(axis),
-        "the favourable traits alone: subtract them from the unfavourable ones": at_f.mean(axis),
-        "the unfavourable set is averaged over everything: only over its traits": at_u.mean() - at_f.mean(axis),
-        "the favourable set is averaged over everything: only over its traits": at_u.mean(axis) - at_f.mean(),
-    }  # fmt: skip
 
 
 def _direction(model: TransformerBridge) -> Tensor:
@@ -141,7 +124,7 @@ def check_gap_direction(learner: Callable) -> str:
             f"the mean unembedding column of U minus that of F on {model.cfg.model_name}",
             axes="d_model",
             mistakes={
-                **{message: (lambda value=value: value) for message, value in _differences(lambda i: W[:, i], u, f).items()},
+                **{message: (lambda value=value: value) for message, value in set_differences(lambda i: W[:, i], u, f).items()},
                 "rows of the embedding: the logits are read with the unembedding, model.W_U":
                     lambda: model.W_E[u].mean(0) - model.W_E[f].mean(0),
                 "scaled to length 1: keep the length, or the projection is no longer in logits":
@@ -181,8 +164,8 @@ def _reconciled(learner: Callable, model: TransformerBridge, logits: Tensor, cac
 
     truth, raw = error(), _prefers(logits, u, f) - cache["resid_post", last][:, -1] @ _direction(model)
     b_u, b_f = (0.0, 0.0) if model.b_U is None else (model.b_U[u].mean(), model.b_U[f].mean())
-    preferences = _differences(lambda ids: logits[:, -1][:, ids], u, f)
-    directions = _differences(lambda ids: model.W_U[:, ids], u, f)
+    preferences = set_differences(lambda ids: logits[:, -1][:, ids], u, f)
+    directions = set_differences(lambda ids: model.W_U[:, ids], u, f)
     return require_equal(
         call(learner, model, logits, cache, (u, f)),
         want,

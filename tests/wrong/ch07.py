@@ -201,7 +201,7 @@ WRONG = {
     },
     "bootstrap_interval": {
         "you resampled rows": interval_rows,
-        "not of their mean": interval_of_values,
+        "not an interval of their mean": interval_of_values,
         "wrong order": interval_order,
     },
     "null_swaps": {
