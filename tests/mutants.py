@@ -141,9 +141,12 @@ def mutants_of(function: ast.FunctionDef, first: int, last: int) -> Iterator[tup
 
 
 def _without_effect(function: ast.FunctionDef) -> list[ast.AST]:
-    """Everything inside the values of keywords that change nothing on inputs that fit."""
-    keywords = [node for node in ast.walk(function) if isinstance(node, ast.keyword) and node.arg in WITHOUT_EFFECT]
-    return [inner for keyword in keywords for inner in ast.walk(keyword)]
+    """Everything inside annotations, and inside the values of keywords that change nothing on inputs that fit."""
+    nodes = list(ast.walk(function))
+    spared = [node for node in nodes if isinstance(node, ast.keyword) and node.arg in WITHOUT_EFFECT]
+    spared += [node.annotation for node in nodes if isinstance(node, ast.arg) and node.annotation]
+    spared += [node.returns for node in nodes if isinstance(node, ast.FunctionDef) and node.returns]
+    return [inner for node in spared for inner in ast.walk(node)]
 
 
 def _compiles(source: str) -> bool:

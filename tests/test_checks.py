@@ -9,7 +9,7 @@ import torch
 
 from tests.checks import REGISTRY, CheckFailed
 from tests.checks.calling import call
-from tests.checks.comparing import require_equal
+from tests.checks.comparing import BROKEN, require_equal
 from tests.right import RIGHT
 from tests.solutions import SOLUTIONS, solution_functions
 from tests.wrong import WRONG
@@ -290,3 +290,12 @@ def test_a_mistake_that_gives_the_right_answer_is_not_reported():
     assert (
         require_equal(torch.ones(2), torch.ones(2), "ones", mistakes={"no mistake": lambda: torch.ones(2)}) == "exact"
     )
+
+
+def test_every_named_mistake_can_be_computed():
+    """Runs last: the tests above went through all mistakes of all checks."""
+    for name in REGISTRY:
+        for returned in (0.123, torch.zeros(2, 3)):
+            with pytest.raises(CheckFailed):
+                REGISTRY[name].check(lambda *_, returned=returned, **__: returned)
+    assert BROKEN == {}

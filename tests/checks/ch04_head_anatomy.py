@@ -15,15 +15,21 @@ from tests.checks.calling import call
 from tests.checks.comparing import require_equal
 from tests.checks.core import both_models, exercise, require
 
-PROMPTS = (
+PROMPTS = (  # five, as many as no other axis of the fixtures has
     "When John and Mary went to the store, John gave a drink to",
     "Then Tom and Amy went to the park, Amy gave a ring to",
+    "After Dan and Sid went to the house, Dan gave a kiss to",
+    "While Paul and Jane went to the school, Jane said a book to",
+    "When Mark and Kate went to the garden, Mark had an apple to",
 )
 REFERENCE = (
     "When Mary and John went to the store, Mary gave a drink to",
     "Then Dan and Sid went to the school, Dan gave a ball to",
+    "After Kate and Bob went to the park, Kate had an apple to",
+    "When Anna and Mark went to the office, Mark gave a letter to",
+    "While Jack and Emma went to the school, Jack gave a book to",
 )
-ANSWERS = ((" Mary", " John"), (" Tom", " Amy"))
+ANSWERS = ((" Mary", " John"), (" Tom", " Amy"), (" Sid", " Dan"), (" Paul", " Jane"), (" Kate", " Mark"))
 SCORES = ("previous_token", "duplicate_token", "induction")
 
 
@@ -37,16 +43,15 @@ SCORES = ("previous_token", "duplicate_token", "induction")
     takes="model tokens seq_len",
 )
 def check_head_scores(learner: Callable) -> str:
-    seq_len = 10
-    for model, with_bos in itertools.product(both_models(), (False, True)):
-        tokens = torch.randint(100, 150, (2, seq_len), generator=torch.Generator().manual_seed(4)).repeat(1, 2)
+    for model, (seq_len, with_bos) in itertools.product(both_models(), ((10, False), (7, True))):
+        tokens = torch.randint(100, 150, (5, seq_len), generator=torch.Generator().manual_seed(4)).repeat(1, 2)
         if with_bos:
-            tokens = torch.cat([torch.full((2, 1), model.tokenizer.bos_token_id), tokens], dim=1)
+            tokens = torch.cat([torch.full((5, 1), model.tokenizer.bos_token_id), tokens], dim=1)
         _, cache = model.run_with_cache(tokens)
         whole = torch.stack([cache["pattern", layer] for layer in range(model.cfg.n_layers)])
         scores = call(learner, model, tokens, seq_len)
         require(
-            isinstance(scores, dict) and set(scores) == set(SCORES),
+            isinstance(scores, dict) and set(scores) >= set(SCORES),
             f"what you return: {sorted(scores) if isinstance(scores, dict) else type(scores).__name__}",
             f"return a dictionary with the keys {', '.join(SCORES)}",
         )
@@ -59,7 +64,7 @@ def check_head_scores(learner: Callable) -> str:
                 mistakes=_score_mistakes(whole, name, offset, seq_len, int(with_bos)),
                 atol=2e-5,
             )
-    return f"all three scores, on a GPT-2 and a Llama, with BOS and without ({held})"
+    return f"all three scores of five texts, on a GPT-2 and a Llama, with BOS and without ({held})"
 
 
 def _along(whole: Tensor, offset: int, start: int) -> Tensor:
@@ -118,17 +123,12 @@ EVERY = slice(None)
     takes="model tokens layer head",
 )
 def check_ablate_at_end(learner: Callable) -> str:
-    layer, head = 1, 2
-    for model in both_models():
+    for model, (layer, head) in itertools.product(both_models(), ((1, 2), (0, 3), (2, 0))):
         tokens = model.to_tokens(PROMPTS)
         run = partial(_run, model, tokens)
-        result = call(learner, model, tokens, layer, head)
-        require(
-            isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], ActivationCache),
-            f"what you return: {type(result).__name__}",
-            "return two things, the logits and the cache: that is what model.run_with_cache gives",
-        )
-        logits, cache = result
+        logits, cache = _logits_and_cache(call(learner, model, tokens, layer, head))
+        end = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+        require(end in cache, f"your cache: it has no {end!r}", "cache the whole run, or use names_filter=small_cache")
         want, want_cache = run((layer, (EVERY, -1, head), 0))
         held = require_equal(
             logits,
@@ -143,7 +143,10 @@ def check_ablate_at_end(learner: Callable) -> str:
                 "you zeroed every head at END: index the head too": lambda: run((layer, (EVERY, -1), 0))[0],
                 "you zeroed the first position, not the last": lambda: run((layer, (EVERY, 0, head), 0))[0],
                 "you swapped head and position: head is axis 2 of z": lambda: run((layer, (EVERY, head, -1), 0))[0],
-                "another layer: layer counts from 0": lambda: run((layer - 1, (EVERY, -1, head), 0))[0],
+                "another layer: layer counts from 0":
+                    lambda: run(((layer or model.cfg.n_layers) - 1, (EVERY, -1, head), 0))[0],
+                "another head: head counts from 0": lambda: run((layer, (EVERY, -1, (head or model.cfg.n_heads) - 1), 0))[0],
+                "you zeroed the position before the last: END is position -1": lambda: run((layer, (EVERY, -2, head), 0))[0],
             },
         )  # fmt: skip
         require_equal(
@@ -156,7 +159,17 @@ def check_ablate_at_end(learner: Callable) -> str:
                     lambda: model.run_with_cache(tokens)[1]["resid_post", model.cfg.n_layers - 1],
             },
         )  # fmt: skip
-    return f"the logits and the cache of an independent hook run, and no hook left behind ({held})"
+    return f"the logits and the cache of an independent hook run for three heads, and no hook left behind ({held})"
+
+
+def _logits_and_cache(result: object) -> tuple[object, ActivationCache]:
+    ok = isinstance(result, (tuple, list)) and len(result) == 2 and isinstance(result[1], ActivationCache)
+    require(
+        ok,
+        f"what you return: {type(result).__name__}",
+        "return two things, the logits and the cache: that is what model.run_with_cache gives",
+    )
+    return result[0], result[1]
 
 
 def _setting(model: TransformerBridge, ablated: tuple[int, int] = (0, 1)):
@@ -210,6 +223,8 @@ def check_direct_effect_change(learner: Callable) -> str:
                     lambda: (effects(clean, scale_of=without) - before).mean(-1),
                 "both attributions come from the same cache: one of them is stale": lambda: torch.zeros_like(after[..., 0]),
                 "this is the effect after the ablation: subtract the effect before": lambda: after.mean(-1),
+                "this is the effect before the ablation: subtract it from the effect after": lambda: before.mean(-1),
+                "the two effects are added: after minus before": lambda: (after + before).mean(-1),
                 "it is not averaged over prompts": lambda: after - before,
                 "you read the first position, not the last":
                     lambda: (effects(without, position=0) - effects(clean, position=0)).mean(-1),
@@ -253,7 +268,7 @@ def check_layernorm_ratio(learner: Callable) -> str:
     takes="model tokens heads reference_cache",
 )
 def check_mean_ablate(learner: Callable) -> str:
-    heads = [(0, 1), (1, 0), (1, 3)]
+    heads = [(1, 3), (0, 1), (1, 0)]
     for model in both_models():
         tokens = model.to_tokens(PROMPTS)
         _, reference = model.run_with_cache(model.to_tokens(REFERENCE))
@@ -277,6 +292,10 @@ def check_mean_ablate(learner: Callable) -> str:
                 "you averaged over d_head: the mean is over prompts, and is itself a vector":
                     lambda: run(lambda z: z[:, -1].mean(-1, keepdim=True)),
                 "you put in each reference prompt's own z: average over the prompts": lambda: run(lambda z: z[:, -1]),
+                "you put in the first reference prompt's z: average over the prompts": lambda: run(lambda z: z[0, -1]),
+                "you summed over the reference prompts: take their mean": lambda: run(lambda z: z[:, -1].sum(0)),
+                "you took the mean at the first position: END is position -1": lambda: run(lambda z: z[:, 0].mean(0)),
+                "you took the mean at position 1: END is position -1": lambda: run(lambda z: z[:, 1].mean(0)),
                 "you replaced the head at every position: index position -1 only": lambda: run(at_end, where=EVERY),
                 "only the first head is replaced: make one hook for each, and pass them all":
                     lambda: run(at_end, heads=heads[:1]),
@@ -312,18 +331,60 @@ def _effect(factors: list[Tensor]) -> Tensor:
     return ((factors[0] * factors[1]).sum(-1) / factors[2]).mean()
 
 
-def _along_order(clean: list[Tensor], ablated: list[Tensor], order: tuple[int, ...]) -> Tensor:
+WRONG_EFFECTS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "multiplied by the scale: divide": lambda p, w, s: ((p * w).sum(-1) * s).mean(),
+    "not divided by the scale": lambda p, w, s: (p * w).sum(-1).mean(),
+    "the scale alone: the pattern times the values, over the scale": lambda p, w, s: s.mean(),
+    "averaged over keys: sum over them": lambda p, w, s: ((p * w).mean(-1) / s).mean(),
+    "summed over prompts before it is divided: each prompt has its own scale": lambda p, w, s: ((p * w).sum() / s).mean(),
+    "summed over prompts: take their mean": lambda p, w, s: ((p * w).sum(-1) / s).sum(),
+    "the pattern over the values: multiply them": lambda p, w, s: ((p / w).sum(-1) / s).mean(),
+    "without the values": lambda p, w, s: (p.sum(-1) / s).mean(),
+    "without the pattern": lambda p, w, s: (w.sum(-1) / s).mean(),
+    "the pattern times itself: times the values": lambda p, w, s: ((p * p).sum(-1) / s).mean(),
+    "the values times themselves: times the pattern": lambda p, w, s: ((w * w).sum(-1) / s).mean(),
+    "left out: the effect after an exchange minus the effect before it": lambda p, w, s: torch.zeros(()),
+}  # fmt: skip
+
+
+def _along_order(
+    clean: list[Tensor], ablated: list[Tensor], order: tuple[int, ...], before=_effect, after=_effect, sign: int = -1
+) -> Tensor:
     """What exchanging each factor does when they are exchanged in this order."""
     routes, now = torch.zeros(3), list(clean)
     for i in order:
-        before = _effect(now)
+        start = before(now)
         now[i] = ablated[i]
-        routes[i] = _effect(now) - before
+        routes[i] = after(now) + sign * start
     return routes
 
 
-def _average(clean: list[Tensor], ablated: list[Tensor], orders=ORDERS) -> Tensor:
-    return torch.stack([_along_order(clean, ablated, order) for order in orders]).mean(0)
+def _average(clean: list[Tensor], ablated: list[Tensor], orders=ORDERS, **effects) -> Tensor:
+    return torch.stack([_along_order(clean, ablated, order, **effects) for order in orders]).mean(0)
+
+
+def _wrong_arithmetic(clean: list[Tensor], ablated: list[Tensor]) -> dict[str, Callable[[], Tensor]]:
+    """The sum over orders with something wrong in the effect, before an exchange, after it, or both times."""
+    named: dict[str, Callable[[], Tensor]] = {
+        "the effects before and after an exchange are added: subtract": lambda: _average(clean, ablated, sign=1),
+        "the effect before an exchange alone: subtract it from the effect after": lambda: _average(
+            clean, ablated, before=lambda now: -_effect(now), after=lambda now: torch.zeros(())
+        ),
+        "only the last order is kept: add the six up (+=)": lambda: _along_order(clean, ablated, ORDERS[-1]) / 6,
+        "only two of the three factors are exchanged": lambda: _average(clean, ablated, [(0, 1), (1, 0)]),
+        "only two of the three factors are exchanged, values and scale": lambda: _average(
+            clean, ablated, [(1, 2), (2, 1)]
+        ),
+    }
+    for message, wrong in WRONG_EFFECTS.items():
+        of_factors = partial(lambda now, wrong: wrong(*now), wrong=wrong)
+        for when, effects in (
+            ("both effects are", {"before": of_factors, "after": of_factors}),
+            ("the effect before an exchange is", {"before": of_factors}),
+            ("the effect after an exchange is", {"after": of_factors}),
+        ):
+            named[f"{when} {message}"] = partial(_average, clean, ablated, **effects)
+    return named
 
 
 def _only(clean: list[Tensor], ablated: list[Tensor]) -> Tensor:
@@ -344,9 +405,8 @@ def check_backup_by_route(learner: Callable) -> str:
         cache, without, directions = _setting(model)
         clean, ablated = (_factors(c, directions, layer, head) for c in (cache, without))
         other = lambda c: _factors(c, directions, layer, head, kv_head=head % cache["v", layer].shape[2])  # noqa: E731
-        routes = call(learner, model, cache, without, directions, layer, head)
         held = require_equal(
-            routes,
+            call(learner, model, cache, without, directions, layer, head),
             _average(clean, ablated),
             f"the change of L{layer}H{head}'s effect by route (pattern, values, scale) on {model.cfg.model_name}",
             axes="route",
@@ -367,17 +427,12 @@ def check_backup_by_route(learner: Callable) -> str:
                 "you averaged the factors over prompts before multiplying: multiply prompt by prompt, then average":
                     lambda: _average(_mean_first(clean), _mean_first(ablated)),
                 "the scale is left out: divide by it, and let it change too":
-                    lambda: _average([*clean[:2], torch.ones(2)], [*ablated[:2], torch.ones(2)]),
+                    lambda: _average([*clean[:2], torch.ones_like(clean[2])], [*ablated[:2], torch.ones_like(clean[2])]),
                 "the factors are in another order: pattern, values, scale": lambda: _average(clean, ablated)[[1, 0, 2]],
+                **_wrong_arithmetic(clean, ablated),
             },
             atol=1e-5,
         )  # fmt: skip
-        total = (_effect(ablated) - _effect(clean)).item()
-        require(
-            abs(routes.sum().item() - total) < 1e-4,
-            f"the sum of your three parts, {routes.sum().item():.4f}, with the change, {total:.4f}",
-            "they must add up",
-        )
     return f"three parts that add up to the change, for two heads of a GPT-2 and of a Llama ({held})"
 
 

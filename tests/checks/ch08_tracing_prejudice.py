@@ -117,6 +117,7 @@ def check_gap_direction(learner: Callable) -> str:
     for model in both_models():
         u, f = _sets(model)
         W = model.W_U
+        wrong = set_differences(lambda ids, W=W: W[:, ids], u, f)
         want = sum(W[:, i] for i in u) / len(u) - sum(W[:, i] for i in f) / len(f)
         held = require_equal(
             call(learner, model, u, f),
@@ -124,7 +125,7 @@ def check_gap_direction(learner: Callable) -> str:
             f"the mean unembedding column of U minus that of F on {model.cfg.model_name}",
             axes="d_model",
             mistakes={
-                **{message: (lambda value=value: value) for message, value in set_differences(lambda i: W[:, i], u, f).items()},
+                **{message: (lambda value=value: value) for message, value in wrong.items()},
                 "rows of the embedding: the logits are read with the unembedding, model.W_U":
                     lambda: model.W_E[u].mean(0) - model.W_E[f].mean(0),
                 "scaled to length 1: keep the length, or the projection is no longer in logits":

@@ -143,10 +143,6 @@ def ratio_first_position(clean_cache, ablated_cache):
     return (clean_cache["ln_final.hook_scale"] / ablated_cache["ln_final.hook_scale"])[:, 0].mean()
 
 
-def ratio_as_float(clean_cache, ablated_cache):
-    return (clean_cache["ln_final.hook_scale"] / ablated_cache["ln_final.hook_scale"])[:, -1].mean().item()
-
-
 # --- mean ablation ----------------------------------------------------------------------------------------------------
 
 
@@ -273,7 +269,6 @@ WRONG = {
         "this is the inverse": ratio_inverse,
         "over all positions": ratio_everywhere,
         "first position": ratio_first_position,
-        "keep it a tensor": ratio_as_float,
     },
     "mean_ablate": {
         "you put in zero": mean_ablate_zero,
