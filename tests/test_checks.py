@@ -132,7 +132,8 @@ def test_an_unsolved_exercise_is_said_to_be_unsolved():
 def test_torchs_own_not_implemented_error_is_shown(slip):
     with pytest.raises(CheckFailed) as caught:
         REGISTRY["zero_head"].check(slip)
-    assert "not written yet" not in str(caught.value) and "raised NotImplementedError: " in str(caught.value)
+    raised = "raised (NotImplementedError|RuntimeError): "  # older versions of torch raise the latter for integers
+    assert "not written yet" not in str(caught.value) and re.search(raised, str(caught.value))
 
 
 def leaves_hook(model):

@@ -15,11 +15,12 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from tests.checks.calling import call
 from tests.checks.comparing import require_equal
-from tests.checks.core import CheckFailed, both_models, exercise
+from tests.checks.core import CheckFailed, both_models, exercise, require
 from utils.ioi import ioi_pairs
 
 KEEP = [0, 3, 4, 7]  # no prompt beside its mirror, so that clean and corrupted cannot stand in for each other
 SITES = ("z", "q", "k", "v", "pattern")
+BASE = 0.375  # the sweeps' metric on the corrupted run
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,12 @@ class Runs:
     def noising_metric(self, logits: Tensor) -> Tensor:
         return self.metric(logits) - 1
 
+    def sweep_metric(self, logits: Tensor) -> Tensor:
+        """What the sweeps are given: BASE on the corrupted run, so that a cell that is left out shows."""
+        return self.metric(logits) + BASE
+
     def given(self) -> tuple:
-        return self.model, self.corrupted_tokens, self.clean_cache, self.metric
+        return self.model, self.corrupted_tokens, self.clean_cache, self.sweep_metric
 
 
 def _logit_diff(logits: Tensor, answers: Tensor, pos: int = -1) -> Tensor:
@@ -81,7 +86,7 @@ def _family(runs: Runs) -> str:
 def _sweep(runs: Runs, hooks: Iterable[tuple], shape: tuple[int, ...], noising: bool = False) -> Tensor:
     """The metric of one hooked run per entry, in the given shape: what mistaken loops would compute."""
     tokens = runs.clean_tokens if noising else runs.corrupted_tokens
-    metric = runs.noising_metric if noising else runs.metric
+    metric = runs.noising_metric if noising else runs.sweep_metric
     return torch.stack([metric(runs.model.run_with_hooks(tokens, fwd_hooks=list(h))) for h in hooks]).reshape(shape)
 
 
@@ -119,10 +124,11 @@ def check_noising_metric(learner: Callable) -> str:
 
 
 def _check_metric(learner: Callable, noising: bool) -> str:
-    answers = torch.tensor([[3, 5], [5, 3], [1, 7]])
-    clean, corrupted = torch.tensor(2.5), torch.tensor(-1.5)
-    for seed in range(2):
-        logits = torch.randn(3, 4, 9, generator=torch.Generator().manual_seed(seed)) * 3
+    answers = torch.tensor([[3, 5], [5, 3], [1, 7], [8, 0], [2, 6]])
+    for seed, (clean, corrupted) in enumerate(
+        (map(torch.tensor, (2.5, -1.5)), (-0.7, 1.1), map(torch.tensor, (3.0, 0.5)))
+    ):
+        logits = torch.randn(5, 4, 9, generator=torch.Generator().manual_seed(seed)) * 3
         per_prompt = _logit_diff(logits, answers)
         mean, distance = per_prompt.mean(), clean - corrupted
         denoised, noised = (mean - corrupted) / distance, (mean - clean) / distance
@@ -150,16 +156,34 @@ def _check_metric(learner: Callable, noising: bool) -> str:
             if noising
             else "the mean logit difference, rescaled to 0 (corrupted) and 1 (clean)",
             mistakes=mistakes,
+            is_tensor=True,
         )
+        _require_gradient(learner, logits, answers, clean, corrupted)
     ends = (
         "0 on the clean run and −1 on the corrupted run" if noising else "0 on the corrupted run and 1 on the clean run"
     )
     for runs in _both_runs():
         logits = runs.model(runs.clean_tokens), runs.model(runs.corrupted_tokens)
-        values = torch.stack([call(learner, each, runs.answers, runs.clean, runs.corrupted) for each in logits])
+        values = [call(learner, each, runs.answers, runs.clean, runs.corrupted) for each in logits]
         want = torch.tensor([0.0, -1.0]) if noising else torch.tensor([1.0, 0.0])
         require_equal(values, want, f"the metric of the clean and the corrupted run of {runs.model.cfg.model_name}")
-    return f"{ends} ({held})"
+    return f"{ends}, with a gradient, whether the baselines are tensors or floats ({held})"
+
+
+def _require_gradient(learner: Callable, logits: Tensor, answers: Tensor, clean, corrupted) -> None:
+    """The metric's gradient with respect to the logits: it is linear in them."""
+    with torch.enable_grad():
+        leaf = logits.clone().requires_grad_()
+        value = learner(leaf, answers, clean, corrupted)
+        ok = isinstance(value, Tensor) and value.requires_grad
+        require(
+            ok, "the gradient of the metric: it has none", "keep it a tensor, without .item(), .detach() or no_grad()"
+        )
+        (gradient,) = torch.autograd.grad(value, leaf)
+    want, rows = torch.zeros_like(logits), torch.arange(len(answers))
+    share = float(1 / (clean - corrupted)) / len(answers)
+    want[rows, -1, answers[:, 0]], want[rows, -1, answers[:, 1]] = share, -share
+    require_equal(gradient, want, "the gradient of the metric", axes="prompt position token")
 
 
 # --- one patch --------------------------------------------------------------------------------------------------------
@@ -170,21 +194,20 @@ def _check_metric(learner: Callable, noising: bool) -> str:
     look="section 3: activation[:, pos] is one position of every prompt; clean_cache[hook.name] is the same activation",
 )
 def check_patch_position(learner: Callable) -> str:
-    pos = 3
     for runs in _both_runs():
-        for name in ("resid_pre", "mlp_out"):
+        for name, pos in (("resid_pre", 3), ("mlp_out", 0), ("attn_out", 11)):
             activation = runs.corrupted_cache[name, 1] + 1  # differs from the clean run at every position
             hook = _hook(runs.model, name)
             clean = runs.clean_cache[name, 1]
             held = require_equal(
-                call(learner, activation, hook, pos, runs.clean_cache),
+                call(learner, activation, hook=hook, pos=pos, clean_cache=runs.clean_cache),
                 _replaced(activation, clean, (slice(None), pos)),
                 f"{name} of {runs.model.cfg.model_name} with position {pos} from the clean run",
                 axes="batch position d_model",
                 mistakes={
                     "you patched every position: index position `pos` only": lambda: clean,
                     "you patched a prompt, not a position: the batch is axis 0, positions are axis 1":
-                        lambda: _replaced(activation, clean, (pos,)),
+                        lambda: _replaced(activation, clean, (pos % len(activation),)),
                     "you patched from `pos` on: index position `pos` only":
                         lambda: _replaced(activation, clean, (slice(None), slice(pos, None))),
                     "you patched up to `pos`: index position `pos` only":
@@ -197,7 +220,7 @@ def check_patch_position(learner: Callable) -> str:
                     "nothing is patched: the activation comes back as it was": lambda: activation,
                 },
             )  # fmt: skip
-    return f"position {pos} is clean in every prompt, everything else untouched ({held})"
+    return f"positions 3, 0 and 11 of three activations are clean in every prompt, everything else untouched ({held})"
 
 
 def _hook(model: TransformerBridge, name: str):
@@ -247,15 +270,21 @@ def _resid_mistakes(runs: Runs, want: Tensor, learner: Callable) -> dict[str, Ca
     clean, corrupted = runs.clean_cache, runs.corrupted_cache
 
     def clean_tokens_run() -> Tensor:  # the same values as patching every position: only the tokens tell them apart
-        return torch.ones_like(want) if not _ran_corrupted_tokens(learner, runs) else torch.zeros_like(want)
+        return torch.full_like(want, BASE if _ran_corrupted_tokens(learner, runs) else 1 + BASE)
+
+    def noised() -> Tensor:
+        hooks = [[_at(name, layer, (slice(None), pos), corrupted)] for layer, pos in cells]
+        return sweep(hooks, noising=True) + 1 + BASE
 
     return {
         "layer and position are transposed: return [layer, position]": lambda: want.T,
         "you ran the clean tokens: the corrupted ones run, and get something clean": clean_tokens_run,
-        "this is noising: the corrupted tokens run, and get something clean, not the other way round":
-            lambda: sweep([[_at(name, layer, (slice(None), pos), corrupted)] for layer, pos in cells], noising=True) + 1,
+        "this is noising: the corrupted tokens run, and get something clean, not the other way round": noised,
         "every value is that of the unpatched corrupted run: does the hook function return the patched activation, "
-        "and is it in fwd_hooks?": lambda: torch.zeros_like(want),
+        "and is it in fwd_hooks?": lambda: torch.full_like(want, BASE),
+        "position 0 is left out, and its cells are not the corrupted run's: run every position, or they stay 0":
+            lambda: torch.cat([torch.zeros_like(want[:, :1]), want[:, 1:]], dim=1),
+        "the corrupted run's value is taken off: the sweep returns the metric as it is": lambda: want - BASE,
         "you patched every position: index position `pos` only":
             lambda: sweep([[_at(name, layer, (...,), clean)] for layer, pos in cells]),
         "each run keeps the patches of earlier positions too: one position in each run":
@@ -285,8 +314,16 @@ def _check_layers(learner: Callable, runs: Runs, want: Tensor, axes: str) -> Non
     chosen = [2, 0]
     at = axes.split().index("layer")
     picked = want.index_select(at, torch.tensor(chosen))
+    try:
+        rows = call(learner, *runs.given(), layers=chosen)
+    except CheckFailed as error:
+        if "IndexError" in error.compared:
+            error.likely = (
+                "with layers=[2, 0] there are two rows: write results[row] for row, layer in enumerate(layers)"
+            )
+        raise
     require_equal(
-        call(learner, *runs.given(), layers=chosen),
+        rows,
         picked,
         f"the rows of layers={chosen}",
         axes=axes,
@@ -406,7 +443,7 @@ def _head_mistakes(runs: Runs, want: Tensor, noising: bool = False) -> dict[str,
     return {
         "heads and layers are transposed: return [layer, head]": lambda: want.T,
         "every value is that of the unpatched run: did you index the position (axis 1) and not the head (axis 2), or not "
-        "return the patched z?": lambda: torch.zeros_like(want),
+        "return the patched z?": lambda: torch.full_like(want, 0.0 if noising else BASE),
         "one position only, the last: patch z at every position": lambda: heads(slice(None), -1),
         "one position only, S2: patch z at every position": lambda: heads(slice(None), 10),
         "you patched all heads of the layer: index one of them":
@@ -469,6 +506,10 @@ def _every_mistakes(runs: Runs, want: Tensor) -> dict[str, Callable[[], Tensor]]
             lambda: with_panels({4: lambda: pattern_at(slice(None), slice(None))}),
         "pattern is patched along the key axis: its axes are [batch, head, query, key], so the head is axis 1":
             lambda: with_panels({4: lambda: pattern_at(...)}),
+        "the cells of k and v that have no head are nan: leave them zero": lambda: with_panels(
+            {panel: (lambda panel=panel: _with_nan(want[panel], n_heads // group)) for panel in (2, 3)}),
+        "the cells of k and v that have no head hold the corrupted run's value: leave them zero": lambda: with_panels(
+            {panel: (lambda panel=panel: _with_nan(want[panel], n_heads // group).nan_to_num(BASE)) for panel in (2, 3)}),
         "k and v are given to each query head: fill one value for each key/value head, then zeros":
             lambda: with_panels({2: for_query_heads(2), 3: for_query_heads(3)}),
         "all panels are the same activation: use each name in turn": lambda: want[:1].expand_as(want),
@@ -477,6 +518,12 @@ def _every_mistakes(runs: Runs, want: Tensor) -> dict[str, Callable[[], Tensor]]
         "the panels stand last: return [5, layer, head]": lambda: want.permute(1, 2, 0),
         "layer and head are transposed: return [5, layer, head]": lambda: want.transpose(1, 2),
     }  # fmt: skip
+
+
+def _with_nan(panel: Tensor, n_heads: int) -> Tensor:
+    panel = panel.clone()
+    panel[:, n_heads:] = torch.nan
+    return panel
 
 
 def _at_scores(layer: int, head: int, runs: Runs) -> tuple[str, Callable]:
@@ -495,7 +542,7 @@ def check_noising_sweep(learner: Callable) -> str:
         cells = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
         hooks = [[_at("z", layer, (slice(None), slice(None), head), runs.corrupted_cache)] for layer, head in cells]
         want = _sweep(runs, hooks, (n_layers, n_heads), noising=True)
-        denoising = _built_in(_family(runs), "attn_head_out_all_pos")
+        denoising = _built_in(_family(runs), "attn_head_out_all_pos") - BASE
         scale = runs.clean - runs.corrupted
         given = runs.model, runs.clean_tokens, runs.corrupted_tokens, runs.answers
         held = require_equal(
