@@ -41,7 +41,7 @@ ROOT = Path(__file__).resolve().parents[1]
 EQUIVALENT = ROOT / "tests" / "equivalent_mutants.toml"
 SCORES = ROOT / "tests" / "mutation_scores.json"
 SECONDS = 30  # a mutant that runs for longer than this is killed: a loop without an end
-SHARED = ("core.py", "calling.py", "comparing.py")
+SHARED = ("core.py", "calling.py", "comparing.py", "sets.py")
 
 # --- the mutants of a function --------------------------------------------------------------------------------------
 
@@ -402,10 +402,12 @@ def fingerprint(name: str) -> str:
     from tests.checks import REGISTRY
 
     chapter = REGISTRY[name].chapter
+    (path,) = (ROOT / "solutions").glob(f"{chapter}_*.py")
     function, _, _ = solution_region(chapter, name)
+    solution = "\n".join(path.read_text(encoding="utf-8").splitlines()[function.lineno - 1 : function.end_lineno])
     (check,) = (ROOT / "tests" / "checks").glob(f"ch{chapter}_*.py")
     parts = [
-        ast.unparse(function),
+        solution,
         *(path.read_text(encoding="utf-8") for path in [check, *map(check.with_name, SHARED)]),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
@@ -496,6 +498,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _all_outcomes(jobs: list[tuple], workers: int) -> list[Outcome]:
     """In chunks, so that two processes are busy until the end."""
+    if not jobs:
+        return []
     chunks = [jobs[i : i + 12] for i in range(0, len(jobs), 12)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare) as pool:

@@ -83,7 +83,7 @@ def test_check_leaves_out_marked_tests_and_is_part_of_test():
     declared = [line.split(":")[0] for line in settings["markers"]]
     assert left_out == " and ".join(f"not {name}" for name in declared)
     check, everything = (run.COMMANDS[name][1] for name in ("check", "test"))
-    assert check[:-1] == everything[:-1] and check[-1][-1] == "tests" and "tests" in everything[-1]
+    assert [*check[:-1], run.MUTANTS] == everything[:-1] and check[-1][-1] == "tests" and "tests" in everything[-1]
 
 
 def test_constraints_are_chosen_for_every_extra_and_keep_their_pins():

@@ -22,6 +22,7 @@ CONSTRAINTS = [
     *("--no-annotate", "-o", "constraints.txt", "--custom-compile-command", "make constraints"),
 ]
 CHECKED = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["utils.course.notebooks", "check"]]
+MUTANTS = ["tests.mutants", "--changed"]
 QUICK_TESTS = ["pytest", "-n2", "--dist=loadfile", "-m", "not real_model and not slow", "tests"]
 ALL_TESTS = ["pytest", "-n2", "--dist=loadfile", "--nbval", "--nbval-current-env", "tests", "solutions"]
 
@@ -35,7 +36,8 @@ COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
     "setup": ("set up .venv and the embedded model, and stop there", []),
     "doctor": ("examine this machine: what is missing, and the command that fixes it", [["utils.course.doctor"]]),
     "check": ("lint, derived files, and the unit tests that are quick", [*CHECKED, QUICK_TESTS]),
-    "test": ("what CI runs: check, all unit tests, and the solutions' outputs", [*CHECKED, ALL_TESTS]),
+    "test": ("what CI runs: check, all unit tests, and the solutions' outputs", [*CHECKED, MUTANTS, ALL_TESTS]),
+    "mutants": ("whether any wrong answer passes a check: mutants --chapter 03 --show", [["tests.mutants"]]),
     "test-matrix": ("the tests on other versions of Python and of the libraries", [["utils.course.matrix"]]),
     "sync": ("derive the notebooks from solutions/*.py: sync 03 --execute", [["utils.course.notebooks", "sync"]]),
     "address": ("write the repository's address everywhere: address owner/name", [["utils.course.address"]]),

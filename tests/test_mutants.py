@@ -1,0 +1,72 @@
+"""The mutation tester changes what it should, and its recorded scores are perfect."""
+
+import ast
+import json
+import tomllib
+
+import pytest
+
+from tests import mutants
+from tests.checks import REGISTRY
+
+FUNCTION = """
+def scaled(values, axis: int = 0):
+    total = values[1:].sum(axis, keepdim=True)
+    total = total.clone()
+    if total.any():
+        total += 1
+    return values / total
+"""
+
+
+def test_every_kind_of_change_is_made():
+    tree = ast.parse(FUNCTION).body[0]
+    made = {name for name, _ in mutants.mutants_of(tree, tree.lineno, tree.end_lineno)}
+    for part in (
+        "values[1:] → values[:]",
+        "sum(axis, keepdim=True) → values[1:].sum(axis)",
+        "1 → 2",
+        "True → False",
+        "total.clone() → total",
+        "total = total.clone() → ",
+        "total += 1 → total = 1",
+        "values / total → values * total",
+        "values / total → values",
+        "return values / total → return (values / total).half()",
+    ):
+        assert any(name.endswith(part) for name in made), part
+    assert not any(": int" in name or "int →" in name for name in made)  # annotations stay
+
+
+def test_only_the_lines_asked_for_are_changed():
+    tree = ast.parse(FUNCTION).body[0]
+    assert {name.split(":")[0] for name, _ in mutants.mutants_of(tree, tree.lineno + 2, tree.lineno + 2)} == {"2"}
+
+
+def test_equivalent_mutants_exist_and_have_reasons():
+    known = tomllib.loads(mutants.EQUIVALENT.read_text(encoding="utf-8"))
+    assert set(known) <= set(REGISTRY)
+    assert all(reason for of_exercise in known.values() for reason in of_exercise.values())
+    mutants.collect(list(known))  # raises SystemExit for one that is no mutant
+
+
+def test_a_survivor_a_crash_and_a_slow_mutant_are_told_apart(monkeypatch):
+    jobs = [("00", "zero_head", name, f"def zero_head(z, hook, head_index):\n    {body}") for name, body in (
+        ("right", "z = z.clone(); z[:, :, head_index] = 0; return z"),
+        ("wrong", "return z"),
+        ("raises", "return z[99]"),
+        ("endless", "\n    ".join(["while True:", "    pass"])),
+    )]  # fmt: skip
+    monkeypatch.setattr(mutants, "SECONDS", 3)
+    right, wrong, raises, endless = mutants._forked(jobs)
+    assert not right.killed and wrong.killed and wrong.likely and not wrong.raised
+    assert raises.killed and raises.raised and endless.killed and endless.raised
+    assert not any(outcome.crashed for outcome in (right, wrong, raises, endless))
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_recorded_scores_are_perfect(name):
+    """`python -m tests.mutants --changed --record` writes them; CI runs again what has changed since."""
+    score = mutants.Score(**json.loads(mutants.SCORES.read_text(encoding="utf-8"))[name])
+    assert score.perfect and score.mutants > 2
+    assert score.named >= 0.75 * score.rejected
