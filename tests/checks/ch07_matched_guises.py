@@ -230,6 +230,8 @@ def check_trait_gap(learner: Callable) -> str:
             mistakes={
                 "the sign: it is the AAE guise minus the SAE guise, unfavourable minus favourable":
                     lambda: -gap(aae, sae),
+                "the unfavourable traits drop out, as their mean is taken over the pairs as well: average over the set alone":
+                    lambda: -(aae[:, f].mean(-1) - sae[:, f].mean(-1)),
                 "the traits are chosen row by row (argmax and argmin of the ratio): use the fixed sets":
                     lambda: per_row(aae, sae),
                 **{message: (lambda m=message: wrong[0][m] - wrong[1][m]) for message in wrong[0]},
@@ -271,7 +273,7 @@ def check_bootstrap_interval(learner: Callable) -> str:
         found.append(_finite(result))
     got = np.array(found)  # [set, (low, high)]
     means = [_cluster_means(values, clusters) for values, clusters in data]
-    want = np.array([_interval(each) for each in means])
+    want = np.array([_interval(each, n=19_999) for each in means])
     require(
         _near(got, want),
         f"your interval with the percentile interval of the mean of {len(means[0])} verbs' means: "
@@ -282,25 +284,38 @@ def check_bootstrap_interval(learner: Callable) -> str:
 
 
 def _clustered(n_clusters: int) -> tuple[np.ndarray, list[str]]:
-    """Rows of verbs in no order: few rows and many, a skewed spread between verbs, and large verbs with large values."""
+    """Rows of verbs in no order: few rows and many, a skewed spread between and within verbs, and large verbs with large
+    values; each verb's first row is its largest, its last row its smallest."""
     rng = np.random.default_rng(n_clusters)
     levels = np.sort(rng.exponential(0.4, n_clusters)) - 0.2
     sizes = 2 + np.arange(n_clusters) % 9
     sizes[-2:] = 14
     clusters = np.repeat([f"verb {i}" for i in range(n_clusters)], sizes)
-    values = np.repeat(levels, sizes) + rng.normal(0, 0.1, sizes.sum())
+    values = np.repeat(levels, sizes) + rng.exponential(0.25, sizes.sum()) - 0.25
     order = rng.permutation(len(values))
-    return values[order], clusters[order].tolist()
+    values, clusters = values[order], clusters[order]
+    for name in set(clusters.tolist()):
+        at = np.flatnonzero(clusters == name)
+        middle = rng.permutation(np.sort(values[at])[1:-1])
+        values[at] = [values[at].max(), *middle, values[at].min()]
+    return values, clusters.tolist()
 
 
 def _cluster_means(values: np.ndarray, clusters: list[str]) -> np.ndarray:
+    return _per_cluster(values, clusters, np.mean)
+
+
+def _per_cluster(values: np.ndarray, clusters: list[str], summary: Callable) -> np.ndarray:
     names = np.array(clusters)
-    return np.array([values[names == name].mean() for name in dict.fromkeys(clusters)])
+    return np.array([summary(values[names == name]) for name in dict.fromkeys(clusters)])
 
 
-def _interval(values: np.ndarray, level: float = 0.95, statistic=np.mean, method: str = "percentile") -> np.ndarray:
-    options = {"confidence_level": level, "n_resamples": 19_999, "method": method, "rng": 1}
-    ends = stats.bootstrap((values,), statistic, **options).confidence_interval
+def _interval(
+    *values: np.ndarray, level: float = 0.95, statistic=np.mean, method: str = "percentile", n: int = 4999
+) -> np.ndarray:
+    """Several arrays are resampled together: (sums, sizes), for a mean over the rows of the clusters drawn."""
+    options = {"confidence_level": level, "n_resamples": n, "method": method, "rng": 1, "paired": len(values) > 1}
+    ends = stats.bootstrap(values, statistic, **options).confidence_interval
     return np.array([ends.low, ends.high])
 
 
@@ -314,10 +329,21 @@ def _interval_mistakes(data: list, means: list, want: np.ndarray) -> dict[str, n
     def of_means(**options) -> np.ndarray:
         return np.array([_interval(each, **options) for each in means])
 
-    sums = [np.array([np.array(v)[np.array(c) == name].sum() for name in dict.fromkeys(c)]) for v, c in data]
+    def of_clusters(summary: Callable) -> np.ndarray:
+        return np.array([_interval(_per_cluster(*each, summary)) for each in data])
+
+    def by_curve(ends: Callable[[int], float]) -> np.ndarray:
+        return np.array([m.mean() + ends(len(m)) * np.array([-1, 1]) * stats.sem(m) for m in means])
+
+    both = [(_per_cluster(*each, np.sum), _per_cluster(*each, len)) for each in data]  # sums and sizes
+    curve = "computed from a standard error, not by resampling: resample the verbs' means"
     return {
         "you resampled rows: the rows of a verb are not independent, and the interval is too narrow; resample verbs":
             np.array([_interval(values) for values, _ in data]),
+        "each verb counts by its number of rows: take one mean per verb first, then resample those means":
+            np.array([_interval(*each, statistic=_pooled) for each in both]),
+        "only neighbouring rows are taken together: the rows of a verb are not side by side, so look for all of them":
+            np.array([_interval(_means_of_runs(*each)) for each in data]),
         "the two ends are in the wrong order: (low, high)": want[:, ::-1],
         "this is the range of the verbs' means, not an interval of their mean: scipy needs np.mean as its statistic":
             np.array([np.quantile(each, [0.025, 0.975]) for each in means]),
@@ -328,13 +354,24 @@ def _interval_mistakes(data: list, means: list, want: np.ndarray) -> dict[str, n
         "another kind of interval (BCa): method=\"percentile\"": of_means(method="BCa"),
         "another kind of interval (basic): method=\"percentile\"": of_means(method="basic"),
         "the median's interval: the statistic is the mean": of_means(statistic=np.median),
-        "the verbs are summed: take the mean of each verb's rows": np.array([_interval(each) for each in sums]),
+        "the verbs are summed: take the mean of each verb's rows": of_clusters(np.sum),
+        "the median of each verb: take the mean of its rows": of_clusters(np.median),
+        "only the first row of each verb: take the mean of all its rows": of_clusters(lambda rows: rows[0]),
+        "only the last row of each verb: take the mean of all its rows": of_clusters(lambda rows: rows[-1]),
         "each verb's mean is taken over the rows of all other verbs: compare with ==":
-            np.array([_interval((v.sum() - s) / (len(v) - np.array([c.count(n) for n in dict.fromkeys(c)])))
-                      for (v, c), s in zip(data, sums, strict=True)]),
-        "the mean and its ends by the normal curve: resample instead":
-            np.array([each.mean() + np.array([-1.96, 1.96]) * stats.sem(each) for each in means]),
+            np.array([_interval((sums.sum() - sums) / (sizes.sum() - sizes)) for sums, sizes in both]),
+        curve: by_curve(lambda n: 1.96), f"{curve} (Student's t)": by_curve(lambda n: stats.t.ppf(0.975, n - 1)),
     }  # fmt: skip
+
+
+def _pooled(sums: np.ndarray, sizes: np.ndarray, axis: int) -> np.ndarray:
+    return sums.sum(axis) / sizes.sum(axis)
+
+
+def _means_of_runs(values: np.ndarray, clusters: list[str]) -> np.ndarray:
+    """One mean per run of equal neighbours, as itertools.groupby finds them."""
+    starts = [i for i, name in enumerate(clusters) if i == 0 or name != clusters[i - 1]]
+    return np.array([part.mean() for part in np.split(values, starts[1:])])
 
 
 def _finite(ends: object) -> list[float]:
@@ -377,6 +414,8 @@ def check_null_swaps(learner: Callable) -> str:
                 lambda: as_large / 12,
             "this is the share of swaps that are smaller: a p-value counts those at least as large":
                 lambda: (1 + (null.abs() < observed[:, None].abs()).sum(1)) / 12,
+            "this counts the swaps that are as small or smaller: turn the comparison round, null at least as large":
+                lambda: (1 + (null.abs() <= observed[:, None].abs()).sum(1)) / 12,
             "ties count as large: >=, not >": lambda: (1 + (null.abs() > observed[:, None].abs()).sum(1)) / 12,
         },
         atol=1e-6,
