@@ -33,7 +33,8 @@ SLOW = (
 def pytest_collection_modifyitems(items):
     for item in items:
         parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        if "smollm2" in item.fixturenames or any(isinstance(value, str) and value == "smollm2" for value in parameters):
+        fixtures = getattr(item, "fixturenames", ())  # a notebook's cell has none
+        if "smollm2" in fixtures or any(isinstance(value, str) and value == "smollm2" for value in parameters):
             item.add_marker("real_model")
         if any(name in item.name for name in SLOW):
             item.add_marker("slow")

@@ -336,7 +336,9 @@ def _interval_mistakes(data: list, means: list, want: np.ndarray) -> dict[str, n
         return np.array([m.mean() + ends(len(m)) * np.array([-1, 1]) * stats.sem(m) for m in means])
 
     both = [(_per_cluster(*each, np.sum), _per_cluster(*each, len)) for each in data]  # sums and sizes
-    curve = "computed from a standard error, not by resampling: resample the verbs' means"
+    curve = (
+        "the ends lie as far from the mean as a standard error puts them: resample the verbs' means, with replacement"
+    )
     return {
         "you resampled rows: the rows of a verb are not independent, and the interval is too narrow; resample verbs":
             np.array([_interval(values) for values, _ in data]),

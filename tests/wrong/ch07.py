@@ -1,5 +1,7 @@
 """Wrong solutions of chapter 07's exercises, by the words of the message that each must get."""
 
+import itertools
+
 import numpy as np
 import scipy.stats
 import torch
@@ -112,6 +114,12 @@ def gap_padding(model, pairs, unfavourable, favourable):
     return sides[0] - sides[1]
 
 
+def gap_mean_over_everything(model, pairs, unfavourable, favourable):
+    ends = _ends(model, [aae for aae, _ in pairs] + [sae for _, sae in pairs])
+    aae, sae = (ends[:, unfavourable].mean() - ends[:, favourable].mean(-1)).chunk(2)
+    return aae - sae
+
+
 def interval_rows(values, clusters):
     found = scipy.stats.bootstrap((np.asarray(values),), np.mean, method="percentile", rng=0).confidence_interval
     return found.low, found.high
@@ -128,6 +136,55 @@ def interval_order(values, clusters):
     means = [np.mean([v for v, c in zip(values.tolist(), clusters, strict=True) if c == name]) for name in names]
     found = scipy.stats.bootstrap((means,), np.mean, method="percentile", rng=0).confidence_interval
     return found.high, found.low
+
+
+def _percentiles(numbers):
+    found = scipy.stats.bootstrap((list(numbers),), np.mean, method="percentile", rng=0).confidence_interval
+    return found.low, found.high
+
+
+def _by_name(values, clusters):
+    groups = {}
+    for value, name in zip(values.tolist(), clusters, strict=True):
+        groups.setdefault(name, []).append(value)
+    return list(groups.values())
+
+
+def interval_of_medians(values, clusters):
+    return _percentiles(np.median(rows) for rows in _by_name(values, clusters))
+
+
+def interval_of_first_rows(values, clusters):
+    return _percentiles(dict(zip(reversed(clusters), values.tolist()[::-1], strict=True)).values())
+
+
+def interval_of_last_rows(values, clusters):
+    return _percentiles(dict(zip(clusters, values.tolist(), strict=True)).values())
+
+
+def interval_of_neighbours(values, clusters):
+    runs = itertools.groupby(zip(clusters, values.tolist(), strict=True), key=lambda pair: pair[0])
+    return _percentiles(np.mean([value for _, value in run]) for _, run in runs)
+
+
+def interval_pooled(values, clusters):
+    groups, rng = _by_name(values, clusters), np.random.default_rng(0)
+    drawn = [rng.integers(0, len(groups), len(groups)) for _ in range(1000)]
+    draws = [np.mean(np.concatenate([groups[i] for i in indices])) for indices in drawn]
+    return np.quantile(draws, 0.025), np.quantile(draws, 0.975)
+
+
+def interval_of_student(values, clusters):
+    means = [np.mean(rows) for rows in _by_name(values, clusters)]
+    return scipy.stats.t.interval(0.95, len(means) - 1, np.mean(means), scipy.stats.sem(means))
+
+
+def rank_strict(observed, null):
+    return (1 + (null.abs() > observed.abs()[:, None]).sum(1)) / (1 + len(null))
+
+
+def rank_turned(observed, null):
+    return (1 + (null.abs() <= observed.abs()[:, None]).sum(1)) / (1 + len(null))
 
 
 def rank_one_sided(observed, null):
@@ -198,17 +255,26 @@ WRONG = {
         "row by row": gap_per_row,
         "sums over the sets": gap_sums,
         "the last column": gap_padding,
+        "the unfavourable traits drop out": gap_mean_over_everything,
     },
     "bootstrap_interval": {
         "you resampled rows": interval_rows,
         "not an interval of their mean": interval_of_values,
         "wrong order": interval_order,
+        "the median of each verb": interval_of_medians,
+        "only the first row": interval_of_first_rows,
+        "only the last row": interval_of_last_rows,
+        "only neighbouring rows": interval_of_neighbours,
+        "by its number of rows": interval_pooled,
+        "as a standard error puts them": interval_of_student,
     },
     "null_swaps": {
         "one-sided": rank_one_sided,
         "left out": rank_left_out,
         "share of swaps that are smaller": rank_smaller,
         "can then be 0": rank_zero,
+        "ties count as large": rank_strict,
+        "turn the comparison round": rank_turned,
     },
     "is_circular": {
         "not chosen again": circular_not_chosen_again,
