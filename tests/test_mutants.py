@@ -68,5 +68,5 @@ def test_a_survivor_a_crash_and_a_slow_mutant_are_told_apart(monkeypatch):
 def test_recorded_scores_are_perfect(name):
     """`python -m tests.mutants --changed --record` writes them; CI runs again what has changed since."""
     score = mutants.Score(**json.loads(mutants.SCORES.read_text(encoding="utf-8"))[name])
-    assert score.perfect and score.mutants > 2
+    assert score.perfect and score.mutants >= 2
     assert score.named >= 0.75 * score.rejected
