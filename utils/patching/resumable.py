@@ -147,18 +147,21 @@ class CorruptedRun(Parts):
             ending = last_only and layer == self.n_layers - 1
             copies = _joined(copies, joins.before_attention.get(layer), group)
             if copies is not None:
-                before = self._ends(copies, group) if ending else copies
+                before = self.ends(copies, group) if ending else copies
                 copies = before + self.resumed_attn_out(layer, copies, group, ending)
-            copies = _joined(copies, joins.before_mlp.get(layer), group, self._ends if ending else None)
+            copies = _joined(copies, joins.before_mlp.get(layer), group, self.ends if ending else None)
             if copies is not None:
                 flat = copies.flatten(0, 1)
                 copies = (flat + self.mlp_out(layer, flat)).unflatten(0, copies.shape[:2])
-        return _joined(copies, joins.before_attention.get(self.n_layers), group, self._ends if last_only else None)
+        return _joined(copies, joins.before_attention.get(self.n_layers), group, self.ends if last_only else None)
 
-    def resumed_attn_out(self, layer: int, copies: Tensor, group: Group, ending: bool = False) -> Tensor:
+    def resumed_attn_out(
+        self, layer: int, copies: Tensor, group: Group, ending: bool = False, qkv: Sequence[Tensor] | None = None
+    ) -> Tensor:
         """Attention output [copy, batch, n, d_model] of patched copies: their own keys and values from `start` on, and
-        the unpatched run's before it. ending: at each prompt's last position only."""
-        q, k, v = self.qkv(layer, copies)
+        the unpatched run's before it. ending: at each prompt's last position only. qkv: the copies' queries, keys and
+        values, where they are not simply what the copies' streams give."""
+        q, k, v = self.qkv(layer, copies) if qkv is None else qkv
         q, k = (self.rotated(part, group.prompts, group.start) for part in (q, k))
         k, v = (
             torch.cat([before.expand(len(copies), -1, -1, -1, -1), own], dim=2).flatten(0, 1)
@@ -167,7 +170,7 @@ class CorruptedRun(Parts):
         stop = group.start + copies.shape[2]
         allowed = self.allowed[group.prompts, group.start : stop, :stop].unsqueeze(0)  # [1, batch, n, pos]
         if ending:
-            q, allowed = self._ends(q, group), self._ends(allowed, group)
+            q, allowed = self.ends(q, group), self.ends(allowed, group)
         allowed = allowed.expand(len(copies), -1, -1, -1).flatten(0, 1)
         z = self.attend(q.flatten(0, 1), k, v, allowed)
         return self.attn_out(layer, z).unflatten(0, copies.shape[:2])
@@ -180,7 +183,7 @@ class CorruptedRun(Parts):
                 part[:, -1] = at_column[group.prompts]
         return before
 
-    def _ends(self, x: Shaped[Tensor, "copy batch n ..."], group: Group) -> Shaped[Tensor, "copy batch 1 ..."]:
+    def ends(self, x: Shaped[Tensor, "copy batch n ..."], group: Group) -> Shaped[Tensor, "copy batch 1 ..."]:
         """What stands at each prompt's last position."""
         rows = torch.arange(len(group.prompts), device=x.device)
         return x[:, rows, self.last[group.prompts] - group.start].unsqueeze(2)

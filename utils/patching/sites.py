@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -24,30 +25,12 @@ class Patch:
         self.run, self.site = run, site
         self.clean = [clean_activation(clean_cache, site, layer, run.real) for layer in range(run.n_layers)]
         self.n_heads = self.clean[0].shape[1 if site == "pattern" else 2] if site in HEAD_SITES else 1
-        changed = [self._changed(layer) for layer in range(run.n_layers)]
-        self.changed = torch.stack([at_all for at_all, _ in changed])  # [layer, batch, pos]
-        differs = torch.stack([beyond_error for _, beyond_error in changed]).any(0)  # [batch, pos]
-        if not differs.any():
+        self.changed, self.first = where_runs_differ(run, site, self.clean)
+        if (self.first == run.real.shape[1]).all():
             raise ValueError(
                 f"clean and corrupted runs have the same {site} everywhere: nothing to patch. "
                 "Is clean_cache from the clean tokens, and are corrupted_tokens the corrupted ones?"
             )
-        n_pos = differs.shape[1]
-        self.first: Int[Tensor, " batch"] = torch.where(differs.any(1), differs.long().argmax(1), n_pos)
-
-    def _changed(self, layer: int) -> tuple[Bool[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
-        """Real positions where the runs differ at all, and where by more than the error of another float pass.
-
-        Before a prompt's first difference the two runs are equal but for such error, since the model is causal.
-        """
-        run, clean, corrupted = self.run, self.clean[layer], self.run.activation(self.site, layer)
-        if self.site == "pattern":
-            clean, corrupted = clean.transpose(1, 2), corrupted.transpose(1, 2)
-        off, scale = (x.flatten(2).norm(dim=-1) for x in (clean - corrupted, corrupted))
-        if self.site in ("attn_out", "mlp_out"):  # a difference of two streams, and as exact as those are
-            streams = (run.resid_pre[layer], run.resid_mid[layer], run.resid_pre[layer + 1])
-            scale = sum(stream.norm(dim=-1) for stream in streams)
-        return (off > 0) & run.real, (off > FLOAT_ERROR * scale) & run.real
 
     def can_change(self, layer: int, pos: int | None) -> bool:
         """Whether a patch in that layer, at `pos` or at every position (None), changes anything at all."""
@@ -93,6 +76,29 @@ class Patch:
         change = change.unflatten(2, (self.n_heads, -1)).flatten(3)[:, :, heads]  # [batch, n, head, queries * d_head]
         W_O = self.run.blocks[layer].attn.W_O.flatten(0, 1).unflatten(0, (self.n_heads, -1))[heads]
         return self.run.resid_mid[layer][group.prompts, group.start :] + torch.einsum("bnhd,hdm->hbnm", change, W_O)
+
+
+def where_runs_differ(
+    run: CorruptedRun, site: str, other: Sequence[Tensor]
+) -> tuple[Bool[Tensor, "layer batch pos"], Int[Tensor, " batch"]]:
+    """Real positions at which another run's activations, one tensor for each layer, are not this run's; and the first
+    position of each prompt at which they differ by more than the error of another float pass, or pos where none does.
+
+    Before a prompt's first difference the two runs are equal but for such error, since the model is causal.
+    """
+    changed, beyond_error = [], torch.zeros_like(run.real)
+    for layer in range(run.n_layers):
+        theirs, ours = other[layer], run.activation(site, layer)
+        if site == "pattern":
+            theirs, ours = theirs.transpose(1, 2), ours.transpose(1, 2)
+        off, scale = (x.flatten(2).norm(dim=-1) for x in (theirs - ours, ours))
+        if site in ("attn_out", "mlp_out"):  # a difference of two streams, and as exact as those are
+            streams = (run.resid_pre[layer], run.resid_mid[layer], run.resid_pre[layer + 1])
+            scale = sum(stream.norm(dim=-1) for stream in streams)
+        changed.append((off > 0) & run.real)
+        beyond_error |= (off > FLOAT_ERROR * scale) & run.real
+    n_pos = run.real.shape[1]
+    return torch.stack(changed), torch.where(beyond_error.any(1), beyond_error.long().argmax(1), n_pos)
 
 
 def clean_activation(clean_cache: ActivationCache, site: str, layer: int, real: Bool[Tensor, "batch pos"]) -> Tensor:

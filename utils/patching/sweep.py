@@ -6,7 +6,7 @@ and the unpatched metric, which is the value of every cell that cannot change.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -94,36 +94,60 @@ class Sweep:
     def _logits(
         self, cells: list[Cell], pos: int | None, groups: list[Group]
     ) -> Iterator[Float[Tensor, "batch n_logits d_vocab"]]:
-        """The logits of every cell, one after the other, for all prompts: computed in the groups, unpatched elsewhere."""
-        joins, last_only, computed = self.patch.joins(cells, pos), self.options.last_only, []
-        for group in groups:
-            for prompts in group.prompts.split(max(1, self._rows_at_a_time() // len(cells))):
-                final = self.run.resume(joins, Group(prompts, group.start, group.column), last_only)
-                where = slice(None) if last_only else slice(group.start, None)
-                computed.append((prompts, where, self.run.unembed(final)))
-        if last_only and len(computed) == 1 and len(computed[0][0]) == len(self.run.rows):
-            yield from computed[0][2]  # all prompts', in one piece
-            return
-        for cell in range(len(cells)):
-            logits = self.unpatched_logits.clone()
-            for prompts, where, found in computed:
-                logits[prompts, where] = found[cell]
-            yield logits
+        """The logits of every cell, one after the other."""
+        joins, rows = self.patch.joins(cells, pos), max(1, self._rows_at_a_time() // len(cells))
+
+        def final(group: Group) -> Tensor:
+            return self.run.resume(joins, group, self.options.last_only)
+
+        yield from logits_of_cells(self.run, final, groups, len(cells), rows, self.unpatched_logits)
+
+
+def logits_of_cells(
+    run: CorruptedRun,
+    final: Callable[[Group], Float[Tensor, "cell rows n d_model"]],
+    groups: list[Group],
+    n_cells: int,
+    rows_at_a_time: int,
+    unpatched: Float[Tensor, "batch n_logits d_vocab"],
+) -> Iterator[Float[Tensor, "batch n_logits d_vocab"]]:
+    """The logits of every cell, one after the other, for all prompts: computed in the groups, unpatched elsewhere.
+
+    final: the final residual streams of all cells, for some prompts of a group. unpatched: the unpatched run's logits, at
+    each prompt's last position or at all of them; `final` gives the same positions, or those from the group's start on.
+    """
+    last_only, computed = unpatched.shape[1] == 1, []
+    for group in groups:
+        for prompts in group.prompts.split(rows_at_a_time):
+            where = slice(None) if last_only else slice(group.start, None)
+            computed.append((prompts, where, run.unembed(final(Group(prompts, group.start, group.column)))))
+    if last_only and len(computed) == 1 and len(computed[0][0]) == len(run.rows):
+        yield from computed[0][2]  # all prompts', in one piece
+        return
+    for cell in range(n_cells):
+        logits = unpatched.clone()
+        for prompts, where, found in computed:
+            logits[prompts, where] = found[cell]
+        yield logits
 
 
 def _where(chosen: Bool[Tensor, " batch"]) -> Int[Tensor, " rows"]:
     return chosen.nonzero()[:, 0]
 
 
-def bytes_per_row(run: CorruptedRun, options: SweepOptions) -> int:
+def bytes_per_row(run: CorruptedRun, options: SweepOptions, n: int | None = None) -> int:
     """Upper estimate of the working memory of one patched copy of one prompt, weights and caches not counted.
 
-    The logits of one cell, for every prompt, are there whatever the bound: the metric reads them together.
+    n: how many of its positions are computed (None: all). The logits of one cell, for every prompt, are there whatever the
+    bound: the metric reads them together.
     """
     cfg, n_pos = run.model.cfg, run.real.shape[1]
+    n = n_pos if n is None else n
     n_logits = 1 if options.last_only else n_pos
     kv_heads = cfg.n_key_value_heads or cfg.n_heads
-    hidden = n_pos * (8 * cfg.d_model + 4 * cfg.d_mlp)
-    heads = n_pos * cfg.d_head * (8 * cfg.n_heads + 9 * kv_heads)  # q, k, v, rotated, k and v again behind their prefix
-    attention = heads + 3 * cfg.n_heads * n_pos**2  # scores, their softmax, and the mask
+    hidden = n * (8 * cfg.d_model + 4 * cfg.d_mlp)
+    heads = cfg.d_head * (
+        8 * n * cfg.n_heads + (5 * n + 4 * n_pos) * kv_heads
+    )  # q, k, v, rotated, k and v behind a prefix
+    attention = heads + 3 * cfg.n_heads * n * n_pos  # scores, their softmax, and the mask
     return 4 * (hidden + attention + 3 * n_logits * cfg.d_vocab)
