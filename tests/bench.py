@@ -21,6 +21,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,11 +31,17 @@ from rich.table import Table
 from torch import Tensor
 from transformer_lens import patching as builtin
 
+from tests.plain_paths import by_hooks
 from utils import patching, plots
+from utils.attribution import logit_diff
+from utils.circuits.paths import path_patch
 from utils.experiment import run_experiment
-from utils.ioi import ioi_pairs
+from utils.inference import small_cache
+from utils.ioi import ioi_pairs, positions_by_role
 from utils.models import load_model
-from utils.patching.panels import HEAD_SITES
+from utils.patching.options import DEFAULT_MEMORY
+from utils.patching.panels import ALL_POS, BY_POS, HEAD_SITES
+from utils.prompts import single_token
 from utils.tiny_models import tiny_model
 
 SWEEPS = ("resid_pre", "block_every", "attn_head_out_all_pos", "attn_head_all_pos_every", "attn_head_out_by_pos",
@@ -128,7 +135,7 @@ class Task:
 
 def builtin_axes(sweep: str) -> list[tuple[str, tuple[str, ...]]]:
     """The built-in's own axes of every activation of a sweep: pattern has the head before the position."""
-    by_pos = patching.BY_POS if "by_pos" in sweep else patching.ALL_POS
+    by_pos = BY_POS if "by_pos" in sweep else ALL_POS
     return [(site, by_pos.get(site, axes)) for site, axes in patching.SWEEPS[sweep]]
 
 
@@ -176,6 +183,85 @@ def bench_sweeps(names: list[str], sweeps: list[str], repeats: int, limit: float
     return rows
 
 
+# --- path patching ------------------------------------------------------------------------------------------------------
+
+# what → receivers, component, the role at whose position senders are patched, how many times faster it is to be
+PATHS = {
+    "logits": ("logits", None, "END", None),
+    "q@END of L23H0": ([(23, 0)], "q", "END", 20),
+    "k@S1+1 of L17H4": ([(17, 4)], "k", "S1+1", None),
+    "k@S2 of L23H3": ([(23, 3)], "k", "S2", 10),
+    "v@S2 of L20H0, L19H2": ([(20, 0), (19, 2)], "v", "S2", 10),
+}
+NEW_NAME = " Robert"  # in the place of S1 and S2 of every prompt, so that the runs differ from S1 on
+
+
+def bench_paths(name: str, quick: bool, console: Console) -> list[dict]:
+    """Every head as a sender, eight prompts: the plain two-run loop on a sample of senders, and the engine on all of them."""
+    model = load_model(name)
+    pairs = ioi_pairs(model)
+    roles, rows = positions_by_role(pairs.clean_tokens, pairs.answer_tokens), torch.arange(len(pairs))
+    lent = pairs.clean_tokens.clone()
+    for role in ("S1", "S2"):
+        lent[rows, roles[role]] = single_token(model, NEW_NAME)
+    kept = lambda name: name.endswith(("hook_z", "hook_mlp_out"))  # noqa: E731
+    whole, receiving = (model.run_with_cache(tokens, names_filter=kept)[1] for tokens in (lent, pairs.clean_tokens))
+    _, cache = model.run_with_cache(lent, names_filter=small_cache)
+    heads = [(layer, head) for layer in range(model.cfg.n_layers) for head in range(model.cfg.n_heads)]
+    group = model.cfg.n_heads // (model.cfg.n_key_value_heads or model.cfg.n_heads)
+    generator, found = torch.Generator().manual_seed(0), []
+
+    def metric(logits):
+        return logit_diff(logits, pairs.answer_tokens)
+
+    for what, (receivers, component, role, target) in PATHS.items():
+        at = roles[role]
+        ours = partial(
+            path_patch, model, pairs.clean_tokens, cache, metric, receivers, component, at=at, progress=False
+        )
+        plain_receivers = (
+            receivers if component in (None, "q") else [(layer, head // group) for layer, head in receivers]
+        )
+        sample = [heads[i] for i in torch.randperm(len(heads), generator=generator)[: 4 if quick else 12]]
+        theirs_s, off, before = 0.0, 0.0, [timed(ours) for _ in range(1 if quick else 3)]
+        for sender in sample:
+            given = (model, pairs.clean_tokens, whole, metric, [sender], plain_receivers, component, at)
+            seconds, want = timed(partial(by_hooks, *given, free=False, receiving=receiving))
+            theirs_s, off = theirs_s + seconds, max(off, (before[-1][1][sender] - want).abs().item())
+        ours_s = statistics.median(
+            [seconds for seconds, _ in [*before, *(timed(ours) for _ in range(1 if quick else 2))]]
+        )
+        plain_s = theirs_s / len(sample) * len(heads)
+        found.append({"paths into": what, "senders": len(heads), "plain_s": plain_s, "plain_sampled": len(sample),
+                      "ours_s": ours_s, "ratio": plain_s / ours_s, "target": target, "max_difference": off,
+                      "load_average": os.getloadavg()[0]})  # fmt: skip
+        console.print(found[-1])
+    return [*found, _paths_growth(model, console)]
+
+
+def _paths_growth(model, console: Console) -> dict:
+    """Seconds for q@END: more prompts, and more receivers in the same two layers."""
+    texts = ioi_pairs(model)
+    grown: dict[str, list] = {"prompts": [], "receivers": []}
+    for times in (1, 2, 4, 8):
+        clean, corrupted = texts.clean_tokens.repeat(times, 1), texts.corrupted_tokens.repeat(times, 1)
+        _, cache = model.run_with_cache(corrupted, names_filter=small_cache)
+        grown["prompts"].append((len(clean), _q_seconds(model, clean, cache, [(23, 0)])))
+    _, cache = model.run_with_cache(texts.corrupted_tokens, names_filter=small_cache)
+    for n in (1, 3, 9):
+        heads = [(layer, head) for layer in (22, 23) for head in range(n)]
+        grown["receivers"].append((len(heads), _q_seconds(model, texts.clean_tokens, cache, heads)))
+    console.print(grown)
+    return {"paths into": "q@END, growth", **grown}
+
+
+def _q_seconds(model, tokens: Tensor, cache, receivers: list[tuple[int, int]]) -> float:
+    def metric(logits):
+        return logits[:, -1, :2].mean()
+
+    return timed(partial(path_patch, model, tokens, cache, metric, receivers, "q", at=-1, progress=False))[0]
+
+
 # --- how time and memory grow ---------------------------------------------------------------------------------------------
 
 
@@ -195,7 +281,7 @@ def synthetic(model, tokens: Tensor, lengths: list[int], differing: list[int], s
     return clean.to(device), corrupted.to(device), mask.to(device)
 
 
-def growth_point(model, tokens, lengths, differing, max_memory: float = patching.DEFAULT_MEMORY) -> dict:
+def growth_point(model, tokens, lengths, differing, max_memory: float = DEFAULT_MEMORY) -> dict:
     clean, corrupted, mask = synthetic(model, tokens, lengths, differing)
     cache = {}
     for rows in torch.arange(len(clean)).split(32):  # the logits of every position are large: 32 prompts at a time
@@ -322,7 +408,7 @@ def write_report(report: dict, folder: Path, console: Console) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__.split("\n")[0])
-    parser.add_argument("--sections", nargs="+", default=["sweeps", "growth", "dialect"])
+    parser.add_argument("--sections", nargs="+", default=["sweeps", "paths", "growth", "dialect"])
     parser.add_argument("--models", nargs="+", default=["smollm2-135m", *FIXTURES])
     parser.add_argument("--sweeps", nargs="+", default=list(SWEEPS), choices=SWEEPS)
     parser.add_argument("--repeats", type=int, default=3)
@@ -341,7 +427,7 @@ def main() -> None:
         if section == "sweeps":
             report["sweeps"] = bench_sweeps(args.models, args.sweeps, args.repeats, limit, console)
         else:
-            bench = {"growth": bench_growth, "dialect": bench_dialect}[section]
+            bench = {"growth": bench_growth, "dialect": bench_dialect, "paths": bench_paths}[section]
             report[section] = bench(args.models[0], args.quick, console)
         (args.out / "bench.json").write_text(json.dumps(report, indent=1))
     write_report(report, args.out, console)

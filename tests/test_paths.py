@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformer_lens import patching as built_in
 
+from tests.plain_paths import by_hooks
 from utils.attribution import logit_diff
 from utils.circuits.paths import all_out_edges, edge_patch, path_patch
 from utils.experiment import run_experiment
@@ -55,43 +56,6 @@ def given_of(experiment, **more):
 
 
 # --- the plain way: two runs with hooks -----------------------------------------------------------------------------------
-
-
-def by_hooks(model, tokens, lending, metric, sender, receivers, component, at, free, mask=None):
-    """Run one: everything frozen but the sender; what the receivers read is kept. Run two: they, and they alone, read it."""
-    _, receiving = model.run_with_cache(tokens, attention_mask=mask)
-    rows = torch.arange(len(tokens))
-    where = slice(None) if at is None else (rows, at)
-
-    def freeze(activation, hook):
-        out = receiving[hook.name].clone()
-        layer = int(hook.name.split(".")[1])
-        for sending, part in sender:
-            if layer == sending and part == "mlp" and hook.name.endswith("mlp_out"):
-                out[where] = lending[hook.name][where]
-            if layer == sending and part != "mlp" and hook.name.endswith("hook_z"):
-                heads = out.transpose(0, 2).transpose(1, 2)  # [head, batch, pos, d_head]
-                heads[part][where] = lending[hook.name][:, :, part][where]
-        return out
-
-    def frozen(name):
-        is_sender = any(name == f"blocks.{layer}.hook_mlp_out" for layer, part in sender if part == "mlp")
-        return name.endswith("attn.hook_z") or (name.endswith("hook_mlp_out") and (is_sender or not free))
-
-    with model.hooks(fwd_hooks=[(frozen, freeze)]):
-        logits, told = model.run_with_cache(tokens, attention_mask=mask)
-    if receivers == "logits":
-        return metric(logits)
-
-    def read(activation, hook):
-        activation = activation.clone()
-        for layer, head in receivers:
-            if hook.name.split(".")[1] == str(layer):
-                activation[:, :, head] = told[hook.name][:, :, head]
-        return activation
-
-    names = {f"blocks.{layer}.attn.hook_{component}" for layer, _ in receivers}
-    return metric(model.run_with_hooks(tokens, fwd_hooks=[(names.__contains__, read)], attention_mask=mask))
 
 
 def shared(model, receivers, component):

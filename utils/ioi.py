@@ -1,4 +1,4 @@
-"""Indirect object identification: the eight published prompts, the roles of their tokens, and one-token names.
+"""Indirect object identification: the eight published prompts, a data set of any size, and the roles of their tokens.
 
 Source of the prompts and of their order: the executed "Exploratory Analysis Demo" of TransformerLens, after Wang et al.
 2022, "Interpretability in the Wild". The corrupted twin of a prompt is its neighbour: only the subject's second mention
@@ -7,7 +7,9 @@ Source of the prompts and of their order: the executed "Exploratory Analysis Dem
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int
@@ -60,14 +62,16 @@ def ioi_pairs(
 
 
 def positions_by_role(
-    tokens: Int[Tensor, "batch pos"], answer_tokens: Int[Tensor, "batch 2"]
+    tokens: Int[Tensor, "batch pos"], answer_tokens: Int[Tensor, "batch 2"], last: Int[Tensor, " batch"] | None = None
 ) -> dict[str, Int[Tensor, " batch"]]:
-    """role → its position in each prompt: BOS, IO (where the answer stands), S1 and S1+1, S2, END (the last column).
+    """role → its position in each prompt: BOS, IO (where the answer stands), S1 and S1+1, S2, END.
+
+    last: each prompt's last position; None means the last column.
 
     Raises PromptError for a prompt without its answer, or with the other name fewer than two times.
     """
     is_io, is_subject = (tokens == answer_tokens[:, :1]).int(), (tokens == answer_tokens[:, 1:]).int()
-    last = torch.full((len(tokens),), tokens.shape[1] - 1, device=tokens.device)
+    column = torch.full((len(tokens),), tokens.shape[1] - 1, device=tokens.device)
     for i, (n_io, n_subject) in enumerate(zip(is_io.sum(1).tolist(), is_subject.sum(1).tolist(), strict=True)):
         if not n_io or n_subject < 2:
             raise PromptError(
@@ -75,8 +79,8 @@ def positions_by_role(
                 f"(token {int(answer_tokens[i, 1])}) {n_subject} times; the roles need 1 and 2"
             )
     s1 = is_subject.argmax(1)
-    s2 = last - is_subject.flip(1).argmax(1)
-    return {"BOS": torch.zeros_like(last), "IO": is_io.argmax(1), "S1": s1, "S1+1": s1 + 1, "S2": s2, "END": last}
+    s2, end = column - is_subject.flip(1).argmax(1), column if last is None else last
+    return {"BOS": torch.zeros_like(column), "IO": is_io.argmax(1), "S1": s1, "S1+1": s1 + 1, "S2": s2, "END": end}
 
 
 def single_token_names(model: TransformerBridge, names: Sequence[str] = NAME_POOL) -> list[str]:
@@ -90,3 +94,136 @@ def _is_single(model: TransformerBridge, word: str) -> bool:
     except PromptError:
         return False
     return True
+
+
+# --- a data set -----------------------------------------------------------------------------------------------------------
+
+# {A} and {B} are the two names, of which {S} returns; ABBA has the indirect object first, BABA the subject.
+STRUCTURES = (
+    "When{A} and{B} met at the{place},{S} handed the{object} to",
+    "Yesterday{A} and{B} sat in the{place}, and{S} passed the{object} to",
+    "The{place} was nearly empty. After{A} and{B} came in,{S} showed the{object} to",
+    "While{A} was with{B} in the{place},{S} lent the{object} to",
+    "At first{A} knew{B} from the{place} only. One day{S} sent the{object} to",
+    "As soon as{A} and{B} had left the{place},{S} offered the{object} to",
+)
+PLACES = (" store", " park", " school", " office", " house", " garden")
+OBJECTS = (" bag", " ball", " book", " letter", " ring", " bottle")
+ORDERS = ("ABBA", "BABA")
+CORRUPTIONS = {  # what stands for the indirect object, the subject's first and its second mention; x, y, z: fresh names
+    "ABC": ("x", "y", "z"), "IO": ("x", "S", "S"), "S1": ("IO", "x", "S"), "S2": ("IO", "S", "x"),
+    "flip": ("IO", "S", "IO"), "swap": ("S", "IO", "S"),
+}  # fmt: skip
+SMALLEST, LARGEST = 8, 1000
+
+
+@dataclass(frozen=True)
+class IOIPrompt:
+    """One prompt of a data set: its structure's number, its order, its words, and three names that are not in it."""
+
+    structure: int
+    order: str
+    names: dict[str, str]  # IO, S, x, y, z
+    place: str
+    object: str
+
+
+@dataclass(frozen=True)
+class IOIDataset:
+    """Prompts by template, with their twins. `ioi_dataset` makes it.
+
+    template: [batch], one number for each structure in each order, so that prompts of one number differ in their words
+    alone and have every role at the same position.
+    """
+
+    model: TransformerBridge
+    structures: tuple[str, ...]
+    prompts: list[IOIPrompt]
+
+    @property
+    def template(self) -> Int[Tensor, " batch"]:
+        return torch.tensor([len(ORDERS) * p.structure + ORDERS.index(p.order) for p in self.prompts])
+
+    def pairs(self, corruption: str = "ABC") -> PromptPairs:
+        """Every prompt beside its twin, with its answers, right-padded. corruption: a name from CORRUPTIONS."""
+        if corruption not in CORRUPTIONS:
+            raise PromptError(f"corruption {corruption!r} is not one of {', '.join(CORRUPTIONS)}")
+        clean = [self._text(prompt, ("IO", "S", "S")) for prompt in self.prompts]
+        corrupted = [self._text(prompt, CORRUPTIONS[corruption]) for prompt in self.prompts]
+        answers = [(prompt.names["IO"], prompt.names["S"]) for prompt in self.prompts]
+        return make_pairs(self.model, clean, corrupted, answers, aligned=False)
+
+    def roles(self) -> dict[str, Int[Tensor, " batch"]]:
+        """role → its position in each prompt (see `positions_by_role`); twins have theirs at the same positions."""
+        pairs = self.pairs()
+        return positions_by_role(pairs.clean_tokens, pairs.answer_tokens, pairs.clean_last)
+
+    def _text(self, prompt: IOIPrompt, who: tuple[str, str, str]) -> str:
+        io, s1, s2 = (prompt.names[name] for name in who)
+        first, second = (io, s1) if prompt.order == "ABBA" else (s1, io)
+        slots = {"A": first, "B": second, "S": s2, "place": prompt.place, "object": prompt.object}
+        return self.structures[prompt.structure].format(**slots)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+def ioi_dataset(
+    model: TransformerBridge,
+    n: int = 96,
+    structures: Sequence[str] = STRUCTURES,
+    names: Sequence[str] = NAME_POOL,
+    places: Sequence[str] = PLACES,
+    objects: Sequence[str] = OBJECTS,
+    seed: int = 0,
+) -> IOIDataset:
+    """n prompts, both orders and all structures equally often (to within one), words drawn at random, none twice.
+
+    Names, places and objects that are not one token in this model are left out. Raises PromptError for an n that is odd or
+    not from 8 to 1000, for a structure without one of its slots, and where too few words are left.
+    """
+    if not SMALLEST <= n <= LARGEST or n % 2:
+        raise PromptError(f"n={n}: ask for an even number of prompts from {SMALLEST} to {LARGEST}, half in each order")
+    _require_slots(structures)
+    pool = _one_token(model, "names", [f" {name.strip()}" for name in names], least=6)
+    where, what = _one_token(model, "places", places), _one_token(model, "objects", objects)
+    possible = len(pool) * (len(pool) - 1) * len(where) * len(what) * len(structures) * len(ORDERS)
+    if n > possible / 2:
+        raise PromptError(
+            f"n={n}: {len(pool)} names, {len(where)} places, {len(what)} objects and {len(structures)} structures make "
+            f"{possible} prompts, of which half can be drawn; give more words, or ask for fewer"
+        )
+    generator, seen, prompts = random.Random(seed), set(), []
+    while len(prompts) < n:
+        structure, order = len(prompts) // len(ORDERS) % len(structures), ORDERS[len(prompts) % len(ORDERS)]
+        drawn = dict(zip(("IO", "S", "x", "y", "z"), generator.sample(pool, 5), strict=True))
+        prompt = IOIPrompt(structure, order, drawn, generator.choice(where), generator.choice(what))
+        key = (structure, order, drawn["IO"], drawn["S"], prompt.place, prompt.object)
+        if key not in seen:
+            seen.add(key)
+            prompts.append(prompt)
+    return IOIDataset(model, tuple(structures), prompts)
+
+
+def _require_slots(structures: Sequence[str]) -> None:
+    for structure in structures:
+        for slot in ("{A}", "{B}", "{S}", "{place}", "{object}"):
+            if structure.count(slot) != 1:
+                raise PromptError(f"structure {structure!r} has {slot} {structure.count(slot)} times; it needs it once")
+        if structure.startswith(("{A}", "{B}")):
+            raise PromptError(
+                f"structure {structure!r} begins with a name, which is then another token than inside a text"
+            )
+    if not structures:
+        raise PromptError("no structures were given; give at least one")
+
+
+def _one_token(model: TransformerBridge, what: str, words: Sequence[str], least: int = 1) -> list[str]:
+    """The words that are one token, each once. Raises PromptError where fewer than `least` are."""
+    found = [word for word in dict.fromkeys(words) if _is_single(model, word)]
+    if len(found) < least:
+        raise PromptError(
+            f"{len(found)} of the {what} {list(words)} are one token in {model.cfg.model_name}; at least {least} are needed "
+            "(each is read as it stands, a space in front)"
+        )
+    return found
