@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from utils.patching.options import DEFAULT_MEMORY, SweepOptions
+from utils.patching.options import DEFAULT_MEMORY, SweepOptions, require_options
 
 Node = tuple[int, int | str]  # a head as (layer, head), or an MLP as (layer, "mlp")
 Reads = dict[
@@ -72,10 +72,7 @@ class PathOptions:
 
 def path_options(given: Mapping[str, Any]) -> PathOptions:
     """The options as one object. Raises TypeError for a name that is no option, with the names that are."""
-    names = [option.name for option in fields(PathOptions)]
-    for name in given:
-        if name not in names:
-            raise TypeError(f"{name!r} is not an option of a path patch; the options are {', '.join(names)}")
+    require_options(PathOptions, given, "path patch")
     return PathOptions(**given)
 
 

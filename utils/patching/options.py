@@ -76,11 +76,16 @@ class SweepOptions:
 
 def sweep_options(given: Mapping[str, Any]) -> SweepOptions:
     """The options as one object. Raises TypeError for a name that is no option, with the names that are."""
-    names = [option.name for option in fields(SweepOptions)]
+    require_options(SweepOptions, given, "sweep")
+    return SweepOptions(**given)
+
+
+def require_options(kind: type, given: Mapping[str, Any], of: str) -> None:
+    """Raises TypeError for a name that is no option of this kind, with the names that are."""
+    names = [option.name for option in fields(kind)]
     for name in given:
         if name not in names:
-            raise TypeError(f"{name!r} is not an option of a sweep; the options are {', '.join(names)}")
-    return SweepOptions(**given)
+            raise TypeError(f"{name!r} is not an option of a {of}; the options are {', '.join(names)}")
 
 
 class Metrics:
