@@ -33,7 +33,6 @@ NAMES = [
 ]
 PROMPTS = [tuple(form.format(*names.split()) for names in both) for form, both in zip(FORMS, NAMES, strict=True)]
 ANSWERS = [(" Mary", " John"), (" James", " Tom"), (" Dan", " Sid"), (" Martin", " Amy"), (" Kate", " Anna")]
-KEPT = ("hook_z", "hook_mlp_out", "hook_q", "hook_k", "hook_v")
 TOLERANCE = 5e-5  # on a scale that divides by the small logit differences of random models
 FOUR = slice(0, 4)  # prompts of one length
 
@@ -50,7 +49,7 @@ def case(request):
     return model, run_experiment(model, pairs)
 
 
-def given_of(experiment, **more):
+def given_of(experiment):
     """Denoising: the corrupted run receives, the clean one lends."""
     return (experiment.model, experiment.pairs.corrupted_tokens, experiment.clean_cache, experiment.denoising_metric)
 
@@ -269,3 +268,10 @@ def test_padding_is_refused_by_its_prompt():
     experiment = run_experiment(model, pairs)
     with pytest.raises(IndexError, match="padding in prompt 0"):
         experiment.denoise(path_patch, at=-1, progress=False)
+
+
+def test_several_metrics_are_refused_by_name(case):
+    model, experiment = case
+    several = {"mean": experiment.denoising_metric, "other": experiment.denoising_metric}
+    with pytest.raises(TypeError, match="'mean', 'other'"):
+        path_patch(model, experiment.pairs.corrupted_tokens, experiment.clean_cache, several, progress=False)

@@ -42,9 +42,9 @@ class PathPatcher:
                 self._keep_gained(site, layers, lent)
         self.groups = self._groups(differs, first)
         widest = max((run.real.shape[1] - group.start for group in self.groups), default=1)
-        self.rows = options.max_batch or max(
-            1, int(options.max_memory // bytes_per_row(run, options.as_sweep(), widest))
-        )
+        told = len({layer for path in paths for _, layer in path.reads}) * (widest if self.at is None else 1)
+        each = bytes_per_row(run, options.as_sweep(), widest) + 4 * told * run.model.cfg.d_model
+        self.rows = options.max_batch or max(1, int(options.max_memory // each))
         self.at_a_time = max(1, self.rows // max(1, sum(len(group.prompts) for group in self.groups)))
 
     def _keep_gained(self, site: str, layers: set[int], lent: list[Tensor]) -> None:

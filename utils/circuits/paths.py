@@ -13,7 +13,7 @@ Frozen parts have nothing to compute, so the first step is a sum of vectors; the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ def path_patch(
     model,
     tokens: Int[Tensor, "batch pos"],
     lending_cache: ActivationCache,
-    patching_metric: Metric | Mapping[str, Metric],
+    patching_metric: Metric,
     receivers: str | Sequence[Node] = "logits",
     component: str | None = None,
     **options: Any,
@@ -124,6 +124,8 @@ def _values(
     require_heads(model)
     run = CorruptedRun(model, tokens, options.attention_mask)
     metrics = Metrics(metric, options.as_sweep())
+    if metrics.several:
+        raise TypeError(f"one metric is needed, and {metrics.names} were given; call once for each")
     unpatched_logits = run.unembed(run.resid_pre[-1][run.rows, run.last].unsqueeze(1))
     unpatched = metrics(unpatched_logits)[0]
     values = unpatched.expand(len(paths), *unpatched.shape).clone()

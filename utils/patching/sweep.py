@@ -146,8 +146,7 @@ def bytes_per_row(run: CorruptedRun, options: SweepOptions, n: int | None = None
     n_logits = 1 if options.last_only else n_pos
     kv_heads = cfg.n_key_value_heads or cfg.n_heads
     hidden = n * (8 * cfg.d_model + 4 * cfg.d_mlp)
-    heads = cfg.d_head * (
-        8 * n * cfg.n_heads + (5 * n + 4 * n_pos) * kv_heads
-    )  # q, k, v, rotated, k and v behind a prefix
+    key_values = (5 * n + 4 * n_pos) * kv_heads  # k, v, rotated, and k and v again behind their prefix
+    heads = cfg.d_head * (8 * n * cfg.n_heads + key_values)
     attention = heads + 3 * cfg.n_heads * n * n_pos  # scores, their softmax, and the mask
     return 4 * (hidden + attention + 3 * n_logits * cfg.d_vocab)
