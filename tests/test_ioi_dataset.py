@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from utils.ioi import CORRUPTIONS, NAME_POOL, STRUCTURES, ioi_dataset, positions_by_role
+from utils.ioi import CORRUPTIONS, NAME_POOL, STRUCTURES, ioi_dataset, ioi_pairs, positions_by_role
 from utils.prompts import PromptError
 from utils.tiny_models import tiny_model
 
@@ -109,3 +109,25 @@ def test_the_real_model_does_the_task(smollm2):
     difference = ends.gather(-1, pairs.answer_tokens) @ torch.tensor([1.0, -1.0])
     assert len(data.template.unique()) == 12
     assert (difference > 0).float().mean() > 0.7
+
+
+@pytest.mark.parametrize("corruption", CORRUPTIONS)
+def test_the_eight_prompts_have_the_same_corruptions(model, corruption):
+    pairs = ioi_pairs(model, corruption=corruption)
+    roles = positions_by_role(pairs.clean_tokens, pairs.answer_tokens)
+    for mention, stands in zip(("IO", "S1", "S2"), CORRUPTIONS[corruption], strict=True):
+        found = tokens_at(pairs, "corrupted", roles[mention])
+        known = {"IO": pairs.answer_tokens[:, 0], "S": pairs.answer_tokens[:, 1]}
+        if stands in known:
+            assert torch.equal(found, known[stands])
+        else:
+            assert not torch.isin(found, pairs.answer_tokens).any() and len(found.unique()) == 8
+    others = torch.ones_like(pairs.clean_tokens, dtype=torch.bool)
+    for mention in ("IO", "S1", "S2"):
+        others[torch.arange(8), roles[mention]] = False
+    assert torch.equal(pairs.clean_tokens[others], pairs.corrupted_tokens[others])
+
+
+def test_unknown_corruption_of_the_eight_is_refused(model):
+    with pytest.raises(PromptError, match="'S3' is not one of ABC, IO, S1, S2, flip, swap"):
+        ioi_pairs(model, corruption="S3")

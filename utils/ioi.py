@@ -1,8 +1,8 @@
 """Indirect object identification: the eight published prompts, a data set of any size, and the roles of their tokens.
 
 Source of the prompts and of their order: the executed "Exploratory Analysis Demo" of TransformerLens, after Wang et al.
-2022, "Interpretability in the Wild". The corrupted twin of a prompt is its neighbour: only the subject's second mention
-(S2) differs.
+2022, "Interpretability in the Wild". The corrupted twin of a prompt is its neighbor, where only the subject's second mention
+(S2) differs, or one with fresh names (`CORRUPTIONS`).
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ NAME_POOL = tuple(
     """Mary John Tom James Dan Sid Martin Amy Alice Bob Anna Paul Mark Jane Kate Luke Ruth Adam Emma Jack Sarah David
     Laura Peter Helen Simon Rachel Daniel Julia Kevin Maria Robert Susan Thomas Linda George Marianne Siobhan""".split()
 )
+CORRUPTIONS = {  # what stands for the indirect object, the subject's first and its second mention; x, y, z: fresh names
+    "ABC": ("x", "y", "z"), "IO": ("x", "S", "S"), "S1": ("IO", "x", "S"), "S2": ("IO", "S", "x"),
+    "flip": ("IO", "S", "IO"), "swap": ("S", "IO", "S"),
+}  # fmt: skip
 ROLES = ("BOS", "", "IO/S1", "", "S1/IO", "", "", "", "", "", "S2", "", "", "", "END")
 
 
@@ -53,12 +57,37 @@ def build_prompts(
 
 
 def ioi_pairs(
-    model: TransformerBridge, templates: Sequence[str] = TEMPLATES, names: Sequence[tuple[str, str]] = NAMES
+    model: TransformerBridge,
+    templates: Sequence[str] = TEMPLATES,
+    names: Sequence[tuple[str, str]] = NAMES,
+    corruption: str = "flip",
 ) -> PromptPairs:
-    """The eight prompts (or your own) as aligned `PromptPairs`: each is corrupted into its neighbour by swapping S2."""
+    """The eight prompts (or your own) as aligned `PromptPairs`, each beside its corrupted twin.
+
+    corruption: a name from CORRUPTIONS. "flip" has the other name as the subject's second mention, so that the twin is the
+    prompt's neighbor. Fresh names come from NAME_POOL, in its order, those that are one token and in none of the prompts.
+    """
+    who = _corruption(corruption)
     prompts, answers = build_prompts(templates, names)
-    corrupted = [prompts[i + 1 - 2 * (i % 2)] for i in range(len(prompts))]
+    used = {name for pair in names for name in pair}
+    fresh = [f" {name}" for name in single_token_names(model) if f" {name}" not in used]
+    if len(fresh) < 3 and set(who) & set("xyz"):
+        raise PromptError(f"{len(fresh)} names of NAME_POOL are one token and in no prompt; {corruption!r} needs three")
+    corrupted = []
+    for i, (io, subject) in enumerate(answers):
+        drawn = {x: fresh[(i + k * (len(fresh) // 3)) % len(fresh)] for k, x in enumerate("xyz") if fresh}
+        stands = {"IO": io, "S": subject, **drawn}
+        twin = templates[i // 2].replace(io, "{IO}", 1).replace(subject, "{S1}", 1)
+        for slot, name in zip(("{IO}", "{S1}", "{S}"), who, strict=True):
+            twin = twin.replace(slot, stands[name])
+        corrupted.append(twin)
     return make_pairs(model, prompts, corrupted, answers)
+
+
+def _corruption(name: str) -> tuple[str, str, str]:
+    if name not in CORRUPTIONS:
+        raise PromptError(f"corruption {name!r} is not one of {', '.join(CORRUPTIONS)}")
+    return CORRUPTIONS[name]
 
 
 def positions_by_role(
@@ -110,10 +139,6 @@ STRUCTURES = (
 PLACES = (" store", " park", " school", " office", " house", " garden")
 OBJECTS = (" bag", " ball", " book", " letter", " ring", " bottle")
 ORDERS = ("ABBA", "BABA")
-CORRUPTIONS = {  # what stands for the indirect object, the subject's first and its second mention; x, y, z: fresh names
-    "ABC": ("x", "y", "z"), "IO": ("x", "S", "S"), "S1": ("IO", "x", "S"), "S2": ("IO", "S", "x"),
-    "flip": ("IO", "S", "IO"), "swap": ("S", "IO", "S"),
-}  # fmt: skip
 SMALLEST, LARGEST = 8, 1000
 
 
@@ -146,10 +171,9 @@ class IOIDataset:
 
     def pairs(self, corruption: str = "ABC") -> PromptPairs:
         """Every prompt beside its twin, with its answers, right-padded. corruption: a name from CORRUPTIONS."""
-        if corruption not in CORRUPTIONS:
-            raise PromptError(f"corruption {corruption!r} is not one of {', '.join(CORRUPTIONS)}")
+        who = _corruption(corruption)
         clean = [self._text(prompt, ("IO", "S", "S")) for prompt in self.prompts]
-        corrupted = [self._text(prompt, CORRUPTIONS[corruption]) for prompt in self.prompts]
+        corrupted = [self._text(prompt, who) for prompt in self.prompts]
         answers = [(prompt.names["IO"], prompt.names["S"]) for prompt in self.prompts]
         return make_pairs(self.model, clean, corrupted, answers, aligned=False)
 
