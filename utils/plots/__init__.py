@@ -17,6 +17,8 @@ import plotly.io as pio
 
 from utils.plots.attention_views import AttentionView, attention, attention_of_heads, circuitsvis_library
 from utils.plots.diagrams import circuit, mosaic
+from utils.plots.drawings import Drawing, path_patching_drawing
+from utils.plots.graphs import graph
 from utils.plots.inputs import (
     NOT_FINITE,
     Numbers,
@@ -30,8 +32,8 @@ from utils.plots.inputs import (
 )
 
 __all__ = [
-    "AttentionView", "attention", "attention_of_heads", "bar", "circuit", "circuitsvis_library", "heads", "imshow",
-    "intervals", "line", "mosaic", "scatter",
+    "AttentionView", "Drawing", "attention", "attention_of_heads", "bar", "circuit", "circuitsvis_library", "graph", "heads",
+    "imshow", "intervals", "line", "mosaic", "path_patching_drawing", "scatter",
 ]  # fmt: skip
 
 pio.templates["course"] = go.layout.Template(
