@@ -228,7 +228,7 @@ compare("paths.direct.lost", torch.stack([direct[head] for head in writers]), mo
 # grows, so in the clean run the head writes against it.
 #
 # *What do you see?* Compare with the three names that you wrote down. Do the largest losses add up to 1?
-# <details><summary>Answer, for SmolLM2 (the two lines above)</summary>
+# <details><summary>What we see, for SmolLM2 (the two lines above)</summary>
 #
 # L23H3 alone loses 47 % of the difference. L29H1 (27 %) and L29H0 (−21 %) pull in opposite directions, L23H0 loses 17 %, and L24H4
 # (−11 %) works against the answer. These five sum to .58. Smaller heads and the MLPs carry the rest.
@@ -382,7 +382,7 @@ compare("paths.direct.lost_at_s2", at_s2.abs().max(), model)
 
 # %% [markdown]
 # *What do you see?* Which heads gain from free MLPs? And why is the last number zero, whatever the MLPs do?
-# <details><summary>Answer, for SmolLM2</summary>
+# <details><summary>What we see, for SmolLM2</summary>
 #
 # L23H3 goes from .47 to .63: the MLPs from layer 23 on react to what L23H3 writes and add to its effect. The heads of layer 29 change less: from .27 to .29, and from −.21 to −.24. Only one MLP
 # comes after them.
@@ -412,7 +412,7 @@ def attention_from(role: str, to: str, layer: int, head: int) -> float:
 
 at_end = [head for head in top_heads(earlier.abs(), 6) if attention_from("END", "S2", *head) > attention_from("S2", "S1+1", *head)]
 messenger = at_end[0]
-compare("paths.messenger", head_name(*messenger), model)
+compare("paths.messenger.head", head_name(*messenger), model)
 compare("paths.messenger.attention_to_s2", attention_from("END", "S2", *messenger), model)
 compare("paths.messenger.direct", direct[messenger], model)
 
@@ -521,13 +521,13 @@ plots.heads(heard, f"Whose query listens to {head_name(*messenger)}?", unit="sha
 
 # %%
 listeners = top_heads(heard.abs(), 5)
-compare("paths.listeners", heads.names(listeners), model)
+compare("paths.listeners.heads", heads.names(listeners), model)
 compare("paths.listeners.lost", torch.stack([heard[head] for head in listeners]), model)
 
 
 # %% [markdown]
 # *What do you see?* Is the strongest writer of section 2 among the listeners?
-# <details><summary>Answer, for SmolLM2</summary>
+# <details><summary>What we see, for SmolLM2</summary>
 #
 # The message of L20H0 goes to the queries of layer 23: L23H0 (.18), L23H7 (.13), L23H2 (.10) and L23H1 (.08). Corrupt it, and these heads ask another question. L23H3 sits in the same
 # layer, has the largest direct effect of all, and is not on the list.
@@ -673,13 +673,13 @@ for head, effects in into_query.items():
 # **How to read it.** One panel for each receiver, one cell for each sender. Red: corrupting this path loses part of the answer.
 #
 # *What do you see?* Which panels are empty? Which have a blue cell, and what does blue mean for a head that itself writes against the answer?
-# <details><summary>Answer, for SmolLM2</summary>
+# <details><summary>What we see, for SmolLM2</summary>
 #
 # **L23H0** listens to L20H0 (.16) and L19H2 (.07).
 #
 # **L24H4** has blue cells: L23H3 (−.11) and L23H0 (−.09). L24H4 writes against the name that the model is about to say. If the heads of layer 23 say it less, L24H4 objects less, and the answer grows. So corrupting *this* path helps.
 #
-# **L23H3**, the strongest writer, has an empty panel: no sender reaches 1.2 %. The largest head asks the same question whatever the earlier heads have found. The two heads of layer 29 have empty panels as well.
+# **L23H3**, the strongest writer, has an empty panel: no sender reaches 1.2 %. Its question is the same, whichever of the two names is repeated. The two heads of layer 29 have empty panels as well.
 # </details>
 #
 # If you guessed that the messenger feeds A on SmolLM2, you were in good company: so did we.
@@ -710,7 +710,7 @@ compare("paths.into_value.strongest_mlps_free", lost_through(brokers, "v", "S2",
 # The last link is the repeater's **key** at S1+1: something must have written there "the token before me was this name". Under our corruption we cannot see that link.
 #
 # *What do you expect?* Why not? Which word would you have to change?
-# <details><summary>Our answer</summary>
+# <details><summary>What we expect</summary>
 #
 # Only S2 differs between the two runs, and S1+1 comes before S2. A head that cannot see S2 writes the same in both runs, so there is no other message to send. The loss would be exactly zero, and it would tell us nothing about keys. We must change
 # S1.
@@ -732,7 +732,7 @@ compare("paths.into_key.lost_when_s2_differs", under_flip.abs().max(), model)
 
 # %% [markdown]
 # *What do you see?* Now tell the whole chain in one sentence, from the first link to the last.
-# <details><summary>Answer, for SmolLM2</summary>
+# <details><summary>What we see, for SmolLM2</summary>
 #
 # L16H0 at S1+1 copies "the token before me" and so marks S1+1 with S1's name; L17H4 at S2 looks for that mark and thereby notices that the name at S2 has occurred before; L20H0 and L19H2 carry this to END; and there L23H0 and its neighbors ask for
 # the *other* name. The loss on the first link is .31, on the scale of the second corruption: 0 is the clean run and 1 the run with a fresh name at S1.
@@ -758,7 +758,7 @@ compare("paths.graph.edges", len(edges), model)
 # **How to read it.** Time runs to the right and the layers upward. Red arrows help the answer, blue ones hurt it. Point at the dot in the middle of an arrow to see the path and its loss, or at a head to see all of its
 # arrows. An effect that is smaller than the thresholds in the cell above is not drawn.
 #
-# ## 7 · The head that listens to nobody
+# ## 7 · The head that seems to listen to nobody
 #
 # On SmolLM2 the largest effect in the graph comes from a head without an incoming arrow. Where does its knowledge come from? A head has three inputs. Here are all of them for A: its query at END, and its key and value at S2, where it looks, each fed by heads
 # and by MLPs.
@@ -804,15 +804,39 @@ score_predictions(choice, {"A": decided})
 # %%
 compare("paths.interpretation_of_a", decided, model)
 
-
 # %% [markdown]
-# <details><summary>Answer, for SmolLM2</summary>
+# <details><summary>What we see, for SmolLM2</summary>
 #
 # **d.** MLP 0 at S2 carries .32 of the answer into L23H3's value, and no head carries more than 1.2 % into any of its inputs. MLP 0 acts as a second embedding (chapter 03), so this path means: L23H3 reads *which word stands at S2*. It looks there in both
 # runs, and it writes against the name that it finds.
+# </details>
 #
-# So this model does the task in two ways at once. The chain of section 6 works out *which position* holds a repeated name and sends the name movers to the other one. L23H3 works on *the token*: it suppresses the name of whoever acts in the second
-# clause. Our corruption changes both, so both lose the answer. Chapter 06 pulls the two apart.
+# ### What the corruption hides
+#
+# Sentence **b** is not refuted yet. In both runs of this corruption the name at S2 is a repeated one, so a mark that says "this name is repeated" is the same in both. We need the other corruption: with a fresh name at S1, the name at S2 is not repeated any more. Here
+# is the key of A at S2 under that corruption.
+
+# %%
+into_key_of_a = -other_s1.noise(paths.path_patch, receivers=[writer_a], component="k", at=roles["S2"], progress=False)
+plots.heads(into_key_of_a, f"Who feeds the key of {head_name(*writer_a)}, at S2? (S1 is a fresh name)", unit="share lost")
+
+# %%
+markers = top_heads(into_key_of_a, 5)
+compare("paths.into_key_of_a.senders", heads.names(markers), model)
+compare("paths.into_key_of_a.lost", torch.stack([into_key_of_a[head] for head in markers]), model)
+layer, head = writer_a
+attends = [cache["pattern", layer][rows, head, roles["END"], roles["S2"]].mean() for cache in (other_s1.clean_cache, other_s1.corrupted_cache)]
+compare("paths.a_attends_to_s2", torch.stack(attends), model)  # clean run, run with the fresh name
+
+
+# %% [markdown]
+# *What do you see?* How would you now describe A in one sentence? Compare with the sentence that you chose.
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# Several heads, each with .04 to .10, mark the name at S2 as repeated, and L17H4 of the chain is the first of them. Without the repetition L23H3 gives S2 .40 of its attention in place of .62. So **d** says what A reads, **b** adds that repetition makes A look harder, and neither sentence alone is the
+# whole story. L23H3 writes against the name of whoever acts in the second clause, and more so if that name is a repeated one. What does hold under both corruptions: its *query* hardly listens to anybody (.04 at most).
+#
+# So this model does the task in two ways at once. The chain of section 6 works out *which position* holds the repeated name and sends the name movers to the other one. L23H3 works on *the token* at S2. The first corruption changes both, so both lose the answer. Chapter 06 pulls the two apart.
 # </details>
 #
 # ## 8 · Do paths add up?
@@ -935,12 +959,12 @@ for name in together:
     compare(f"paths.joint.{key}.sum", one_by_one[name], model)
 layer, head = repeater
 seen = [cache["pattern", layer][rows, head, roles["S2"], roles["S1+1"]].mean() for cache in (clean_s1, corrupted_s1)]
-compare("paths.repeater_attention_to_s1_next", torch.stack(seen), model)  # clean run, run with the fresh name
+compare("paths.repeater_attends_to_s1_next", torch.stack(seen), model)  # clean run, run with the fresh name
 
 
 # %% [markdown]
 # *What do you see?* Where do the bars differ?
-# <details><summary>Answer, for SmolLM2</summary>
+# <details><summary>What we see, for SmolLM2</summary>
 #
 # No pair of bars agrees. When messages are *taken out*, the sum is too large: .23 against .20, and .35 against .31. What one sender destroys, another one cannot destroy again. When the clean messages are *put in*, the sum is too small: .73
 # against .94. Here small messages do more on top of the large one than they do alone. Both are what you would expect of a softmax that is nearly full in one run and nearly empty in the other, and so it is: the repeater gives S1+1 .77 of its attention in the clean run
@@ -1004,7 +1028,7 @@ def one_reader(name: str, sent: Float[Tensor, "batch pos d_model"]) -> Float[Ten
 
 
 sent = message(*messenger, corrupted_cache, clean_cache)
-layer = messenger[0]
+layer, _ = messenger
 readers = [f"blocks.{later}.ln1.hook_in" for later in range(layer + 1, n_layers)]
 readers += [f"blocks.{later}.ln2.hook_in" for later in range(layer, n_layers)] + ["ln_final.hook_in"]
 single = {name: one_reader(name, sent) for name in readers}
@@ -1016,7 +1040,7 @@ compare("paths.out_edges.strongest_reader", max(single, key=lambda name: single[
 
 # %% [markdown]
 # *What do you see?* The sum of the single edges is not the effect of the head. Is it too large or too small, and what would explain either?
-# <details><summary>Answer, for SmolLM2</summary>
+# <details><summary>What we see, for SmolLM2</summary>
 #
 # Too large: the single edges sum to .52, and the head's whole effect is .44. Readers whose effects overlap make the sum too large, because each of them was measured while the others still heard the clean message. Readers that need each other would make it too small.
 # Here the overlap wins. Either way, a list of edges is not a budget that adds up to the whole.

@@ -183,13 +183,17 @@ def faithfulness(
     Raises ValueError where full and empty have the same mean, so that there is nothing to explain.
     """
     if abs(float(full.mean() - empty.mean())) < 1e-6:
-        raise ValueError(f"the whole model and the empty circuit both score {full.mean():.4g}: there is nothing to explain")
+        raise ValueError(
+            f"the whole model and the empty circuit both score {full.mean():.4g}: there is nothing to explain"
+        )
     samples = [scores.detach().cpu().double().numpy() for scores in (full, circuit, empty)]
 
     def value(full, circuit, empty, axis=-1):
         return (circuit.mean(axis) - empty.mean(axis)) / (full.mean(axis) - empty.mean(axis))
 
-    drawn = stats.bootstrap(samples, value, paired=True, vectorized=True, method="percentile", n_resamples=1999, rng=seed)
+    drawn = stats.bootstrap(
+        samples, value, paired=True, vectorized=True, method="percentile", n_resamples=1999, rng=seed
+    )
     constant = min(np.ptp(samples[0]), np.ptp(samples[1])) < 1e-9
     correlation = np.nan if constant else stats.pearsonr(samples[0], samples[1]).statistic
     low, high = drawn.confidence_interval
