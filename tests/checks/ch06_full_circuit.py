@@ -160,7 +160,7 @@ def _require_roles(roles: Mapping, tokens: Sequence[Tensor], model, answers: Seq
 
 @exercise("06", look="section 2: z[:, template == number].mean(1, keepdim=True)", points=2, takes="z template")
 def check_means_by_template(learner: Callable) -> str:
-    for template in ([7, 2, 7, 4, 2, 7, 5], [0, 1, 0, 1, 1, 3, 3]):
+    for template in ([7, 2, 7, 7, 2, 4, 2], [0, 1, 0, 1, 1, 3, 3]):
         numbers = torch.tensor(template)
         z = torch.randn(3, 7, 6, 4, 2, generator=torch.Generator().manual_seed(len(set(template)))) + 1
         held = require_equal(
@@ -206,8 +206,8 @@ def check_keep_mask(learner: Callable) -> str:
         "S2": torch.tensor([4, 4, 6, 6, 2]),
         "END": torch.tensor([7, 6, 7, 8, 6]),
     }
-    shape = (3, 5, 9, 4)
-    for circuit in ({"END": [(2, 1), (0, 3)], "S2": [(1, 2), (2, 1)]}, {"S1": [(0, 1)], "END": []}, {}):
+    shape = (4, 5, 9, 3)
+    for circuit in ({"END": [(2, 1), (0, 2)], "S2": [(1, 2), (2, 1)]}, {"S1": [(0, 1)], "END": []}, {}):
         table = partial(_mask, circuit, roles, shape)
         held = require_equal(
             call(learner, circuit, roles, shape),
@@ -402,7 +402,7 @@ def _require_interval(low: float, high: float, full, circuit, empty) -> None:
         return tuple(np.quantile(values, [(1 - level) / 2, (1 + level) / 2]))
 
     want, width = ends(drawn), np.ptp(ends(drawn))
-    near = max(abs(low - want[0]), abs(high - want[1])) < 0.12 * width
+    near = max(abs(low - want[0]), abs(high - want[1])) < 0.065 * width
     if near and low <= _ratio(full, circuit, empty) <= high:
         return
     apart = [np.random.default_rng(i).integers(len(full), size=(40000, len(full))) for i in (1, 2, 3)]
@@ -416,7 +416,9 @@ def _require_interval(low: float, high: float, full, circuit, empty) -> None:
         "the interval of the circuit's score: it is of the share": ends(circuit[rows].mean(1)),
         "the empty circuit is not subtracted in the draws": ends(circuit[rows].mean(1) / full[rows].mean(1)),
     }  # fmt: skip
-    likely = [word for word, (a, b) in others.items() if max(abs(low - a), abs(high - b)) < 0.1 * max(abs(b - a), 1e-9)]
+    likely = [
+        word for word, (a, b) in others.items() if max(abs(low - a), abs(high - b)) < 0.06 * max(abs(b - a), 1e-9)
+    ]
     raise CheckFailed(
         f"your interval [{low:.3f}, {high:.3f}] with a bootstrap over whole prompts [{want[0]:.3f}, {want[1]:.3f}]",
         likely[0]
@@ -563,15 +565,14 @@ MEMBERS = [
     takes="members in_circuit in_model k n seed",
 )
 def check_greedy_incompleteness(learner: Callable) -> str:
-    for seed in range(4):
-        circuit, model = _Toy(MEMBERS, seed, 2.0), _Toy(MEMBERS, seed + 50, 2.4)
-        n = (3, 7, 5, 9)[seed]
+    for seed, n, offset in ((11, 3, 4.4), (4, 7, -0.4), (8, 5, 3.2), (9, 9, 0.8)):  # here every mistake leads elsewhere
+        circuit, model = _Toy(MEMBERS, seed, 2.0), _Toy(MEMBERS, seed + 50, offset)
         removed, distance = _found(call(learner, list(MEMBERS), circuit, model, 20, n, seed))
         asked = circuit.asked + model.asked
         best, way = _greedy(circuit, model, n)
         _require_set(removed, distance, best, _greedy_mistakes(circuit, model, n, way))
         require(
-            asked <= 2 * (1 + sum(range(1, len(MEMBERS) + 1))) + 2,
+            asked <= 4 * (1 + sum(range(1, len(MEMBERS) + 1))),
             f"calls of in_circuit and in_model: {asked}",
             "ask for each set once, in each step for the heads that are not removed yet",
         )
@@ -736,8 +737,6 @@ def check_copy_scores(learner: Callable) -> str:
                     lambda: scores(site="hook_resid_mid"),
                 "the head reads BOS: the name is the second token": lambda: scores(position=0),
                 "the names are given without BOS": lambda: scores(bos=False),
-                "the layer's norm is left out: the stream goes through ln1": lambda: scores(norm=False),
-                "the value's bias is left out": lambda: scores(bias=False),
                 "a query head has the wrong shared value: neighbors share one, so use repeat_interleave":
                     lambda: scores(spread=True),
                 "the final norm is left out": lambda: scores(final=False),
@@ -759,17 +758,15 @@ def check_copy_scores(learner: Callable) -> str:
 
 @torch.no_grad()
 def _copy(
-    model, names: Tensor, k: int, site="hook_resid_post", position=1, bos=True, norm=True, bias=True, spread=False,
-    final=True, least=False, anyone=False,
+    model, names: Tensor, k: int, site="hook_resid_post", position=1, bos=True, spread=False, final=True, least=False,
+    anyone=False,
 ) -> Tensor:  # fmt: skip
     tokens = torch.stack([torch.full_like(names, model.tokenizer.bos_token_id), names], 1) if bos else names[:, None]
     stream = model.run_with_cache(tokens)[1][f"blocks.0.{site}"][:, position if bos else 0]
     table = torch.zeros(2, model.cfg.n_layers, model.cfg.n_heads)
     for layer, head in itertools.product(range(model.cfg.n_layers), range(model.cfg.n_heads)):
         block = model.blocks[layer]
-        values = block.attn.v(block.ln1(stream[:, None]) if norm else stream[:, None])[:, 0]
-        if not bias:
-            values = values - block.attn.v(torch.zeros_like(stream)[:, None])[:, 0]
+        values = block.attn.v(block.ln1(stream[:, None]))[:, 0]
         values = values.unflatten(-1, (-1, model.cfg.d_head))
         shared = values.shape[1]
         own = values[:, head % shared if spread else head // (model.cfg.n_heads // shared)]
@@ -840,9 +837,8 @@ def check_flip_signals(learner: Callable) -> str:
                     "only the first head of a role is exchanged": lambda: _flip(
                         model, tokens, variants, {role: heads[:1] for role, heads in circuit.items()}, roles, score
                     ),
-                    "every head is exchanged at all roles": lambda: _flip(
-                        model, tokens, variants, {role: [head for heads in circuit.values() for head in heads] for role in circuit}, roles, score
-                    ),
+                    "every head is exchanged at all roles":
+                        lambda: _flip(model, tokens, variants, _spread(circuit), roles, score),
                     "all heads of the layers are exchanged": lambda: flip(all_heads=True),
                     "token and position are inverted together: each cell has a variant of its own": lambda: flip(
                         names={(t, p): (t, "kept" if t == "kept" else "inverted") for t in TOKENS for p in POSITIONS}
@@ -852,6 +848,11 @@ def check_flip_signals(learner: Callable) -> str:
                 },
             )  # fmt: skip
     return f"six kinds of prompt, heads at one role and at two, on a GPT-2 and a Llama ({held})"
+
+
+def _spread(circuit: Mapping) -> dict[str, list]:
+    """Every head at every role."""
+    return {role: [head for heads in circuit.values() for head in heads] for role in circuit}
 
 
 def _scores(model, variants: Mapping, score: Callable) -> Tensor:
