@@ -5,6 +5,7 @@ Source: Wang et al. 2022, "Interpretability in the Wild", sections 3.2 and 4, fi
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -34,16 +35,21 @@ def as_circuit(heads: Sequence[Placed]) -> dict[str, list[Head]]:
 
 
 def scorers(test: CircuitTest, circuit: Circuit) -> tuple[SetScore, SetScore]:
-    """Two functions of removed heads K: the mean score of the circuit without K, and of the whole model without K."""
+    """Two functions of removed heads K: the mean score of the circuit without K, and of the whole model without K.
+
+    Both remember what they have computed.
+    """
     heads = placed(circuit)
 
-    def in_circuit(removed: Sequence[Placed]) -> float:
+    @functools.cache
+    def without(removed: frozenset[Placed]) -> float:
         return float(test.scores(as_circuit([head for head in heads if head not in removed])).mean())
 
-    def in_model(removed: Sequence[Placed]) -> float:
-        return float(test.scores_without(as_circuit(removed)).mean())
+    @functools.cache
+    def model_without(removed: frozenset[Placed]) -> float:
+        return float(test.scores_without(as_circuit(list(removed))).mean())
 
-    return in_circuit, in_model
+    return lambda removed: without(frozenset(removed)), lambda removed: model_without(frozenset(removed))
 
 
 def greedy_incompleteness(
@@ -152,7 +158,7 @@ def flip_signals(
     """
     rows, names = torch.arange(len(test.template)), {f"blocks.{layer}.attn.hook_z" for _, (layer, _) in placed(heads)}
     padded = None if test.pairs.clean_mask.all() else test.pairs.clean_mask
-    found = []
+    ends, found = ends_only(test.pairs.clean_last), []
     for signal in SIGNALS:
         _, cache = test.model.run_with_cache(
             tokens[signal], names_filter=lambda name: name in names, attention_mask=padded
@@ -166,7 +172,7 @@ def flip_signals(
                     z[where] = cache[hook.name][where]
             return z
 
-        hooks = [*((name, put) for name in names), ends_only(test.pairs.clean_last)]
+        hooks = [*((name, put) for name in names), ends]
         logits = test.model.run_with_hooks(test.pairs.clean_tokens, fwd_hooks=hooks, attention_mask=padded)
         correct, incorrect = logits[:, -1].gather(-1, test.pairs.answer_tokens).unbind(-1)
         found.append((correct - incorrect).mean())
