@@ -179,7 +179,7 @@ def check_path_patch_to_logits(learner: Callable) -> str:
     last = torch.full_like(AT, 14)
     for model in both_models():
         runs = Runs(model)
-        for at, frozen, layers in ((None, True, None), (AT, False, [2, 0]), (last, False, [1]), (AT, True, [2])):
+        for at, frozen, layers in ((None, True, [1]), (AT, False, [2, 0]), (last, False, [1]), (AT, True, None)):
             got = call(learner, model, runs.tokens, runs.new, runs.orig, runs.metric, at, frozen, layers)
             path = partial(runs.path, at=at, free=not frozen)
             held = require_equal(
@@ -237,7 +237,7 @@ def _to_logits_mistakes(
 def check_edge_patch(learner: Callable) -> str:
     for model in both_models():
         runs = Runs(model)
-        for component, layers in (("q", None), ("k", [2, 1]), ("v", None)):
+        for component, layers in (("q", [1]), ("k", [2, 1]), ("v", None)):
             delta = runs.message(0, 1) * (1.5 if component == "q" else 1.0)
             edge = partial(_edge, runs, delta, component)
             held = require_equal(
@@ -316,10 +316,10 @@ def _edge_mistakes(runs: Runs, delta: Tensor, component: str, layers: Sequence[i
 
 # --- every sender, given receivers --------------------------------------------------------------------------------------
 
-RECEIVERS = (  # heads, component, position in each prompt, layers of the senders
-    ([(2, 1), (1, 3)], "q", None, None),
+RECEIVERS = (  # heads, component, position in each prompt, layers of the senders; the quick ones first
+    ([(2, 1), (1, 3)], "q", None, [0]),
     ([(2, 3), (2, 0)], "k", AT, [1, 0]),
-    ([(1, 2), (2, 3)], "v", AT, [0, 1]),
+    ([(1, 2), (2, 3)], "v", AT, None),
 )
 
 
@@ -392,6 +392,8 @@ def _to_heads_mistakes(runs: Runs, receivers, component: str, at, layers) -> dic
     told = partial(_told_by, runs, receivers, component)
     order = [head for row in runs.heads(layers) for head in row]
     mistakes = {
+        "the wrong shared key or value receives: query head h uses number h // (n_heads // n_key_value_heads)":
+            lambda: table(lambda head: told(_holds(runs, head, at), wrong_group=True)),
         "no path is open: either a hook that holds the sender's z overwrites what you sent, or the receivers' "
         "component is frozen before it is cached": lambda: table(lambda head: runs.metric(runs.model(runs.tokens))),
         "only the first receiver is exchanged: all of them, in one run":
@@ -421,8 +423,6 @@ def _to_heads_mistakes(runs: Runs, receivers, component: str, at, layers) -> dic
             lambda: table(lambda head: path(head, at=None)),
         "every prompt is exchanged at the positions of all prompts: index rows and positions together, z[rows, at]":
             lambda: table(lambda head: path(head, at=None if at is None else at[:, None])),
-        "the wrong shared key or value receives: query head h uses number h // (n_heads // n_key_value_heads)":
-            lambda: table(lambda head: told(_holds(runs, head, at), wrong_group=True)),
         "this is activation patching of the sender: the receivers alone should get the message":
             lambda: table(lambda head: runs.patched(*head, at)),
         "the rows are in the order of the layers, not in the order that was asked for":

@@ -358,7 +358,7 @@ WRONG = {
         "MLPs are held although": to_logits_mlps_held,
         "elsewhere than at `at`": to_logits_everywhere,
         "index rows and positions together": to_logits_at_all_positions_of_at,
-        "earlier senders of the layer": to_logits_cumulative,
+        "start each one from": to_logits_cumulative,
         "you wrote into an input": to_logits_cache_edited,
         "this is activation patching": to_logits_by_activation_patching,
     },
