@@ -91,12 +91,15 @@ from tests.checks import (
 )
 from tests.checks.predicting import score_predictions
 from utils import heads, ioi, plots
-from utils.attribution import head_name, logit_diff, top_heads
+from utils.attribution import head_name, top_heads
 from utils.circuits import criteria, evaluate, paths
 from utils.circuits.graph import node_name, strongest_edges
 from utils.experiment import run_experiment
 from utils.models import load_model
 from utils.reference import compare, figures
+
+pd.set_option("display.max_colwidth", None)
+pd.set_option("display.width", 140)
 
 # %% tags=["nbval-ignore-output"]
 model = load_model()
@@ -468,8 +471,8 @@ for name, row in rows.items():
 # *What do you see?* Which row is the better explanation of the model?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# **One head, L23H3, reaches 68 % of the mean score. The circuit of 19 heads, which contains it, reaches 38 %.** If you look at the mean alone, you would throw the circuit away. Look at the other columns. On a single prompt the lone head is off by 2.0 logits, in a task whose mean is 3.5, and its correlation with
-# the model is .56. Much of that correlation is what the empty circuit already has, since some names are likelier than others. The circuit follows the model from prompt to prompt better (.80), but it gives too little.
+# **One head, L23H3, reaches 68 % of the mean score. The circuit of 19 heads, which contains it, reaches 38 %.** If you looked at the mean alone, you would throw the circuit away. Look at the other columns. On a single prompt the lone head is off by 2.0 logits, in a task whose mean is 3.5, and its correlation with
+# the model is .56. Most of that correlation is there without any circuit, since some names are likelier than others (section 4 gives the number). The circuit follows the model better from prompt to prompt (.80), but it gives too little.
 # </details>
 #
 # ### What is missing?
@@ -601,10 +604,10 @@ compare("circuit.empty.mae", rows["empty"]["mae"], model)
 # *What do you see?* Three questions. Which column tells the found circuit apart from random ones most clearly? What does a random circuit with the strongest head score? How well does the *empty* circuit correlate with the model?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# - Random circuits without L23H3 explain nothing: their values lie around zero.
-# - Random circuits **with** L23H3 reach about two thirds, which is what L23H3 reaches alone. Their other heads add nothing. If you drew random circuits without thinking of the dominant head, some would look faithful, and you would not know why.
-# - The empty circuit, which knows nothing about the task, correlates with the model at about .5. A correlation has to be compared with *that*, and not with 0.
-# - The found circuit stands out in the error per prompt (under 1 logit, where every other row has 1.8 or more) and in the correlation (above .85).
+# - Random circuits without L23H3 explain nothing: their mean value is −.11.
+# - Random circuits **with** L23H3 have a mean value of .60, a little less than L23H3 reaches alone. Their other heads add nothing. If you drew random circuits without thinking of the dominant head, some would look faithful, and you would not know why.
+# - The empty circuit, which knows nothing about the task, correlates with the model at .49. A correlation has to be compared with *that*, and not with 0.
+# - The found circuit stands out most clearly in the error per prompt: .9 logits, where every other circuit has 1.8 or more. Its correlation is .86. The circuit without L23H3 has .76, so it follows the model's ups and downs as well, but it gives far too little.
 #
 # A mean alone cannot show any of this. So a circuit is reported with four numbers: value with interval, error per prompt, correlation, and the same for the controls.
 # </details>
@@ -662,7 +665,7 @@ check_greedy_incompleteness(greedy_incompleteness)
 # </details>
 
 # %%
-in_circuit, in_model = criteria.scorers(test, circuit)
+in_circuit, in_model = criteria.scorers(test.first(12), circuit)  # one prompt of each template
 members = criteria.placed(circuit)  # (role, (layer, head)) for every head of the circuit
 worst, distance = greedy_incompleteness(members, in_circuit, in_model, k=4, n=3)
 classes = {"writers": writers, "brokers": brokers}
@@ -692,7 +695,8 @@ for name, (of_circuit, of_model) in pairs_of_scores.items():
 # *What do you see?* For which class does the model cope best, and what is the largest distance of the search?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# The two lines with numbers above the figure's text give each pair. All points lie within about a logit and a half of the diagonal, and the greedy search finds its worst set with a few more. Our search took three steps with four tries each, so a worse set may exist: a greedy search gives a lower bound on incompleteness.
+# The four classes lie within half a logit of the diagonal. Without the writers both scores are about 0; without the repeaters and markers the circuit keeps .8 and the model .4. The search finds a set of three, L21H5, L8H1 and L18H2, which costs the circuit .9 logits and the model nothing. So the model has stand-ins for these
+# three that the circuit lacks. The search took three steps with four tries each, on one prompt of each template, so a worse set may exist: a greedy search gives a lower bound on incompleteness. (The paper found sets with a distance of 3.1.)
 # </details>
 #
 # ### Exercise 6.8 · Does every head earn its place?
@@ -748,8 +752,8 @@ compare("circuit.minimality.below_a_tenth", sum(abs(change) < 0.1 for change in 
 # *What do you see?* Which heads could go? Which would the circuit be *better* without?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# The bars on the left are the heads that carry the circuit. On the right are the negative writers, which hold the answer back in the whole model, too: a faithful circuit needs them, although its score would be higher without them. If we had taken absolute values, these heads would look like helpers. In between are heads with a change under a tenth of a logit. The
-# path-patching threshold let them in, and the circuit does not need them one by one.
+# L23H3 (−2.1), L17H4 (−1.2) and L20H0 (−.9) carry the circuit. At the other end, removing L29H0 (+.7), L24H5 (+.4) or L24H7 (+.3) makes the score *higher*. All three work against the answer in the whole model as well: their direct effects in section 3 are negative. So a faithful circuit needs them, although its score would be higher without them. If we had taken
+# absolute values, these heads would look like helpers. Ten heads change the score by less than a tenth of a logit: the threshold on paths let them in, and the circuit does not need them one by one.
 # </details>
 #
 # ## 6 · What does a head carry?
@@ -822,13 +826,35 @@ for i, sign in enumerate(("positive", "negative")):
     compare(f"circuit.copying.{sign}_mean_of_all", copying[i].mean(), model)
 compare("circuit.copying.strongest_writer", copying[:, strongest[0], strongest[1]], model)
 
-
 # %% [markdown]
 # *What do you see?* Which heads copy, and which copy negatively? What about the two heads of the last layer?
 # <details><summary>What we see, for SmolLM2</summary>
 #
 # L23H2, L23H0 and L23H1 write the name they read (1.0, .86, .78): these are name movers, as in the paper. **L23H3 scores 0 and 1.0**: it writes against *every* name it reads. So does L24H4 (.81). The heads of layer 29 score 0 both ways. They matter for the answer, but they do not copy names: they read END itself, and pass on what is there. Over all heads of the model the mean is
 # .02 and .01, so a high score is rare.
+# </details>
+#
+# These classes also let us ask the opposite question. What is left of the whole model if only one class is taken out?
+
+# %%
+chain = {"END": top_heads(into_query.abs(), 2), "S2": repeaters[:1], "S1+1": previous[:1]}
+movers = [head for head in writers if copying[0][head] >= 0.2 and direct[head] > 0]
+taken_out = {"strongest writer": {"END": [strongest]}, "name movers": {"END": movers}, "brokers": {"END": chain["END"]}, "chain without name movers": chain}
+left = {name: (test.scores_without(group).mean() / test.full.mean()).item() for name, group in taken_out.items()}
+pd.DataFrame({"heads": [", ".join(heads.names([h for g in group.values() for h in g])) for group in taken_out.values()], "share of F(M) left": np.round(list(left.values()), 2)}, index=list(left))
+
+# %%
+compare("circuit.movers", heads.names(movers), model)
+for name, share in left.items():
+    compare(f"circuit.taken_out.{name.replace(' ', '_')}", share, model)
+
+
+# %% [markdown]
+# *What do you see?* Which class does the model miss least, and how can that be?
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# The name movers: without L23H0, L23H1, L23H2 and L23H7 the model keeps its whole score (1.00). Without the two brokers, which tell them where to look, it keeps about half (.52); without the whole chain .34, and without L23H3 .43. So a class can matter in path patching and be replaceable all the same. Chapter 04 showed one reason: L24H4 writes against what
+# the name movers say, and if they say nothing, it stops.
 # </details>
 #
 # ### Exercise 6.10 · The six-way flip
@@ -901,8 +927,9 @@ check_flip_signals(flip_signals)
 # Four groups of heads: the brokers, the strongest repeater at S2, the strongest writer, and brokers and writer together. `criteria.flip_signals` is the same for padded prompts.
 
 # %%
+some = test.first(24)  # two prompts of each template
 variants = {
-    signal: test.pairs.clean_tokens if corruption is None else data.pairs(corruption)[: len(test.template)].corrupted_tokens
+    signal: some.pairs.clean_tokens if corruption is None else data.pairs(corruption)[:24].corrupted_tokens
     for signal, corruption in ioi.SIGNALS.items()
 }
 main_brokers = top_heads(into_query.abs(), 2)
@@ -912,7 +939,7 @@ groups = {
     f"strongest writer {head_name(*strongest)}": {"END": [strongest]},
     "brokers and strongest writer": {"END": [*main_brokers, strongest]},
 }
-flips = {name: criteria.flip_signals(test, variants, group) for name, group in groups.items()}
+flips = {name: criteria.flip_signals(some, variants, group) for name, group in groups.items()}
 plots.imshow(
     torch.stack(list(flips.values())),
     "The six-way flip: mean logit difference when some heads carry another message",
@@ -925,7 +952,7 @@ plots.imshow(
 )
 
 # %%
-for key, (name, scores) in zip(("brokers", "repeater", "strongest_writer", "both"), flips.items(), strict=True):
+for key, scores in zip(("brokers", "repeater", "strongest_writer", "both"), flips.values(), strict=True):
     compare(f"circuit.flip.{key}", scores, model)
     compare(f"circuit.flip.{key}_token_and_position", torch.tensor(criteria.signal_strengths(scores)), model)
 
@@ -953,7 +980,7 @@ compare("circuit.flip.decided", decided, model)
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# **a.** For the brokers, inverting the position takes away 1.6 logits in each direction, and inverting the token .1. For L23H3 the token counts 1.9 and the position 0. So the two mechanisms of chapter 05 really are two: one carries *where*, the other *which*. Together they account for nearly all of the answer: with both inverted, the model prefers the wrong name by more than 4 logits.
+# **a.** For the brokers, *b* is 1.6 logits and *a* is .1. For L23H3, *a* is 1.9 and *b* is 0. So the two mechanisms of chapter 05 really are two: one carries *where*, the other *which*. If all three heads carry the inverted message, the model prefers the wrong name by 4.4 logits, more than it preferred the right one before.
 #
 # In gpt2-small the S-inhibition heads carry mostly position, too, and some token: Wang et al. (2022, figure 9) give 3.55 and −0.99 for the token kept, 2.45 and −1.96 for a random one, 1.77 and −3.16 for the inverted one.
 # </details>
@@ -1025,9 +1052,9 @@ else:
 # - The interval is over prompts. It says nothing about other sentence structures; the table in section 1 shows how much they differ.
 #
 # **Try.** Build the circuit with thresholds twice as large. Which numbers change most?
-# <details><summary>What you should find</summary>
+# <details><summary>What you should find, on SmolLM2</summary>
 #
-# The circuit loses its weakest writers and several markers. The value and the error per prompt get worse; the copying scores and the flip stay as they are, because they do not depend on the rest of the circuit.
+# 19 heads are left of 29. The value falls from .98 to .82, but the error per prompt hardly grows (from .91 to .96 logits) and the correlation stays at .86. The ten weakest heads shift the mean and explain little from prompt to prompt.
 # </details>
 #
 # ## Recap

@@ -630,7 +630,8 @@ def greedy_incompleteness(
 check_greedy_incompleteness(greedy_incompleteness)
 
 # %%
-in_circuit, in_model = criteria.scorers(test, circuit)
+some = test.first(12)  # one prompt of each template
+in_circuit, in_model = criteria.scorers(some, circuit)
 members = criteria.placed(circuit)  # (role, (layer, head)) for every head of the circuit
 worst, distance = greedy_incompleteness(members, in_circuit, in_model, k=4, n=3)
 classes = {"writers": writers, "brokers": brokers}
@@ -661,7 +662,7 @@ for name, (of_circuit, of_model) in pairs_of_scores.items():
 # <details><summary>What we see, for SmolLM2</summary>
 #
 # The four classes lie within half a logit of the diagonal. Without the writers both scores are about 0; without the repeaters and markers the circuit keeps .8 and the model .4. The search finds a set of three, L21H5, L8H1 and L18H2, which costs the circuit .9 logits and the model nothing. So the model has stand-ins for these
-# three that the circuit lacks. Our search took three steps with four tries each, so a worse set may exist: a greedy search gives a lower bound on incompleteness. (The paper found sets with a distance of 3.1.)
+# three that the circuit lacks. The search took three steps with four tries each, on one prompt of each template, so a worse set may exist: a greedy search gives a lower bound on incompleteness. (The paper found sets with a distance of 3.1.)
 # </details>
 #
 # ### Exercise 6.8 · Does every head earn its place?
@@ -762,7 +763,7 @@ def copy_scores(model: TransformerBridge, names: Int[Tensor, " name"], k: int = 
 check_copy_scores(copy_scores)
 
 # %%
-name_tokens = torch.tensor([model.to_single_token(f" {name}") for name in ioi.single_token_names(model)])
+name_tokens = torch.tensor([model.to_single_token(f" {name}") for name in ioi.single_token_names(model)[:24]])
 copying = criteria.copy_scores(model, name_tokens)  # as yours, a layer at a time
 in_circuit_at_end = list(dict.fromkeys(circuit["END"]))
 plots.bar(
@@ -778,7 +779,6 @@ for i, sign in enumerate(("positive", "negative")):
     compare(f"circuit.copying.{sign}", heads.names([head for head in top_heads(copying[i], 5) if copying[i][head] >= 0.5]), model)
     compare(f"circuit.copying.{sign}_mean_of_all", copying[i].mean(), model)
 compare("circuit.copying.strongest_writer", copying[:, strongest[0], strongest[1]], model)
-
 
 # %% [markdown]
 # *What do you see?* Which heads copy, and which copy negatively? What about the two heads of the last layer?
@@ -801,6 +801,7 @@ pd.DataFrame({"heads": [", ".join(heads.names([h for g in group.values() for h i
 compare("circuit.movers", heads.names(movers), model)
 for name, share in left.items():
     compare(f"circuit.taken_out.{name.replace(' ', '_')}", share, model)
+
 
 # %% [markdown]
 # *What do you see?* Which class does the model miss least, and how can that be?
@@ -871,11 +872,11 @@ def flip_signals(
 check_flip_signals(flip_signals)
 
 # %% [markdown]
-# Four groups of heads: the brokers, the strongest repeater at S2, the strongest writer, and brokers and writer together. `criteria.flip_signals` is the same for padded prompts.
+# Four groups of heads, on one prompt of each template: the brokers, the strongest repeater at S2, the strongest writer, and brokers and writer together. `criteria.flip_signals` is the same for padded prompts.
 
 # %%
 variants = {
-    signal: test.pairs.clean_tokens if corruption is None else data.pairs(corruption)[: len(test.template)].corrupted_tokens
+    signal: some.pairs.clean_tokens if corruption is None else data.pairs(corruption)[:12].corrupted_tokens
     for signal, corruption in ioi.SIGNALS.items()
 }
 main_brokers = top_heads(into_query.abs(), 2)
@@ -885,7 +886,7 @@ groups = {
     f"strongest writer {head_name(*strongest)}": {"END": [strongest]},
     "brokers and strongest writer": {"END": [*main_brokers, strongest]},
 }
-flips = {name: criteria.flip_signals(test, variants, group) for name, group in groups.items()}
+flips = {name: criteria.flip_signals(some, variants, group) for name, group in groups.items()}
 plots.imshow(
     torch.stack(list(flips.values())),
     "The six-way flip: mean logit difference when some heads carry another message",

@@ -162,6 +162,14 @@ def check_direct_effects(learner: Callable) -> str:
                     lambda: each(lambda head: final + runs.message(*head).sum(1, keepdim=True)),
                 "the stream is that of the layer: take the final one, resid_post of the last layer":
                     lambda: each(lambda head: orig["resid_post", head[0]][:, -1:] + change(head)),
+                "the stream is that before the last layer: take the final one, resid_post of the last layer":
+                    lambda: each(lambda head: orig["resid_pre", n_layers - 1][:, -1:] + change(head)),
+                "the two outputs are added: lending minus receiving":
+                    lambda: each(lambda head: final + wrote(new, *head) + wrote(orig, *head)),
+                "the receiving run's part is added again: add lending minus receiving":
+                    lambda: each(lambda head: final + wrote(orig, *head)),
+                "the last prompt is taken where the last position is meant: position is axis 1":
+                    lambda: each(lambda head: orig["resid_post", n_layers - 1][-1:] + change(head)),
                 "the unpatched metric is subtracted: return the metric itself":
                     lambda: each(lambda head: final + change(head)) - read(final),
             },
@@ -391,6 +399,7 @@ def _to_heads_mistakes(runs: Runs, receivers, component: str, at, layers) -> dic
     path = partial(runs.path, receivers=receivers, component=component, at=at)
     told = partial(_told_by, runs, receivers, component)
     order = [head for row in runs.heads(layers) for head in row]
+    shared = runs.model.cfg.n_heads // runs.orig[component, 0].shape[2]
     mistakes = {
         "the wrong shared key or value receives: query head h uses number h // (n_heads // n_key_value_heads)":
             lambda: table(lambda head: told(_holds(runs, head, at), wrong_group=True)),
@@ -423,6 +432,14 @@ def _to_heads_mistakes(runs: Runs, receivers, component: str, at, layers) -> dic
             lambda: table(lambda head: path(head, at=None)),
         "every prompt is exchanged at the positions of all prompts: index rows and positions together, z[rows, at]":
             lambda: table(lambda head: path(head, at=None if at is None else at[:, None])),
+        "every receiver's head is exchanged in every receiver's layer: each in its own": lambda: table(
+            lambda head: path(head, receivers=[(layer, other) for layer, _ in receivers for _, other in receivers])
+        ),
+        "the first head of the layer receives, whatever `receivers` says":
+            lambda: table(lambda head: path(head, receivers=[(layer, 0) for layer, _ in receivers])),
+        "the second head of the layer receives, whatever `receivers` says": lambda: table(
+            lambda head: path(head, receivers=[(layer, shared) for layer, _ in receivers])
+        ),
         "this is activation patching of the sender: the receivers alone should get the message":
             lambda: table(lambda head: runs.patched(*head, at)),
         "the rows are in the order of the layers, not in the order that was asked for":

@@ -177,6 +177,11 @@ def check_means_by_template(learner: Callable) -> str:
                 "d_head is averaged too": lambda: _means(z, numbers).mean(4, keepdim=True).expand_as(z),
                 "these are sums: divide by the number of prompts of the template":
                     lambda: _means(z, numbers) * torch.bincount(numbers)[numbers][:, None, None, None],
+                "positions are averaged in place of prompts": lambda: z.mean(2, keepdim=True).expand_as(z),
+                "layers are averaged in place of prompts": lambda: z.mean(0, keepdim=True).expand_as(z),
+                "each prompt has the mean of all *other* templates": lambda: torch.stack(
+                    [z[:, numbers != number].mean(1) for number in numbers], 1
+                ),
                 "nothing is averaged: this is z": lambda: z,
                 "each prompt has the first prompt of its template": lambda: _means(z, numbers, first=True),
                 "each prompt is left out of its own mean": lambda: _means(z, numbers, leave_out=True),
@@ -521,18 +526,19 @@ def _require_reach(found, circuit, layers, heads, within, keep, never) -> None:
     allowed = {(i, h) for i in near for h in range(heads)} - set(circuit[role]) - set(never)
     met = {drawn[role][0] for drawn in found}
     require(
-        {i for i, _ in met} == {i for i, _ in allowed} and len(met) > 0.6 * len(allowed),
+        all({head[axis] for head in met} == {head[axis] for head in allowed} for axis in (0, 1))
+        and len(met) > 0.6 * len(allowed),
         f"sixty draws at {role}: {len(met)} of {len(allowed)} allowed heads, in layers {sorted({i for i, _ in met})}",
-        f"every head from layer {min(near)} to {max(near)} should have a chance, both ends included",
+        f"every head of the layers from {min(near)} to {max(near)} should have a chance, both ends included",
     )
 
 
 class _Toy:
     """Scores of removed heads that interact, counting how often they are asked."""
 
-    def __init__(self, members: Sequence, seed: int, offset: float) -> None:
+    def __init__(self, members: Sequence, seed: int, offset: float, rising: bool = False) -> None:
         generator = np.random.default_rng(seed)
-        self.members, self.asked = list(members), 0
+        self.members, self.asked, self.rising = list(members), 0, rising
         self.single = dict(zip(self.members, generator.normal(0, 1, len(members)), strict=True))
         self.double = {frozenset(p): generator.normal(0, 1) for p in itertools.combinations(self.members, 2)}
         self.offset = offset
@@ -540,6 +546,8 @@ class _Toy:
     def __call__(self, removed: Sequence) -> float:
         self.asked += 1
         gone = list(removed)
+        if self.rising:  # towards a larger score with every head that is removed
+            return float(self.offset + sum(0.2 * abs(self.single[head]) for head in gone))
         pairs = itertools.combinations(gone, 2)
         value = (
             self.offset + sum(self.single[head] for head in gone) + sum(self.double[frozenset(pair)] for pair in pairs)
@@ -580,6 +588,14 @@ def check_greedy_incompleteness(learner: Callable) -> str:
         circuit, model = _Toy(MEMBERS, seed + 9, 1.0), _Toy(MEMBERS, seed + 70, 1.2)
         removed, distance = _found(call(learner, list(MEMBERS), circuit, model, 2, 3, seed))
         _require_possible(circuit, model, removed, distance, 3)
+    circuit, model = _Toy(MEMBERS, 3, 1.0, rising=True), _Toy(MEMBERS, 3, 6.0, rising=True)
+    model.single = dict.fromkeys(MEMBERS, 0.0)
+    removed, distance = _found(call(learner, list(MEMBERS), circuit, model, 20, 2, 0))
+    require(
+        not removed and abs(distance - 5) < 1e-6,
+        f"a circuit that comes nearer to the model with every head removed: K = {removed}, distance {distance:.3f}",
+        "the empty set, with its distance of 5, is the best: begin with |F(C) - F(M)| as the distance to beat",
+    )
     ways = {
         frozenset(_found(call(learner, list(MEMBERS), _Toy(MEMBERS, 9, 1.0), _Toy(MEMBERS, 70, 1.2), 2, 3, seed))[0])
         for seed in range(8)

@@ -115,6 +115,11 @@ class CircuitTest:
         logits = run_circuit(self.model, self.pairs.clean_tokens, mask, self.means, padded)
         return logit_diff(logits, self.pairs.answer_tokens, per_prompt=True)
 
+    def first(self, n: int) -> CircuitTest:
+        """The same test on its first n prompts."""
+        roles = {role: positions[:n] for role, positions in self.roles.items()}
+        return CircuitTest(self.model, self.pairs[:n], roles, self.template[:n], self.means[:, :n])
+
     @cached_property
     def full(self) -> Float[Tensor, " batch"]:
         """Each prompt's logit difference in the whole model."""
@@ -143,9 +148,8 @@ def circuit_test(dataset: IOIDataset, n: int | None = None) -> CircuitTest:
     if not 1 <= n <= len(dataset):
         raise ValueError(f"n={n}: the data set has {len(dataset)} prompts")
     z = _z(model, pairs.corrupted_tokens, pairs.corrupted_mask)
-    means = means_by_template(z, template)[:, :n]
-    roles = {role: positions[:n] for role, positions in dataset.roles().items()}
-    return CircuitTest(model, pairs[:n], roles, template[:n], means)
+    whole = CircuitTest(model, pairs, dataset.roles(), template, means_by_template(z, template))
+    return whole.first(n)
 
 
 @torch.no_grad()
