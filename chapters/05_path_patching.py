@@ -741,7 +741,7 @@ compare("paths.into_key.lost_when_s2_differs", under_flip.abs().max(), model)
 # Here is everything so far as one graph. The edges into the logits, queries and values come from the first corruption, and the edge into the key from the second one, so compare widths within a step and not across.
 
 # %%
-edges = [edge for edge in strongest_edges(direct, "END", "logits", "END", least=0.06)]
+edges = strongest_edges(direct, "END", "logits", "END", least=0.06)
 for head in {edge.sender for edge in edges}:
     effects = into_query.get(head)
     effects = lost_through([head], "q", "END") if effects is None else effects

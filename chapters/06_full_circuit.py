@@ -665,7 +665,8 @@ check_greedy_incompleteness(greedy_incompleteness)
 # </details>
 
 # %%
-in_circuit, in_model = criteria.scorers(test.first(12), circuit)  # one prompt of each template
+some = test.first(12)  # one prompt of each template
+in_circuit, in_model = criteria.scorers(some, circuit)
 members = criteria.placed(circuit)  # (role, (layer, head)) for every head of the circuit
 worst, distance = greedy_incompleteness(members, in_circuit, in_model, k=4, n=3)
 classes = {"writers": writers, "brokers": brokers}
@@ -695,8 +696,8 @@ for name, (of_circuit, of_model) in pairs_of_scores.items():
 # *What do you see?* For which class does the model cope best, and what is the largest distance of the search?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# The four classes lie within half a logit of the diagonal. Without the writers both scores are about 0; without the repeaters and markers the circuit keeps .8 and the model .4. The search finds a set of three, L21H5, L8H1 and L18H2, which costs the circuit .9 logits and the model nothing. So the model has stand-ins for these
-# three that the circuit lacks. The search took three steps with four tries each, on one prompt of each template, so a worse set may exist: a greedy search gives a lower bound on incompleteness. (The paper found sets with a distance of 3.1.)
+# All points lie within about half a logit of the diagonal. Without the writers nothing is left of either score; without the repeaters and markers both keep .7. The largest distance belongs to the previous-token heads: without them the circuit falls to 2.7 and the model to 3.2 only, so the model has stand-ins for them that the circuit lacks. The search
+# finds hardly anything worse (.5). It took three steps with four tries each, on one prompt of each template, and a greedy search gives a lower bound: a worse set may exist. In the paper, the worst sets had distances of about 3 logits.
 # </details>
 #
 # ### Exercise 6.8 · Does every head earn its place?
@@ -752,7 +753,7 @@ compare("circuit.minimality.below_a_tenth", sum(abs(change) < 0.1 for change in 
 # *What do you see?* Which heads could go? Which would the circuit be *better* without?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# L23H3 (−2.1), L17H4 (−1.2) and L20H0 (−.9) carry the circuit. At the other end, removing L29H0 (+.7), L24H5 (+.4) or L24H7 (+.3) makes the score *higher*. All three work against the answer in the whole model as well: their direct effects in section 3 are negative. So a faithful circuit needs them, although its score would be higher without them. If we had taken
+# L23H3 (−2.4), L17H4 (−1.2) and L20H0 (−.9) carry the circuit. At the other end, removing L29H0 (+.8), L24H5 (+.3) or L24H7 (+.3) makes the score *higher*. All three work against the answer in the whole model as well: their direct effects in section 3 are negative. So a faithful circuit needs them, although its score would be higher without them. If we had taken
 # absolute values, these heads would look like helpers. Ten heads change the score by less than a tenth of a logit: the threshold on paths let them in, and the circuit does not need them one by one.
 # </details>
 #
@@ -809,7 +810,7 @@ check_copy_scores(copy_scores)
 # </details>
 
 # %%
-name_tokens = torch.tensor([model.to_single_token(f" {name}") for name in ioi.single_token_names(model)])
+name_tokens = torch.tensor([model.to_single_token(f" {name}") for name in ioi.single_token_names(model)[:24]])
 copying = criteria.copy_scores(model, name_tokens)  # as yours, a layer at a time
 in_circuit_at_end = list(dict.fromkeys(circuit["END"]))
 plots.bar(
@@ -822,7 +823,9 @@ plots.bar(
 
 # %%
 for i, sign in enumerate(("positive", "negative")):
-    compare(f"circuit.copying.{sign}", heads.names([head for head in top_heads(copying[i], 5) if copying[i][head] >= 0.5]), model)
+    copiers = [head for head in top_heads(copying[i], 5) if copying[i][head] >= 0.5]
+    compare(f"circuit.copying.{sign}", heads.names(copiers), model)
+    compare(f"circuit.copying.{sign}_scores", torch.stack([copying[i][head] for head in copiers]), model)
     compare(f"circuit.copying.{sign}_mean_of_all", copying[i].mean(), model)
 compare("circuit.copying.strongest_writer", copying[:, strongest[0], strongest[1]], model)
 
@@ -924,12 +927,11 @@ check_flip_signals(flip_signals)
 # </details>
 
 # %% [markdown]
-# Four groups of heads: the brokers, the strongest repeater at S2, the strongest writer, and brokers and writer together. `criteria.flip_signals` is the same for padded prompts.
+# Four groups of heads, on one prompt of each template: the brokers, the strongest repeater at S2, the strongest writer, and brokers and writer together. `criteria.flip_signals` is the same for padded prompts.
 
 # %%
-some = test.first(24)  # two prompts of each template
 variants = {
-    signal: some.pairs.clean_tokens if corruption is None else data.pairs(corruption)[:24].corrupted_tokens
+    signal: some.pairs.clean_tokens if corruption is None else data.pairs(corruption)[:12].corrupted_tokens
     for signal, corruption in ioi.SIGNALS.items()
 }
 main_brokers = top_heads(into_query.abs(), 2)
@@ -980,7 +982,7 @@ compare("circuit.flip.decided", decided, model)
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# **a.** For the brokers, *b* is 1.6 logits and *a* is .1. For L23H3, *a* is 1.9 and *b* is 0. So the two mechanisms of chapter 05 really are two: one carries *where*, the other *which*. If all three heads carry the inverted message, the model prefers the wrong name by 4.4 logits, more than it preferred the right one before.
+# **a.** For the brokers, *b* is 1.6 logits and *a* is .1. For L23H3, *a* is 2.0 and *b* is −.1. So the two mechanisms of chapter 05 really are two: one carries *where*, the other *which*. If all three heads carry the inverted message, the model prefers the wrong name by 4.3 logits, more than it preferred the right one before (3.7).
 #
 # In gpt2-small the S-inhibition heads carry mostly position, too, and some token: Wang et al. (2022, figure 9) give 3.55 and −0.99 for the token kept, 2.45 and −1.96 for a random one, 1.77 and −3.16 for the inverted one.
 # </details>

@@ -661,8 +661,8 @@ for name, (of_circuit, of_model) in pairs_of_scores.items():
 # *What do you see?* For which class does the model cope best, and what is the largest distance of the search?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# The four classes lie within half a logit of the diagonal. Without the writers both scores are about 0; without the repeaters and markers the circuit keeps .8 and the model .4. The search finds a set of three, L21H5, L8H1 and L18H2, which costs the circuit .9 logits and the model nothing. So the model has stand-ins for these
-# three that the circuit lacks. The search took three steps with four tries each, on one prompt of each template, so a worse set may exist: a greedy search gives a lower bound on incompleteness. (The paper found sets with a distance of 3.1.)
+# All points lie within about half a logit of the diagonal. Without the writers nothing is left of either score; without the repeaters and markers both keep .7. The largest distance belongs to the previous-token heads: without them the circuit falls to 2.7 and the model to 3.2 only, so the model has stand-ins for them that the circuit lacks. The search
+# finds hardly anything worse (.5). It took three steps with four tries each, on one prompt of each template, and a greedy search gives a lower bound: a worse set may exist. In the paper, the worst sets had distances of about 3 logits.
 # </details>
 #
 # ### Exercise 6.8 · Does every head earn its place?
@@ -712,7 +712,7 @@ compare("circuit.minimality.below_a_tenth", sum(abs(change) < 0.1 for change in 
 # *What do you see?* Which heads could go? Which would the circuit be *better* without?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# L23H3 (−2.1), L17H4 (−1.2) and L20H0 (−.9) carry the circuit. At the other end, removing L29H0 (+.7), L24H5 (+.4) or L24H7 (+.3) makes the score *higher*. All three work against the answer in the whole model as well: their direct effects in section 3 are negative. So a faithful circuit needs them, although its score would be higher without them. If we had taken
+# L23H3 (−2.4), L17H4 (−1.2) and L20H0 (−.9) carry the circuit. At the other end, removing L29H0 (+.8), L24H5 (+.3) or L24H7 (+.3) makes the score *higher*. All three work against the answer in the whole model as well: their direct effects in section 3 are negative. So a faithful circuit needs them, although its score would be higher without them. If we had taken
 # absolute values, these heads would look like helpers. Ten heads change the score by less than a tenth of a logit: the threshold on paths let them in, and the circuit does not need them one by one.
 # </details>
 #
@@ -776,16 +776,21 @@ plots.bar(
 
 # %%
 for i, sign in enumerate(("positive", "negative")):
-    compare(f"circuit.copying.{sign}", heads.names([head for head in top_heads(copying[i], 5) if copying[i][head] >= 0.5]), model)
+    copiers = [head for head in top_heads(copying[i], 5) if copying[i][head] >= 0.5]
+    compare(f"circuit.copying.{sign}", heads.names(copiers), model)
+    compare(f"circuit.copying.{sign}_scores", torch.stack([copying[i][head] for head in copiers]), model)
     compare(f"circuit.copying.{sign}_mean_of_all", copying[i].mean(), model)
 compare("circuit.copying.strongest_writer", copying[:, strongest[0], strongest[1]], model)
+for head in [head for head in writers if copying[0][head] >= 0.5 and direct[head] < 0]:  # copies names, and hurts the answer
+    attends = [heads.attention_between(flip.clean_cache, roles["END"], roles[role])[head] for role in ("IO", "S1", "S2")]
+    compare(f"circuit.copying.{head_name(*head)}_attends_to_io_s1_s2", torch.stack(attends), model)
 
 # %% [markdown]
 # *What do you see?* Which heads copy, and which copy negatively? What about the two heads of the last layer?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# L23H2, L23H0 and L23H1 write the name they read (1.0, .86, .78): these are name movers, as in the paper. **L23H3 scores 0 and 1.0**: it writes against *every* name it reads. So does L24H4 (.81). The heads of layer 29 score 0 both ways. They matter for the answer, but they do not copy names: they read END itself, and pass on what is there. Over all heads of the model the mean is
-# .02 and .01, so a high score is rare.
+# L23H2, L23H0 and L23H1 write the name they read (1.0, .92, .88): these are name movers, as in the paper. So is L24H5 (.83), although its direct effect on these prompts is slightly negative: it copies what it looks at, and it looks at S1 and S2 (.07, .06) more than at IO (.04). **L23H3 scores 0 and 1.0**: it writes against *every* name it reads. So does L24H4 (.83). The heads of layer 29 score 0 both ways. They matter for the answer, but they do not copy names: they read END itself, and pass on what is there.
+# Over all heads of the model the means are .02 and .01, so a high score is rare.
 # </details>
 #
 # These classes also let us ask the opposite question. What is left of the whole model if only one class is taken out?
@@ -930,7 +935,7 @@ compare("circuit.flip.decided", decided, model)
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# **a.** For the brokers, *b* is 1.6 logits and *a* is .1. For L23H3, *a* is 1.9 and *b* is 0. So the two mechanisms of chapter 05 really are two: one carries *where*, the other *which*. If all three heads carry the inverted message, the model prefers the wrong name by 4.4 logits, more than it preferred the right one before.
+# **a.** For the brokers, *b* is 1.6 logits and *a* is .1. For L23H3, *a* is 2.0 and *b* is −.1. So the two mechanisms of chapter 05 really are two: one carries *where*, the other *which*. If all three heads carry the inverted message, the model prefers the wrong name by 4.3 logits, more than it preferred the right one before (3.7).
 #
 # In gpt2-small the S-inhibition heads carry mostly position, too, and some token: Wang et al. (2022, figure 9) give 3.55 and −0.99 for the token kept, 2.45 and −1.96 for a random one, 1.77 and −3.16 for the inverted one.
 # </details>

@@ -118,7 +118,7 @@ class CircuitTest:
     def first(self, n: int) -> CircuitTest:
         """The same test on its first n prompts."""
         roles = {role: positions[:n] for role, positions in self.roles.items()}
-        return CircuitTest(self.model, self.pairs[:n], roles, self.template[:n], self.means[:, :n])
+        return CircuitTest(self.model, self.pairs[:n], roles, self.template[:n], self.means[:, :n].clone())
 
     @cached_property
     def full(self) -> Float[Tensor, " batch"]:
@@ -154,9 +154,12 @@ def circuit_test(dataset: IOIDataset, n: int | None = None) -> CircuitTest:
 
 @torch.no_grad()
 def _z(model: TransformerBridge, tokens: Tensor, mask: Tensor) -> Float[Tensor, "layer batch pos head d_head"]:
-    _, cache = model.run_with_cache(
-        tokens, names_filter=lambda name: name.endswith("attn.hook_z"), attention_mask=None if mask.all() else mask
-    )
+    with model.hooks(
+        fwd_hooks=[ends_only(mask.sum(-1) - 1)]
+    ):  # logits of every position would take more memory than all z
+        _, cache = model.run_with_cache(
+            tokens, names_filter=lambda name: name.endswith("attn.hook_z"), attention_mask=None if mask.all() else mask
+        )
     return torch.stack([cache["z", layer] for layer in range(model.cfg.n_layers)])
 
 

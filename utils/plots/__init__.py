@@ -84,8 +84,9 @@ def imshow(
         for annotation in figure.layout.annotations:  # plotly lists them from the bottom row up, as "facet_col=3"
             annotation.text = as_text(panels[int(annotation.text.split("=")[1])])
         figure.update_xaxes(showticklabels=True)
+    short = x_labels is not None and sum(len(as_text(label)) for label in x_labels) <= 12  # fits in one line below
     for labels, axis, update, angle in (
-        (x_labels, -1, figure.update_xaxes, -60),
+        (x_labels, -1, figure.update_xaxes, 0 if short else -60),
         (y_labels, -2, figure.update_yaxes, None),
     ):
         if labels is not None:
