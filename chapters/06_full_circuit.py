@@ -828,13 +828,16 @@ for i, sign in enumerate(("positive", "negative")):
     compare(f"circuit.copying.{sign}_scores", torch.stack([copying[i][head] for head in copiers]), model)
     compare(f"circuit.copying.{sign}_mean_of_all", copying[i].mean(), model)
 compare("circuit.copying.strongest_writer", copying[:, strongest[0], strongest[1]], model)
+for head in [head for head in writers if copying[0][head] >= 0.5 and direct[head] < 0]:  # copies names, and hurts the answer
+    attends = [heads.attention_between(flip.clean_cache, roles["END"], roles[role])[head] for role in ("IO", "S1", "S2")]
+    compare(f"circuit.copying.{head_name(*head)}_attends_to_io_s1_s2", torch.stack(attends), model)
 
 # %% [markdown]
 # *What do you see?* Which heads copy, and which copy negatively? What about the two heads of the last layer?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# L23H2, L23H0 and L23H1 write the name they read (1.0, .86, .78): these are name movers, as in the paper. **L23H3 scores 0 and 1.0**: it writes against *every* name it reads. So does L24H4 (.81). The heads of layer 29 score 0 both ways. They matter for the answer, but they do not copy names: they read END itself, and pass on what is there. Over all heads of the model the mean is
-# .02 and .01, so a high score is rare.
+# L23H2, L23H0 and L23H1 write the name they read (1.0, .92, .88): these are name movers, as in the paper. So is L24H5 (.83), although its direct effect on these prompts is slightly negative: it copies what it looks at, and it looks at S1 and S2 (.07, .06) more than at IO (.04). **L23H3 scores 0 and 1.0**: it writes against *every* name it reads. So does L24H4 (.83). The heads of layer 29 score 0 both ways. They matter for the answer, but they do not copy names: they read END itself, and pass on what is there.
+# Over all heads of the model the means are .02 and .01, so a high score is rare.
 # </details>
 #
 # These classes also let us ask the opposite question. What is left of the whole model if only one class is taken out?

@@ -118,6 +118,11 @@ def test_a_field_that_means_nothing_is_refused(own_figures):
         figures("m")
 
 
+def test_a_key_may_end_in_the_name_of_a_field(own_figures):
+    own_figures("[a.value]\nvalue = 1.0\n[a.rel]\nvalue = 2.0\nrel = 0.1\n")
+    assert figures("m") == {"a.value": {"value": 1.0}, "a.rel": {"value": 2.0, "rel": 0.1}}
+
+
 def test_log_and_record(own_figures, tmp_path, monkeypatch):
     log = tmp_path / "log.jsonl"
     monkeypatch.setenv("COURSE_REFERENCE_LOG", str(log))

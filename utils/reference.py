@@ -56,7 +56,9 @@ def figures(model_name: str) -> dict[str, dict[str, Any]]:
 
 def _flatten(table: dict[str, Any], prefix: str = ""):
     for key, value in table.items():
-        if isinstance(value, dict) and "value" not in value:
+        if isinstance(value, dict) and (
+            "value" not in value or isinstance(value["value"], dict)
+        ):  # a key may end in .value
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
