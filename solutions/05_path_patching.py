@@ -382,7 +382,7 @@ compare("paths.direct.lost_at_s2", at_s2.abs().max(), model)
 # stays at S2, and the logits are read at END.
 # </details>
 #
-# From here on the MLPs are frozen, unless we say otherwise. One reason is that messages then add up, as you will see in section 7.
+# From here on the MLPs are frozen, unless we say otherwise. One reason is that messages then add up, as you will see in section 8.
 #
 # ## 4 · Who listens to a head?
 #

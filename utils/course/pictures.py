@@ -25,6 +25,7 @@ PICTURES = SOLUTIONS / "pictures"
 SHOWN = {
     "patching.png": ("03_activation_patching", "Residual stream: how much"),
     "attention.png": ("02_logit_attribution", "towards the answer"),
+    "circuit.png": ("06_full_circuit", "who tells whom"),
     "dialect.png": ("07_matched_guises", "every feature"),
 }
 
