@@ -178,7 +178,7 @@ plots.imshow(
 # > Difficulty: ●○○○○  Importance: ●●●●○  5 minutes
 #
 # Return the mean logit difference of `logits`, rescaled by the two baselines. Keep it a tensor of no axes: sweeps stack them, and
-# chapter 08 takes gradients through them.
+# chapter 10 takes gradients through them.
 #
 # <details><summary>Hint</summary>
 #
@@ -612,8 +612,11 @@ plots.imshow(
 # %% [markdown]
 # **How to read it.** Take a red cell of the first panel and look for it in the others. If it is red in *query* and in *pattern*,
 # the head matters because of where it looks. If it is red in *value*, it looks at the same place in both runs, and what it finds
-# there differs. Look at how little happens in *key*: at most one cell. The word that is read hardly decides whether it is read; the
-# one who asks does.
+# there differs.
+#
+# The *key* panel is almost empty. Do not conclude that keys are unimportant. Our two runs differ at S2 only, so every key at an earlier
+# position, IO and S1 included, is the same in both runs, and patching it cannot change anything. To test keys you have to
+# corrupt the word that is looked at. Chapter 05 does this with a fresh name at S1, and finds a key that carries a third of the difference.
 #
 # If your model shares keys and values, a cell of *key* or *value* stands for several query heads. Two of them may pull in
 # opposite directions, and the cell shows the sum. To take it apart, give one *query* head the clean values and leave it its corrupted
@@ -681,8 +684,15 @@ compare("ioi.patching.value_matters", [head_name(*pair) for pair in ten if reaso
 compare("ioi.patching.pattern_matters", [head_name(*pair) for pair in ten if reasons[pair] == "pattern"], model)
 
 # %% [markdown]
-# **How to read it.** Heads fall on one diagonal or the other. A head that is off both needs both to change together. A point far *beyond* the
-# diagonal of one scatter is on the other side of zero in the other: its pattern and its values pull in opposite directions.
+# **How to read it.** Most heads fall on one diagonal or the other. A head that is off both owes part of its effect to each. A point far *beyond* the
+# diagonal of one scatter is on the other side of zero in the other: its pattern and its values pull in opposite directions. If pattern and values did their
+# work independently, the two effects would add up to that of the output.
+#
+# **Try.** Plot `every[4] + own_values` against `every[0]`.
+# <details><summary>What you should find, on SmolLM2</summary>
+#
+# The points lie close to the diagonal, also those of the heads that are off it in both scatters. So the two reasons add up, and no head here needs both to change together.
+# </details>
 #
 # On gpt2-small the heads of layers 7 and 8 are the ones whose values matter, and those before and after them are the ones whose
 # patterns matter (TransformerLens' demo). Look for the same three-part order in SmolLM2, and for the late heads that break it.
@@ -840,8 +850,11 @@ compare("ioi.patching.top_attribution_head_heard", max(change[top_heads(direct, 
 #
 # So far: corrupted run, one clean activation. That is **denoising**. If it brings the answer back, the activation is *sufficient*
 # in this setting. The other way round, clean run with one corrupted activation, is **noising**. If it destroys the answer, the activation
-# is *necessary*. A head with a stand-in can be sufficient and not necessary; one link of a chain that needs them all is necessary and
-# not sufficient.
+# is *necessary*. The two come apart in circuits that are not simple chains:
+#
+# - **A chain**, one head after another: every link is both. Restoring any link restores everything after it, and breaking any link breaks the answer.
+# - **Stand-ins (OR)**: either of two heads is enough. Each is sufficient, and neither is necessary.
+# - **Partners (AND)**: two heads are needed at the same time. Each is necessary, and neither is sufficient.
 #
 # ### Exercise 3.7 · The metric for noising
 #

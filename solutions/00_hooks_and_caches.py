@@ -103,9 +103,9 @@ print(model.to_str_tokens(prompt))
 
 # %% [markdown]
 # - A **token** is an integer that stands for a piece of text. Most tokens of words in mid-sentence begin with a space:
-#   `" Mary"` and `"Mary"` are two different tokens. Half of all wrong results in this field begin with a forgotten space.
-# - The first token is **BOS** (beginning of sequence; its spelling differs between models). The course always keeps it:
-#   the models were trained to find something at position 0, and many heads park their attention there.
+#   `" Mary"` and `"Mary"` are two different tokens. If a result looks wrong, check for a forgotten space first.
+# - The first token is **BOS** (beginning of sequence; its spelling differs between models). The course always keeps it,
+#   because many heads of trained models pay much of their attention to position 0. Exercise 0.1 measures how much.
 # - Positions count from 0, so the last word, `" to"`, stands at `tokens.shape[1] - 1`. We call that position **END**: its
 #   logits are the prediction of the next token.
 
@@ -301,8 +301,12 @@ compare("hooks.mary_over_john", whole, model)
 compare("hooks.most_needed_head", f"L{layer}H{min(range(len(drops)), key=drops.__getitem__)}", model)
 
 # %% [markdown]
-# **How to read it.** A bar below zero is a head whose absence makes the model less sure of Mary. A bar above zero is a head that
-# had been arguing for John. Most bars are near zero: most heads do not care.
+# **How to read it.** A bar below zero is a head whose absence makes the model less sure of Mary. With a bar above zero, the model is
+# surer of Mary when the head is gone. Most bars are near zero.
+#
+# It is tempting to say that a head with a positive bar argues for John. That does not follow. When a head is removed, every later head and MLP reads
+# something else, and the bar mixes the head's own contribution with all of these reactions. On SmolLM2 the tallest positive bar
+# belongs to L23H0, and chapter 02 will show that L23H0 itself writes *for* Mary. Chapter 04 takes the two apart.
 #
 # **What it does not show.** A head can matter and yet show nothing here, if another head does its work when it is gone.
 # That happens, and chapter 04 measures it.
