@@ -321,8 +321,9 @@ compare("ioi.accuracy", (by_prompt > 0).float().mean(), model)
 # name is exp(*d*) times as probable as the wrong one: 3 is twenty to one. Exchanging one token, S2, turns every bar over. That is
 # no accident: with mirrored pairs, the corrupted value of a prompt is minus the clean value of its neighbour.
 #
-# Look at a pair of neighbours. If their clean bars differ in height, the model prefers one of the two *names* as well, and the
-# average over the pair is what is left of IOI alone.
+# Look at a pair of neighbours. If their clean bars differ in height, the model has a second preference: for one of the two names, or for the
+# name in one of the two places. These prompts cannot tell which, because each name keeps its place in both prompts of a pair. Either way,
+# the preference cancels in the average over the pair, and what is left is IOI alone.
 #
 # **What it does not show.** How it is done, and whether it holds for other sentences. Eight prompts from four templates are a
 # microscope slide, not a survey.

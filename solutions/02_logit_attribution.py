@@ -7,7 +7,7 @@
 #
 # You will be able to
 # - turn "Mary rather than John" into a direction, and read it off any part of the residual stream;
-# - see at which layer the answer appears (the logit lens), and which layers and heads write it;
+# - see at which layer the answer appears (logit lens and cumulative attribution), and which layers and heads write it;
 # - check that your numbers add up to the model's own, prompt by prompt;
 # - look at the attention of the heads you found, and say what that picture does not tell you.
 
@@ -261,41 +261,61 @@ print(f"the final residual gives {residual_stack_to_logit_diff(final_residual, c
 print(f"the model itself says    {per_prompt.mean():.4f}")
 
 # %% [markdown]
-# ## 4 · When does the answer appear? The logit lens
+# ## 4 · When does the answer appear? Two curves
 #
-# What if the model stopped after layer 3 and read its answer then? Take the residual stream as it stands after each step and
-# project *that* onto the direction. This is the **logit lens** (nostalgebraist 2020), here for a difference of two logits.
+# What if the model stopped after layer 3 and read its answer then? Take the residual stream as it stands after each step, and read
+# it off as the model reads its last one. There are two ways to do this, and they answer different questions. They differ in
+# the final norm, which divides a stream by its size:
 #
-# *What do you expect?* A slow rise from layer to layer, or a jump?
+# - The **logit lens** (nostalgebraist 2020) divides each stream by its *own* size. It says what the model would answer if it
+#   really stopped there.
+# - **Cumulative attribution** divides every stream by the size of the *last* one, as your function does. It says how much of the final
+#   logit difference has been written so far. Its steps are the contributions of the parts, and they add up.
+#
+# *What do you expect?* A slow rise from layer to layer, or a jump? And will the two curves agree?
 # <details><summary>Our guess</summary>
 # A jump. To name Mary, some head has to find out that she is the one who was not repeated and bring her name to END, and before
-# that happens END knows nothing about names.
+# that happens END knows nothing about names. We expected two curves of the same shape.
 # </details>
 #
 # `cache.accumulated_resid(incl_mid=True)` stacks the streams before each layer (`3_pre`), between its attention and its MLP (`3_mid`),
-# and at the end.
+# and at the end. `model.ln_final` is the final norm: it divides whatever it is given by its own size.
 
 # %%
 streams, stream_names = cache.accumulated_resid(layer=-1, incl_mid=True, pos_slice=-1, return_labels=True)
-lens = residual_stack_to_logit_diff(streams, cache, directions)
+cumulative = residual_stack_to_logit_diff(streams, cache, directions)
+lens = (model.ln_final(streams) * directions).sum(-1).mean(-1)  # [stream]
 plots.line(
-    lens,
-    "Logit lens: the logit difference if the model stopped here",
+    {"logit lens (own size)": lens, "cumulative attribution (last size)": cumulative},
+    "The logit difference at END, stream by stream",
     x="the residual stream before a layer (pre), or between its attention and its MLP (mid)",
     y="logit difference",
     x_labels=stream_names,
 )
 
 # %%
-halfway = next(name for name, value in zip(stream_names, lens.tolist(), strict=True) if value > lens[-1] / 2)
-compare("ioi.attribution.lens_passes_half_at", halfway, model)
+halfway = next(name for name, value in zip(stream_names, cumulative.tolist(), strict=True) if value > cumulative[-1] / 2)
+compare("ioi.attribution.half_is_written_at", halfway, model)
 compare("ioi.attribution.lens_at_one_half_of_layers", lens[len(lens) // 2], model)
+compare("ioi.attribution.lens_highest_at", stream_names[lens.argmax()], model)
+compare("ioi.attribution.lens_highest", lens.max(), model)
+compare("ioi.attribution.cumulative_there", cumulative[lens.argmax()], model)
+compare("ioi.attribution.size_grows_by", (streams[-1].norm(dim=-1) / streams[lens.argmax()].norm(dim=-1)).mean(), model)
+compare("ioi.attribution.both_end_at", torch.stack([lens[-1], cumulative[-1]]), model)
 
 # %% [markdown]
-# **How to read it.** For more than half of the layers the line lies on zero. Then it jumps, within a single layer or over two or
-# three, and at a `mid`: attention did it, not an MLP. Afterwards it need not rise: look for a layer that takes some
-# of it back. The executed demo of TransformerLens shows the same on gpt2-small (flat before layer 7, most of the rise in the attention
-# of layer 9, and some of it taken back after that); SmolLM2 does it in one jump. Only the layer differs.
+# **How to read it.** For more than half of the layers both lines lie near zero. Then they jump, within a single layer or over two or
+# three, and at a `mid`: attention did it, not an MLP. After the jump the two curves can go different ways, and at the end they meet,
+# because the last stream is divided by its own size in both.
+#
+# *What do you see?* Where is the lens highest, and what happens afterwards? Does the model become less sure, or is something else going on?
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# Both curves jump in the attention of layer 23. There the lens reaches 10.0, and falls to 4.7 at the end. The cumulative curve stands at 3.9 there and ends at 4.7 as well: later layers take some away and add some, and in the end they have *added* to what was written for Mary. What makes the lens fall is the size of the stream, which
+# grows 2.5 times. Everything that the later layers write about other things makes the stream longer, and the difference between two names a smaller part of it. So "the answer fades after layer 23" would be a wrong reading of the lens, and "the answer is complete after layer 23" a wrong reading of the cumulative curve.
+# </details>
+#
+# The executed demo of TransformerLens has the cumulative curve for gpt2-small, under the name of logit lens: flat before layer 7, most of the rise in the attention of layer 9, and some of it taken back after that.
 #
 # **What it does not show.** That nothing happens in the flat part. END may be gathering *which* name to look for long before
 # any name can be read there. Chapter 03 finds exactly that.
@@ -305,7 +325,7 @@ compare("ioi.attribution.lens_at_one_half_of_layers", lens[len(lens) // 2], mode
 #
 # ## 5 · Which layers write it?
 #
-# The lens accumulates. Its steps are the contributions of single parts, which you already have: `parts` and `by_hand`.
+# The cumulative curve adds up. Its steps are the contributions of single parts, which you already have: `parts` and `by_hand`.
 
 # %%
 plots.bar(
@@ -612,7 +632,7 @@ compare("ioi.attribution.top_head_on_other_names", writes["other names, mean"][p
 # **Glossary.** *Bias term*: what $b_U$ adds to a logit difference. *Direct effect*: of a part on the logits, with everything between them
 # left out. *Direct logit attribution*: splitting a logit, or a difference of logits, into direct effects of parts. *Indirect object (IO)*:
 # the name that is the answer. *LayerNorm scale*: what the final norm divides by. *Logit-difference direction*: one column of the unembedding
-# minus another. *Logit lens*: reading an answer off the residual stream before the last layer. *Name mover*: a head that attends from END to IO
+# minus another. *Cumulative attribution*: how much of the final logit difference has been written so far; every stream is divided by the size of the last one. *Logit lens*: reading an answer off the residual stream before the last layer, each stream divided by its own size. *Name mover*: a head that attends from END to IO
 # and raises its logit (Wang et al. 2022). *RMSNorm*: a LayerNorm that does not subtract the mean. *S1, S2*: the subject's first and second
 # mention. *Unembedding*: the matrix that turns the final residual into logits.
 #

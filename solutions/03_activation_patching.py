@@ -348,7 +348,7 @@ compare("ioi.patching.end_before_last_layer", at_end[-1], model)
 #
 # **What it does not show.** How it was carried. The stream holds everything there is at a position; what moved may be a small part of it.
 #
-# **Try.** Compare with the logit lens of chapter 02. The lens saw nothing at END before the first name mover. Here END holds half of the
+# **Try.** Compare with the two curves of chapter 02. They saw nothing at END before the first name mover. Here END holds half of the
 # answer earlier than that: *which* answer was decided before the answer was there.
 #
 # ## 4 · Which layers carry it?
