@@ -93,7 +93,7 @@ from tests.checks.predicting import score_predictions
 from utils import heads, ioi, plots
 from utils.attribution import head_name, top_heads
 from utils.circuits import criteria, evaluate, paths
-from utils.circuits.graph import node_name, strongest_edges
+from utils.circuits.graph import Edge, node_name, strongest_edges
 from utils.experiment import run_experiment
 from utils.models import load_model
 from utils.reference import compare, figures
@@ -982,6 +982,7 @@ decided = {("position", "token"): "a", ("token", "position"): "b"}.get((of_broke
 score_predictions(choice, {"who carries what": decided})
 compare("circuit.flip.decided", decided, model)
 
+
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
@@ -995,15 +996,22 @@ compare("circuit.flip.decided", decided, model)
 # All paths between heads of the circuit that carry something, in one figure. The corruption differs from step to step (S2 flipped for logits, queries and values; S1 fresh for keys), so compare widths within a step.
 
 # %%
+def edges_into(experiment, senders, at: str, receiver, to: str, component: str, least: float) -> list[Edge]:
+    """The paths from these senders, at one role, into a component of one head: those that lose at least `least`."""
+    effects = -experiment.noise(
+        paths.path_patch, receivers=[receiver], component=component, at=roles[at], senders=senders, progress=False
+    )  # [sender]
+    found = [Edge(sender, at, receiver, to, effect, component) for sender, effect in zip(senders, effects.tolist(), strict=True)]
+    return [edge for edge in found if abs(edge.effect) >= least]
+
+
 edges = strongest_edges(direct, "END", "logits", "END", least=0.03)
 for head in writers[:5]:
-    edges += strongest_edges(lost(flip, [head], "q"), "END", head, "END", "q", least=0.03)
+    edges += edges_into(flip, circuit["END"], "END", head, "END", "q", least=0.03)
 for head in main_brokers:
-    edges += strongest_edges(lost(flip, [head], "v", "S2"), "S2", head, "END", "v", least=0.02)
-edges += strongest_edges(into_key, "S1+1", repeaters[0], "S2", "k", least=0.03)
-edges += strongest_edges(lost(fresh, [strongest], "k", "S2"), "S2", strongest, "END", "k", least=0.04)
-inside = {head for role in circuit for head in circuit[role]}
-edges = [edge for edge in edges if edge.sender in inside]
+    edges += edges_into(flip, circuit["S2"], "S2", head, "END", "v", least=0.02)
+edges += edges_into(fresh, circuit["S1+1"], "S1+1", repeaters[0], "S2", "k", least=0.03)
+edges += edges_into(fresh, circuit["S2"], "S2", strongest, "END", "k", least=0.04)
 plots.graph(edges, ["IO", "S1", "S1+1", "S2", "END"], "The circuit: who tells whom, and how much is lost without it")
 
 # %%
