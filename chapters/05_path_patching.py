@@ -684,6 +684,22 @@ for head, effects in into_query.items():
 #
 # If you guessed that the messenger feeds A on SmolLM2, you were in good company: so did we.
 #
+# You now have two kinds of edges, into the logits and into queries. Draw what you have found so far.
+
+# %%
+edges = strongest_edges(direct, "END", "logits", "END", least=0.06)
+for head in {edge.sender for edge in edges}:
+    effects = into_query.get(head)
+    effects = lost_through([head], "q", "END") if effects is None else effects
+    edges += strongest_edges(effects, "END", head, "END", "q", least=0.06)
+plots.graph(edges, ["IO", "S1", "S1+1", "S2", "END"], "The last two steps: who writes the answer, and who feeds their queries")
+
+# %% [markdown]
+# **How to read it.** Heads stand at the position where they write, later layers further up. Red arrows help the answer, blue ones hurt it, and the width is the share lost. Point at the dot in the middle of an arrow to see the path and its loss, or at a head to see all of its
+# arrows. An effect that is smaller than the threshold in the cell above is not drawn.
+#
+# All of this happens at END. The columns of the other positions are still empty.
+#
 # ## 6 · Up the chain
 #
 # So far we know one chain: the messenger and its neighbors feed the queries of the heads that look at a name. Where do *they* get their message from? They look at S2, so the message comes through their **values**, from
@@ -738,14 +754,9 @@ compare("paths.into_key.lost_when_s2_differs", under_flip.abs().max(), model)
 # the *other* name. The loss on the first link is .31, on the scale of the second corruption: 0 is the clean run and 1 the run with a fresh name at S1.
 # </details>
 #
-# Here is everything so far as one graph. The edges into the logits, queries and values come from the first corruption, and the edge into the key from the second one, so compare widths within a step and not across.
+# Add the new edges to the graph. The edges into the logits, queries and values come from the first corruption, and the edge into the key from the second one, so compare widths within a step and not across.
 
 # %%
-edges = strongest_edges(direct, "END", "logits", "END", least=0.06)
-for head in {edge.sender for edge in edges}:
-    effects = into_query.get(head)
-    effects = lost_through([head], "q", "END") if effects is None else effects
-    edges += strongest_edges(effects, "END", head, "END", "q", least=0.06)
 for head in brokers:
     edges += strongest_edges(lost_through([head], "v", "S2"), "S2", head, "END", "v", least=0.03)
 edges += strongest_edges(into_key, "S1+1", repeater, "S2", "k", least=0.06)
@@ -755,8 +766,7 @@ plots.graph(edges, ["IO", "S1", "S1+1", "S2", "END"], "The circuit, as far as pa
 compare("paths.graph.edges", len(edges), model)
 
 # %% [markdown]
-# **How to read it.** Time runs to the right and the layers upward. Red arrows help the answer, blue ones hurt it. Point at the dot in the middle of an arrow to see the path and its loss, or at a head to see all of its
-# arrows. An effect that is smaller than the thresholds in the cell above is not drawn.
+# **How to read it.** As before, and now from left to right as well: dotted arrows end in a key, dashed ones in a value. Follow the chain from S1+1 to the logits.
 #
 # ## 7 · The head that seems to listen to nobody
 #
