@@ -15,6 +15,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from utils.assumptions import require_heads, require_readout
+from utils.attribution import logit_diff
 from utils.circuits.evaluate import Circuit, CircuitTest, Head
 from utils.inference import ends_only
 from utils.ioi import SIGNALS
@@ -160,9 +161,10 @@ def flip_signals(
     padded = None if test.pairs.clean_mask.all() else test.pairs.clean_mask
     ends, found = ends_only(test.pairs.clean_last), []
     for signal in SIGNALS:
-        _, cache = test.model.run_with_cache(
-            tokens[signal], names_filter=lambda name: name in names, attention_mask=padded
-        )
+        with test.model.hooks(fwd_hooks=[ends]):  # the logits of this run are not read
+            _, cache = test.model.run_with_cache(
+                tokens[signal], names_filter=lambda name: name in names, attention_mask=padded
+            )
 
         def put(z: Tensor, hook, cache=cache) -> Tensor:
             z = z.clone()
@@ -174,8 +176,7 @@ def flip_signals(
 
         hooks = [*((name, put) for name in names), ends]
         logits = test.model.run_with_hooks(test.pairs.clean_tokens, fwd_hooks=hooks, attention_mask=padded)
-        correct, incorrect = logits[:, -1].gather(-1, test.pairs.answer_tokens).unbind(-1)
-        found.append((correct - incorrect).mean())
+        found.append(logit_diff(logits, test.pairs.answer_tokens))
     return torch.stack(found).unflatten(0, (3, 2))
 
 

@@ -154,9 +154,8 @@ def circuit_test(dataset: IOIDataset, n: int | None = None) -> CircuitTest:
 
 @torch.no_grad()
 def _z(model: TransformerBridge, tokens: Tensor, mask: Tensor) -> Float[Tensor, "layer batch pos head d_head"]:
-    with model.hooks(
-        fwd_hooks=[ends_only(mask.sum(-1) - 1)]
-    ):  # logits of every position would take more memory than all z
+    ends = ends_only(mask.sum(-1) - 1)  # logits of every position would take more memory than all z
+    with model.hooks(fwd_hooks=[ends]):
         _, cache = model.run_with_cache(
             tokens, names_filter=lambda name: name.endswith("attn.hook_z"), attention_mask=None if mask.all() else mask
         )
