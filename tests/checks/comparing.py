@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.checks.core import CheckFailed
 
-EXACT, APPROXIMATE = 1e-6, 1e-4
+APPROXIMATE = 1e-4
 FLOATS = (torch.float32, torch.float64)
 BROKEN: dict[str, str] = {}  # named mistakes that could not be computed: the tests look whether there are any
 
@@ -25,7 +25,7 @@ def require_equal(
     atol: float = APPROXIMATE,
     is_tensor: bool = False,
 ) -> str:
-    """'exact' or 'approximate (largest difference …)'; CheckFailed if `got` is not `want` within `atol`.
+    """'exact' or 'to within 0.0001', in words that are the same on every machine; CheckFailed if `got` is not `want`.
 
     got: a tensor, an array, a number, or lists of them. what: what it should equal, in words. axes: names of the axes
     ("layer head"), used to say where the first difference is. mistakes: message → a function that computes what that
@@ -50,7 +50,7 @@ def require_equal(
     difference[torch.isnan(got.double()) != torch.isnan(want.double())] = torch.inf
     largest = difference.max().item() if difference.numel() else 0.0
     if largest <= atol:
-        return "exact" if largest <= EXACT else f"largest difference {largest:.0e}"
+        return f"to within {atol:g}" if want.dtype.is_floating_point and atol else "exact"
     wrong = difference > atol
     where = _first(wrong, names)
     raise CheckFailed(
