@@ -1,13 +1,16 @@
 # %% [markdown]
 # # 00 · Hooks and caches
 #
-# Thirty minutes. A language model turns tokens into logits; everything in between is numbers that you can read and
-# change while it runs. This chapter shows both, on a real model.
+# Forty-five minutes. A language model turns tokens into scores for the next token. Everything in between is numbers, and you can read and
+# change all of them while the model runs. This chapter shows you both on a real model, after a five-minute tour of what is inside.
 #
 # You will be able to
+# - draw a transformer: the residual stream, and the heads and MLPs that read from it and write to it;
 # - say what the model really receives: tokens, with one in front that you did not type;
 # - read any activation with `run_with_cache`, and know its name and its axes;
 # - change any activation with `run_with_hooks`, and measure what that does.
+#
+# If you have used TransformerLens before, skip section 1 and go straight to the exercises.
 
 # %% [markdown] tags=["model"]
 # **The model.** `load_model()` prints which model you have. Every figure of the course was computed on SmolLM2-135M-Instruct, a
@@ -75,6 +78,7 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 
 from tests.checks import check_attention_to_first_token, check_logits_without_head, check_zero_head
+from tests.checks.predicting import score_predictions
 from utils import plots
 from utils.models import load_model
 from utils.reference import compare
@@ -87,7 +91,50 @@ from utils.reference import compare
 model = load_model()
 
 # %% [markdown]
-# ## 1 · What does the model read?
+# ## 1 · A transformer in five minutes
+#
+# A language model reads a text and gives a score to every possible next piece of text. Follow one text, "When John and Mary went to the
+# shops, John gave the bag to", through the model:
+#
+# - The text is cut into **tokens**, usually a word or a part of one. Each token is an integer.
+# - Each token becomes a vector, its **embedding**, with 576 numbers in SmolLM2-135M and 768 in gpt2-small. This vector starts the
+#   **residual stream** of its position.
+# - The model has several **layers**: 30 in SmolLM2-135M, 12 in gpt2-small. Each layer consists of two parts, **attention** and an **MLP**
+#   (multi-layer perceptron). Each part reads the residual stream and *adds* its output to it. Nothing is ever erased.
+# - After the last layer, the stream at the last position is normalized (the **final norm**) and multiplied by a matrix, the
+#   **unembedding**. That gives the **logits**, one score for every token of the vocabulary. **Softmax** turns scores into
+#   probabilities: it exponentiates them and divides by their sum.
+
+# %%
+plots.residual_stream_drawing()
+
+# %% [markdown]
+# **How to read it.** Time goes upward. Each gray line is the stream of one position, and the colored boxes read from it and write to it. The drawing shows
+# the boxes for the last position only; every other position has the same boxes, with the same weights.
+#
+# Look at which arrows go sideways. Only attention reads other positions, and it can read only what stands at or before its own. An MLP sees one
+# position. So whenever something known at one word is used at another, attention has carried it there. This fact makes models easier to
+# take apart, and most of this course rests on it.
+#
+# The attention of a layer consists of several **heads** that work side by side: 9 in SmolLM2-135M, 12 in gpt2-small. Here is one of them, at the
+# position of " to":
+
+# %%
+plots.head_drawing()
+
+# %% [markdown]
+# **How to read it.** Follow the three numbered steps.
+#
+# 1. The head asks. From the stream at its own position it computes a **query**, a short vector that says what it is looking for.
+# 2. The others answer. Every position so far offers a **key**. The dot product of query and key is a score, and softmax turns the scores
+#    into weights that add up to 1. These weights are the head's attention **pattern**.
+# 3. Something is passed on. Every position also offers a **value**. The head takes the average of the values with these weights. This average
+#    is called **z**, and the head's output matrix $W_O$ turns it into the vector that the head adds to the stream.
+#
+# Keep the two questions apart, because the whole course will: *where* a head reads from is decided by queries and keys, and *what* it passes on is decided by values
+# and $W_O$. Every head has matrices of its own for all four.
+#
+# ## 2 · What does the model read?
 #
 # *What do you expect?* How many tokens is `"When John and Mary went to the shops"`: fewer than its words, as many, or more?
 # <details><summary>Our guess</summary>
@@ -102,8 +149,9 @@ print(tokens.shape)
 print(model.to_str_tokens(prompt))
 
 # %% [markdown]
-# - A **token** is an integer that stands for a piece of text. Most tokens of words in mid-sentence begin with a space:
-#   `" Mary"` and `"Mary"` are two different tokens. If a result looks wrong, check for a forgotten space first.
+# - The shape is `[1, 15]`: one text (the **batch** axis), fifteen tokens.
+# - Most tokens of words in mid-sentence begin with a space: `" Mary"` and `"Mary"` are two different tokens. If a result looks
+#   wrong, check for a forgotten space first.
 # - The first token is **BOS** (beginning of sequence; its spelling differs between models). The course always keeps it,
 #   because many heads of trained models pay much of their attention to position 0. Exercise 0.1 measures how much.
 # - Positions count from 0, so the last word, `" to"`, stands at `tokens.shape[1] - 1`. We call that position **END**: its
@@ -116,18 +164,27 @@ for probability, token in zip(probabilities, candidates, strict=True):
     print(f"{probability:6.3f}  {model.to_string(token)!r}")
 
 # %% [markdown]
-# ## 2 · What happens inside?
+# The model gets it right: the bag goes to Mary. The next chapters ask how. First you need a way to look inside.
 #
-# `run_with_cache` runs the model and keeps every activation on the way. `cache["pattern", 5]` is short for
-# `cache["blocks.5.attn.hook_pattern"]`; `list(cache.keys())` shows all the names. The ones you will use most:
+# ## 3 · What happens inside?
+#
+# TransformerLens, the library of this course, gives you two tools. `run_with_cache` runs the model and copies every **activation**, that is
+# every intermediate result, into a dictionary. `run_with_hooks` hands one activation to a function of yours, and goes on with whatever that function returns.
+
+# %%
+plots.hooks_drawing()
+
+# %% [markdown]
+# The copies have names. `cache["pattern", 5]` is short for
+# `cache["blocks.5.attn.hook_pattern"]`, and `list(cache.keys())` shows all the names. The ones you will use most:
 #
 # | short name | shape | what it is |
 # |---|---|---|
 # | `resid_pre` | `[batch, position, d_model]` | the residual stream as it enters a layer |
-# | `q`, `k`, `v` | `[batch, position, head, d_head]` | queries, keys, values (SmolLM2 shares keys and values between heads) |
+# | `q`, `k`, `v` | `[batch, position, head, d_head]` | queries, keys, values |
 # | `pattern` | `[batch, head, query, key]` | attention: how much position *query* reads from position *key*; rows add up to 1 |
 # | `z` | `[batch, position, head, d_head]` | what each head has read, before it is written back |
-# | `attn_out`, `mlp_out` | `[batch, position, d_model]` | what a layer adds to the residual stream |
+# | `attn_out`, `mlp_out` | `[batch, position, d_model]` | what a layer's attention (all heads together) and MLP add to the residual stream |
 
 # %%
 logits, cache = model.run_with_cache(tokens)
@@ -135,7 +192,10 @@ for name in ("resid_pre", "q", "k", "pattern", "z", "mlp_out"):
     print(f"{name:10} {tuple(cache[name, 0].shape)}")
 
 # %% [markdown]
-# Here are the attention patterns of one layer, a small square per head. Rows are queries (who reads), columns are keys (who
+# Compare `q` with `k`. In SmolLM2 there are nine queries and only three keys: three heads share one key and one value. This is called
+# **grouped-query attention**, and it saves memory. In gpt2-small every head has its own.
+#
+# Here are the attention patterns of one layer, a small square for each head. Rows are queries (who reads), columns are keys (who
 # is read). Click a square to enlarge it.
 
 # %%
@@ -148,28 +208,48 @@ plots.attention_of_heads(
     title=f"Attention in layer {layer}: rows read from columns",
 )
 
-
 # %% [markdown]
 # **How to read it.** The upper right is empty, because a position cannot read from later ones (the *causal mask*). Look
-# at the first column: in most heads it is the darkest. A head that has nothing to do still has to spend its attention
-# somewhere, because softmax makes every row add up to 1, and BOS is where it goes.
+# at the first column: in most heads it is the darkest. A head that finds nothing to do still has to spend its attention
+# somewhere, because softmax makes every row add up to 1. Trained models learn to spend it on the first position, which [Xiao et al. (2023)](https://arxiv.org/abs/2309.17453) call an *attention sink*.
 #
 # **What it does not show.** A dark cell says where a head reads *from*. It does not say *what* it reads, nor whether
 # anything later uses it. The rest of the course is about those two questions.
 #
-# How general is the dark first column? Measure it.
+# ### Predict before you look
 #
+# How general is the dark first column? Guess the share of the model's heads, over all layers, that pay more than half of their attention to position 0.
+# Choose `"under a quarter"`, `"a quarter to a half"`, `"half to three quarters"` or `"over three quarters"`, and write it down. The cell after the exercise scores your guess.
+
+# %%
+prediction = {"heads that rest on position 0": None}
+
+# %% tags=["solution"]
+prediction = {"heads that rest on position 0": "under a quarter"}  # what we guessed
+
+
+# %% [markdown]
 # ### Exercise 0.1 · Attention to the first token
 #
 # > Difficulty: ●●○○○  Importance: ●●●○○  10 minutes
 #
-# For every layer and head, average the attention paid to position 0, over all prompts in the batch and over all queries but
+# For every layer and head, average the attention paid to position 0, over all prompts in the batch and over all queries except
 # the first (BOS can read only itself, so its row says nothing). Return a tensor `[layer, head]`.
 #
-# <details><summary>Hint</summary>
+# The signature below says `-> Float[Tensor, "layer head"]`. Read it as: a tensor of floats with two axes, which we call `layer` and `head`. These annotations come from
+# the library *jaxtyping*. Python does not check them, but they tell you the shape that is wanted, and every function of this course has them.
 #
-# `cache["pattern", layer]` is `[batch, head, query, key]`. Slice queries from 1 on and key 0, average over batch and
-# query, and `torch.stack` the layers. `cache.model.cfg.n_layers` is the number of layers.
+# <details><summary>Hint 1 · a question</summary>
+#
+# Which axis of `cache["pattern", layer]` says who reads, and which says who is read?
+# </details>
+# <details><summary>Hint 2 · shapes</summary>
+#
+# A pattern is `[batch, head, query, key]`. `torch.stack` of one for each layer is `[layer, batch, head, query, key]`. `cache.model.cfg.n_layers` is the number of layers.
+# </details>
+# <details><summary>Hint 3 · the line that people miss</summary>
+#
+# Slice *queries* from 1 on, and take *key* 0: `patterns[..., 1:, 0]`. Then two axes are left to average over.
 # </details>
 
 # %%
@@ -192,40 +272,49 @@ to_first = attention_to_first_token(cache)
 plots.heads(to_first, "Attention to the first token, by head", unit="attention", sequential=True)
 
 # %%
+above_half = (to_first > 0.5).float().mean()
+measured = ["under a quarter", "a quarter to a half", "half to three quarters", "over three quarters"][min(3, int(4 * above_half))]
+score_predictions(prediction, {"heads that rest on position 0": measured})
 compare("hooks.attention_to_first_token", to_first.mean(), model)
-compare("hooks.share_of_heads_above_half", (to_first > 0.5).float().mean(), model)
+compare("hooks.share_of_heads_above_half", above_half, model)
 
 
 # %% [markdown]
-# **How to read it.** One cell per head; a dark one rests on BOS most of the time. The first layers are pale: heads there
-# still look at neighbours and at equal tokens. Pale cells in dark layers are heads that found something in this sentence. Keep two or
-# three of them in mind, by name: `L9H6` means layer 9, head 6.
+# **How to read it.** There is one cell for each head, and a dark head rests on BOS most of the time. A head has a name, `L9H6` for layer 9, head 6, and you will meet some of them again and again.
 #
-# **Try.** Change `prompt` to something with no names in it. Which heads go dark?
+# *What do you see?* Which layers are pale? And what might a pale head in a dark layer be doing?
+# <details><summary>What we see, for SmolLM2</summary>
 #
-# ## 3 · What if a head were missing?
+# On average a head spends .54 of its attention on BOS, and 59 % of all heads spend more than half. The first layers are the palest. Heads there look at the word before and at equal words, which needs no knowledge of the text. A pale head in a later, darker layer has found something in this sentence.
+# </details>
 #
-# Reading is not enough: to know whether a part matters, change it and see. A **hook** is a function that the model calls
-# in the middle of its run with an activation, and whose return value is used in its place:
+# **Try.** Change `prompt` to `"2 4 6 8 10 12 14"`. Which heads become darker, and which become paler?
+# <details><summary>What you should find, on SmolLM2</summary>
+#
+# The mean falls from .54 to .47. L13H8 (+.41) and L14H8 (+.36) now rest on BOS, and L25H8 (−.56) and L28H8 (−.54) have found something to do. So "this head rests" is a statement about a head *and* a text.
+# </details>
+#
+# ## 4 · What if a head were missing?
+#
+# Reading is not enough. To know whether a part matters, change it and see what happens. You do that with a **hook**, a function that the model calls
+# in the middle of its run. It receives an activation, and whatever it returns is used in its place:
 #
 # ```python
 # def hook_function(activation, hook):
 #     return changed_activation
 # ```
 #
-# Setting an activation to zero is the crudest change there is (an *ablation*). It is a good first tool and a poor last
-# one: zero is not what a later layer expects from a head that has "nothing to say". Chapter 04 returns to that.
+# The second argument, `hook`, is a small object that knows the activation's full name (`hook.name`). TransformerLens always passes it, so your function has to accept it.
 #
-# ### Exercise 0.2 · Zero one head
+# The crudest change is to set an activation to zero. Replacing an activation by something without information is called an **ablation**. Zero is a good first choice and a poor last
+# one, because later layers have never met a head that writes exactly nothing. Chapter 04 has better ones.
 #
-# > Difficulty: ●○○○○  Importance: ●●●●○  5 minutes
+# ### Exercise 0.2 · Remove a head
 #
-# Return `z` with one head set to zero. Work on a copy: a hook that writes into its input also changes what others see.
+# > Difficulty: ●●○○○  Importance: ●●●●●  15 minutes
 #
-# <details><summary>Hint</summary>
-#
-# The axes are `[batch, position, head, d_head]`. `z.clone()` copies.
-# </details>
+# Write two functions. `zero_head` is the hook function: it returns `z` with one head set to zero. Work on a copy, because a hook that writes into its input
+# also changes what others see.
 
 # %%
 def zero_head(
@@ -243,18 +332,20 @@ def zero_head(
 check_zero_head(zero_head)
 
 # %% [markdown]
-# ### Exercise 0.3 · Logits without a head
+# `logits_without_head` runs the model with that hook and returns the logits. Use
+# `model.run_with_hooks(tokens, fwd_hooks=[(name, function)])`, which takes its hooks away when it is done. A hook that you add with `model.add_hook` stays, and silently
+# changes every run after it. This is the most common way to get wrong results without an error.
 #
-# > Difficulty: ●●○○○  Importance: ●●●●●  10 minutes
+# Your hook function has three arguments, and TransformerLens passes two. `functools.partial(zero_head, head_index=3)` makes a new function in which the third argument is
+# filled in.
 #
-# Run the model with one head's `z` set to zero and return its logits. Use `model.run_with_hooks(tokens, fwd_hooks=[(name,
-# function)])`: it takes its hooks away when it is done. A hook added with `model.add_hook` stays, and silently
-# changes every run after it.
+# <details><summary>Hint 1 · a question</summary>
 #
-# <details><summary>Hint</summary>
+# Which activation has an axis for heads, and comes before the heads' outputs are added up?
+# </details>
+# <details><summary>Hint 2 · the tools</summary>
 #
-# `utilities.get_act_name("z", layer)` gives the full name. `functools.partial(zero_head, head_index=3)` is a hook function
-# with the head filled in.
+# `utilities.get_act_name("z", layer)` gives the full name of the activation.
 # </details>
 
 # %%
@@ -275,8 +366,9 @@ def logits_without_head(
 check_logits_without_head(logits_without_head)
 
 # %% [markdown]
-# Now the experiment. The prompt asks for `" Mary"` and against `" John"`. Remove the heads of one layer, one at a time: which
-# of them was holding up the difference between the two names?
+# Now the experiment. The prompt asks for `" Mary"` and against `" John"`. Remove the heads of one layer, one at a time. How does the
+# difference between the two names' logits change? We take a layer at about three quarters of the depth, layer 23 of SmolLM2 and layer 9 of gpt2-small,
+# because chapter 02 will find it to be the one that writes the answer.
 
 # %%
 mary, john = model.to_single_token(" Mary"), model.to_single_token(" John")
@@ -286,7 +378,7 @@ def mary_over_john(logits: Float[Tensor, "batch position d_vocab"]) -> float:
     return (logits[0, -1, mary] - logits[0, -1, john]).item()
 
 
-layer = int(0.78 * model.cfg.n_layers)  # layer 9 of gpt2-small, layer 23 of SmolLM2
+layer = int(0.78 * model.cfg.n_layers)  # 23 of 30 layers, 9 of 12
 whole = mary_over_john(logits)
 drops = [mary_over_john(logits_without_head(model, tokens, layer, head)) - whole for head in range(model.cfg.n_heads)]
 plots.bar(
@@ -304,14 +396,49 @@ compare("hooks.most_needed_head", f"L{layer}H{min(range(len(drops)), key=drops._
 # **How to read it.** A bar below zero is a head whose absence makes the model less sure of Mary. With a bar above zero, the model is
 # surer of Mary when the head is gone. Most bars are near zero.
 #
-# It is tempting to say that a head with a positive bar argues for John. That does not follow. When a head is removed, every later head and MLP reads
-# something else, and the bar mixes the head's own contribution with all of these reactions. On SmolLM2 the tallest positive bar
-# belongs to L23H0, and chapter 02 will show that L23H0 itself writes *for* Mary. Chapter 04 takes the two apart.
+# ### Interpret: what does a bar above zero mean?
 #
-# **What it does not show.** A head can matter and yet show nothing here, if another head does its work when it is gone.
-# That happens, and chapter 04 measures it.
+# An earlier draft of this chapter said: *"A head with a bar above zero argues for John."* The sentence is tempting, and it does not follow. When a head is removed, every later head and MLP reads
+# something else, and the bar mixes what the head itself wrote with all of these reactions. Take the head with the tallest bar. Which of these is true of it?
 #
-# **Try.** Change `layer`. In which layers does no single head matter?
+# - **a** It writes for John, and the bar is about as large as what it wrote.
+# - **b** It writes for Mary, and what others do in its absence outweighs this.
+# - **c** It writes next to nothing about the two names. The bar is what others do in its absence.
+#
+# Which experiment would tell them apart? Choose first; the next cell then computes what the head itself adds to the difference of the two logits. (Chapter 02 explains
+# that line. It multiplies the head's output by the difference of two columns of the unembedding.)
+
+# %%
+choice = {"the tallest bar": None}
+
+# %% tags=["solution"]
+choice = {"the tallest bar": "b"}  # what we guessed
+
+# %%
+tallest = max(range(len(drops)), key=drops.__getitem__)
+written = cache["z", layer][0, -1, tallest] @ model.W_O[layer, tallest]  # [d_model]
+own = written @ (model.W_U[:, mary] - model.W_U[:, john]) / cache["ln_final.hook_scale"][0, -1]
+decided = "a" if own < -drops[tallest] / 2 else "b" if own > drops[tallest] / 2 else "c"
+score_predictions(choice, {"the tallest bar": decided})
+compare("hooks.tallest_bar", drops[tallest], model)
+compare("hooks.tallest_bar_own_writing", own.item(), model)
+compare("hooks.tallest_bar_decided", decided, model)
+
+# %% [markdown]
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# **c.** The tallest bar belongs to L23H0. Without it the difference grows by .52, but on this prompt the head itself writes only −.07. Nearly the whole bar is the reaction of later parts. Over eight prompts, chapter 02 finds that L23H0 even writes *for* the right name, and chapter 04 finds out who reacts.
+# </details>
+#
+# **What the bars do not show.** A head can matter and yet have no bar, if another head does its work when it is gone.
+# Chapter 04 measures this, too.
+#
+# **Try.** Change `layer`. In which layers does no single head matter, and where is the largest bar of all?
+# <details><summary>What you should find, on SmolLM2</summary>
+#
+# In layer 0, in layers 3 to 14 and in layers 25 to 28 no head changes the difference by more than half a logit. The largest changes come from layer 1: without L1H5 the difference falls by 3.2, without L1H3 by 2.6. Then come L20H0 (−2.3) and L23H3 (−2.2). In the last layer two heads have opposite effects, L29H0 (+1.7) and L29H1 (−1.5). You will meet all of these but the first two again. The heads of layer 1 are needed for reading any text
+# at all, so removing them breaks much more than this task; chapter 04 comes back to that.
+# </details>
 #
 # ## Recap
 #
@@ -322,11 +449,15 @@ compare("hooks.most_needed_head", f"L{layer}H{min(range(len(drops)), key=drops._
 # | `cache["pattern", layer]` | an activation by its short name |
 # | `model.run_with_hooks(tokens, fwd_hooks=[(name, function)])` | logits of a run that your function changes |
 # | `utilities.get_act_name("z", layer)` | an activation's full name |
+# | `functools.partial(function, argument=…)` | a function with an argument filled in |
 #
 # **Glossary.** *Ablation*: replacing an activation by something without information, such as zero. *Activation*: any number
 # the model computes on the way. *BOS*: the token put at position 0. *Cache*: all activations of one run. *Causal mask*: no
-# position reads from later ones. *END*: the last position. *Head*: one of several attention mechanisms in a layer; `L9H6`.
-# *Hook*: a function called in the middle of a run. *Logits*: one score per possible next token, before softmax. *Residual
-# stream*: the running sum of everything the layers have written at one position. *Token*: a piece of text as an integer.
+# position reads from later ones. *Embedding*: the vector that a token starts with. *END*: the last position. *Grouped-query attention*: several heads share one key and one value. *Head*: one of several attention mechanisms in a layer; `L9H6`.
+# *Hook*: a function called in the middle of a run. *Key, query, value*: what a position offers, what a head asks for, what is passed on. *Layer*: one attention and one MLP. *Logits*: one score for every possible next token, before softmax. *MLP*: the part of a layer that sees one position only. *Pattern*: a head's attention weights. *Residual
+# stream*: the running sum of everything the layers have written at one position. *Token*: a piece of text as an integer. *Unembedding*: the matrix that turns the final residual stream into logits. *z*: the values that a head has read, averaged with its pattern.
+#
+# **Read next.** [Elhage et al. 2021](https://transformer-circuits.pub/2021/framework/index.html), "A Mathematical Framework for Transformer Circuits", introduces the residual stream and the two halves of a head. [Vaswani et al. 2017](https://arxiv.org/abs/1706.03762), "Attention Is All You Need", is where
+# the architecture comes from.
 #
 # **Next:** [01 · The IOI task](01_ioi_task.ipynb) turns "Mary, not John" into a number worth explaining.

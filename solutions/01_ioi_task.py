@@ -1,14 +1,16 @@
 # %% [markdown]
 # # 01 · The IOI task
 #
-# Forty-five minutes. Before you can explain how a model does something, you need something it really does, prompts that
+# One hour. Before you can explain how a model does something, you need three things: something it really does, prompts that
 # isolate it, and one number that says how well it is done. This chapter builds all three for *indirect object
-# identification* (IOI), the task of Wang et al. 2022, "Interpretability in the Wild".
+# identification* (IOI), the task of [Wang et al. (2022)](https://arxiv.org/abs/2211.00593). It ends with an experiment that already rules out one explanation.
 #
 # You will be able to
 # - say why the prompts of an experiment must match in length, and their answers be single tokens;
 # - build the eight prompts that the next chapters take apart;
-# - measure the model with the *logit difference*, and say why not with a probability.
+# - measure the model with the *logit difference*, and say why not with a probability;
+# - say how far a result holds, with an interval over sentences that you did not choose by hand;
+# - turn a guess about a mechanism into an experiment that could refute it.
 
 # %% [markdown] tags=["model"]
 # **The model.** `load_model()` prints which model you have. Every figure of the course was computed on SmolLM2-135M-Instruct, a
@@ -75,9 +77,12 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from tests.checks import check_answer_token_ids, check_build_prompts, check_logit_diff, check_logprob_diff
+from tests.checks.predicting import score_predictions
 from utils import attribution, ioi, plots
+from utils.inference import end_logits
 from utils.models import load_model
 from utils.reference import compare
+from utils.stats import bootstrap_interval
 
 # %% tags=["nbval-ignore-output"]
 model = load_model()
@@ -87,13 +92,17 @@ model = load_model()
 #
 # > After John and Mary went to the store, John gave a bottle of milk to …
 #
-# You said "Mary" to yourself. Nothing in the grammar forbids "John", and "John" is the name you read most recently; you
-# chose the person who was *not* doing the giving. In the terms of the paper: Mary is the **indirect object** (IO), and
+# You said "Mary" to yourself. Nothing in the grammar forbids "John", and "John" is the name you read most recently. You
+# chose the person who was *not* doing the giving. In the terms of the paper, Mary is the **indirect object** (IO), and
 # John is the **subject**, mentioned twice: **S1** and **S2**.
+#
+# Why this task? It is small enough to understand completely, and it is not trivial: the model has to find out *which* of two names to say, and
+# the answer is nowhere but in this sentence. It cannot have been memorized. It is also one of the few tasks for which somebody has published a whole
+# circuit, so you can compare.
 #
 # *What do you expect?* At what rank among all the tokens of the vocabulary does the model put `" Mary"`?
 # <details><summary>Our guess</summary>
-# First, or nearly. This pattern is common in text, and both models have seen a great deal of text.
+# First, or nearly. This pattern is common in text, and the model has seen a great deal of text.
 # </details>
 
 # %%
@@ -117,23 +126,24 @@ compare("test_prompt.probability", at_end.softmax(-1)[mary], model)
 compare("test_prompt.top_tokens", top["token"].tolist(), model)
 
 # %% [markdown]
-# **How to read it.** The column *logit* is the raw score; *probability* is its softmax over the whole vocabulary. `" Mary"`
-# should be on top by a wide margin, and `" John"` somewhere below.
+# **How to read it.** The column *logit* is the raw score, and *probability* is its softmax over the whole vocabulary. The rank counts the tokens that
+# are ahead, so 0 is the best rank. (`transformer_lens.utilities.test_prompt(prompt, answer, model)` prints such a table in one call, for prompts of your own.)
 #
-# **What it does not show.** One prompt may be luck, or memory. You need several, built so that luck points the other way
-# half of the time.
+# This is how most work on a model begins: a short loop of guessing, trying one prompt, and looking. Keep the loop short, and write down what you expected.
+#
+# **What it does not show.** One prompt may be luck. You need several, built so that luck points the other way half of the time.
 #
 # ## 2 · Which prompts?
 #
-# Two demands, and both have to do with what comes later.
+# There are two demands, and both have to do with what comes later.
 #
-# **Equal length.** Chapter 03 moves activations from one prompt to another at the same position. That means something only
+# **Equal length.** Chapter 03 moves activations from one prompt to another at the same position. That makes sense only
 # if position 10 is the second mention of the subject in both. So all prompts need the same number of tokens, and names
-# must be single tokens.
+# must be single tokens. (Where lengths differ, prompts are *padded* with a token that the model is told to ignore. This is easy to get wrong, and chapter 07 shows what happens then.)
 #
 # **Mirrored pairs.** If every answer were `" Mary"`, a model that simply likes Mary would look clever. So each template
 # is used twice, with the roles of its two names exchanged: the same words, the same names in the first clause, and only
-# the slot for the second mention differs. What the pair shares cannot explain why the answers differ.
+# the second mention differs. What the two prompts share cannot explain why their answers differ.
 #
 # Which names would do? Those that are one token *with* their leading space:
 
@@ -141,21 +151,28 @@ compare("test_prompt.top_tokens", top["token"].tolist(), model)
 names = ioi.single_token_names(model)
 print(f"{len(names)} of {len(ioi.NAME_POOL)}:", ", ".join(names))
 print("not:", ", ".join(name for name in ioi.NAME_POOL if name not in names))
-for name in (" Mary", "Mary", " Siobhan"):
+for name in (" Mary", "Mary", " mary", " Siobhan"):
     print(f"{name!r:12} {model.to_str_tokens(name, prepend_bos=False)}")
 
 
 # %% [markdown]
+# **How to read it.** A frequent name with its space and its capital letter is one token. Without the space it is another token, and in lower case it may fall into pieces, as rare names do. The pieces are called *subwords*. To find a word in a prompt, ask the
+# model instead of counting words: `model.get_token_position(" Mary", prompt)`.
+#
 # ### Exercise 1.1 · Build the prompts
 #
 # > Difficulty: ●●○○○  Importance: ●●●○○  10 minutes
 #
 # Every template has one slot, `{S}`, for the subject's second mention, and comes with a pair of names. Make two prompts of each:
-# prompt `2i` fills the slot with `names[i][1]`, so its correct answer is `names[i][0]`; prompt `2i + 1` the other way round.
+# prompt `2i` fills the slot with `names[i][1]`, so its correct answer is `names[i][0]`; prompt `2i + 1` is the other way round.
 # Return the list of prompts and the list of `(correct, incorrect)` answers, both in this order. (It is the order in which the
 # figures for gpt2-small were published, in TransformerLens' Exploratory Analysis Demo, from which the templates come.)
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · a question</summary>
+#
+# Which name goes into the slot: the one that is the answer, or the other one?
+# </details>
+# <details><summary>Hint 2 · the tool</summary>
 #
 # The names already carry their leading space and the template has none before the slot: `template.replace("{S}", name)`.
 # </details>
@@ -184,7 +201,7 @@ prompts, answers = build_prompts(list(ioi.TEMPLATES), list(ioi.NAMES))
 pd.DataFrame({"prompt": prompts, "correct": [a[0] for a in answers], "incorrect": [a[1] for a in answers]})
 
 # %% [markdown]
-# Are they aligned? The rows below are the tokens of two neighbours. They must differ in exactly one place.
+# Are they aligned? The rows below are the tokens of two neighbors. They must differ in exactly one place.
 
 # %%
 tokens = model.to_tokens(prompts)
@@ -195,9 +212,7 @@ for position, (a, b) in enumerate(zip(one, other, strict=True)):
 
 
 # %% [markdown]
-# The position that differs is **S2**. Remember its number; most of chapter 03 happens there and at **END**, the last one.
-#
-# ## 3 · What exactly is the answer?
+# The position that differs is **S2**. Remember its number, because most of chapter 03 happens there and at **END**, the last position.
 #
 # ### Exercise 1.2 · The ids of the answers
 #
@@ -206,9 +221,13 @@ for position, (a, b) in enumerate(zip(one, other, strict=True)):
 # Return an integer tensor `[prompt, 2]` with the token ids of the correct and the incorrect answer. An answer of more than one token
 # must raise an error: its first piece would be read as if it were the whole name.
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · a question</summary>
 #
-# `model.to_single_token(" Mary")` returns one id, and refuses anything else.
+# What does `model.to_tokens(" Mary")` put in front?
+# </details>
+# <details><summary>Hint 2 · the tool</summary>
+#
+# `model.to_single_token(name)` returns one id, and refuses anything else.
 # </details>
 
 # %%
@@ -224,27 +243,31 @@ check_answer_token_ids(answer_token_ids)
 
 
 # %% [markdown]
-# ## 4 · One number for how well it is done
+# ## 3 · One number for how well it is done
 #
 # The **logit difference** is the logit of the correct answer minus the logit of the incorrect one, at END. Why this and not the
 # probability, or the log-probability, of the correct answer?
 #
 # - **It asks the question you have.** The model must first see that a *name* comes next, then *which*. A probability mixes the two:
 #   it falls when the model thinks of `" the"` instead, which has nothing to do with IOI. Both names share whatever says "a name",
-#   and in the difference it cancels.
+#   and in the difference this cancels.
 # - **It is linear** in the last residual stream, up to one scale (chapter 02). A probability is not, so its parts do not add up.
 # - **It loses nothing** about the choice between the two: it *is* the difference of their log-probabilities. You will check that.
 #
-# ### Exercise 1.3 · The logit difference
+# ### Exercise 1.3 · The logit difference, twice
 #
-# > Difficulty: ●●○○○  Importance: ●●●●●  10 minutes
+# > Difficulty: ●●○○○  Importance: ●●●●●  15 minutes
 #
-# Return correct minus incorrect at the last position: one value per prompt, `[batch]`, if `per_prompt`, otherwise their mean as a
-# 0-d tensor (not a Python float: chapter 10 needs its gradient).
+# First write `logit_diff`: correct minus incorrect at the last position. Return one value per prompt, `[batch]`, if `per_prompt`, otherwise their mean as a
+# tensor without axes. (Do not make it a Python float, because chapter 10 needs its gradient.)
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · a question</summary>
 #
-# `logits[:, -1].gather(-1, answer_tokens)` is `[batch, 2]`.
+# Every prompt needs two of the 49,152 logits at its last position. Which two differs from prompt to prompt. Which indexing operation takes a list of columns for every row?
+# </details>
+# <details><summary>Hint 2 · shapes</summary>
+#
+# `logits[:, -1]` is `[batch, d_vocab]` and `answer_tokens` is `[batch, 2]`. `a.gather(-1, index)` picks, in every row, the columns that the row of `index` names.
 # </details>
 
 # %%
@@ -263,11 +286,7 @@ check_logit_diff(logit_diff)
 
 
 # %% [markdown]
-# ### Exercise 1.4 · The same in log-probabilities
-#
-# > Difficulty: ●○○○○  Importance: ●●○○○  5 minutes
-#
-# Return the difference of the two answers' *log-probabilities*, per prompt. Before you run it: will it be larger or
+# Then write `logprob_diff`, the difference of the two answers' *log-probabilities*, per prompt. Before you run it: will it be larger or
 # smaller than the logit difference?
 #
 # <details><summary>Our prediction</summary>
@@ -291,8 +310,8 @@ def logprob_diff(
 check_logprob_diff(logprob_diff)
 
 # %% [markdown]
-# Now the measurement. The **corrupted** batch is the same batch with neighbours exchanged: each prompt is scored with its own
-# answers, but reads its neighbour's text, in which S2 is the other name.
+# Now the measurement. The **corrupted** batch is the same batch with neighbors exchanged: each prompt is scored with its own
+# answers, but reads its neighbor's text, in which S2 is the other name.
 
 # %%
 answer_tokens = answer_token_ids(model, answers)
@@ -317,16 +336,64 @@ compare("ioi.logit_diff.mean_corrupted", logit_diff(corrupted, answer_tokens), m
 compare("ioi.accuracy", (by_prompt > 0).float().mean(), model)
 
 # %% [markdown]
-# **How to read it.** Each bar is one prompt; above zero the model prefers the right name. A difference of *d* means that the right
+# **How to read it.** Each bar is one prompt, and above zero the model prefers the right name. A difference of *d* means that the right
 # name is exp(*d*) times as probable as the wrong one: 3 is twenty to one. Exchanging one token, S2, turns every bar over. That is
-# no accident: with mirrored pairs, the corrupted value of a prompt is minus the clean value of its neighbour.
+# no accident: with mirrored pairs, the corrupted value of a prompt is minus the clean value of its neighbor.
 #
-# Look at a pair of neighbours. If their clean bars differ in height, the model has a second preference: for one of the two names, or for the
-# name in one of the two places. These prompts cannot tell which, because each name keeps its place in both prompts of a pair. Either way,
-# the preference cancels in the average over the pair, and what is left is IOI alone.
+# *What do you see?* Which two neighbors differ most, and does the model get all eight right?
+# <details><summary>What we see, for SmolLM2</summary>
 #
-# **What it does not show.** How it is done, and whether it holds for other sentences. Eight prompts from four templates are a
-# microscope slide, not a survey.
+# All eight bars are above zero, and their mean is 4.72, so the right name is about a hundred times as probable as the wrong one. The last pair is extreme: 1.9 where the answer is Martin, and 10.1 where it is Amy.
+# </details>
+#
+# ### Interpret: why do neighbors differ?
+#
+# An earlier draft of this chapter said: *"If the bars of two neighbors differ in height, the model likes one of the two names better."* There is another explanation. In both prompts of a pair each name also keeps its *place* in the first clause, so the
+# model may like the name in one of the two places better. An experiment can separate the two: exchange the names in the first clause as well ("When **Mary** and **John** went …"), which changes the places and keeps the names. Which will be larger?
+#
+# - **a** In every pair, the preference for one of the names.
+# - **b** In every pair, the preference for one of the places.
+# - **c** It depends on the pair.
+
+# %%
+choice = {"what makes neighbors differ": None}
+
+# %% tags=["solution"]
+choice = {"what makes neighbors differ": "a"}  # what we guessed
+
+# %%
+first_of_pair = [ioi.TEMPLATES[i].index(one) < ioi.TEMPLATES[i].index(other) for i, (one, other) in enumerate(ioi.NAMES)]
+exchanged = [
+    template.replace(one, "{X}").replace(other, one).replace("{X}", other)
+    for template, (one, other) in zip(ioi.TEMPLATES, ioi.NAMES, strict=True)
+]
+swapped = ioi.ioi_pairs(model, exchanged, ioi.NAMES)
+by_swapped = logit_diff(model(swapped.clean_tokens), swapped.answer_tokens, per_prompt=True)
+(a, b), (c, d) = by_prompt.reshape(-1, 2).T, by_swapped.reshape(-1, 2).T  # each [pair]: one name is the answer, then the other
+sign = 2 * torch.tensor(first_of_pair).int() - 1
+preference = {"for the name that is listed first in NAMES": (a - b + c - d) / 4, "for the first place": sign * (a - b - c + d) / 4}
+plots.bar(
+    preference,
+    "What the model prefers besides the indirect object",
+    x="pair of names",
+    y="preference (logits)",
+    x_labels=[f"{one.strip()}, {other.strip()}" for one, other in ioi.NAMES],
+)
+
+# %%
+for_name, for_place = (values.abs() for values in preference.values())
+decided = "a" if (for_name > for_place).all() else "b" if (for_name < for_place).all() else "c"
+score_predictions(choice, {"what makes neighbors differ": decided})
+compare("ioi.preference.for_name", (a - b + c - d) / 4, model)
+compare("ioi.preference.for_first_place", sign * (a - b - c + d) / 4, model)
+
+# %% [markdown]
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# **c.** For John and Mary the name matters more (.60 against .12), for Dan and Sid the place (.71 against .28). For Martin and Amy both are large and point the same way in our prompts: the model prefers Amy by 1.8 logits and the second place by 2.3. That explains the extreme pair.
+# </details>
+#
+# Both preferences cancel in the average over a pair, because each name is the answer once. This is what mirrored pairs are for. It is also a warning: in a single prompt, whatever you find may be about the name.
 #
 # Is the difference really more telling than the probability? Compare them prompt by prompt:
 
@@ -343,27 +410,123 @@ plots.scatter(
 
 # %% [markdown]
 # **How to read it.** If the two measured the same thing, the points would lie on one rising curve. Find two prompts with nearly the same
-# logit difference and different probabilities: what differs between them is how much the model expects *a name* at all.
+# logit difference and different probabilities: they differ in how much the model expects *a name* at all.
 #
-# **Try.** Replace a template by one of your own (keep the slot, and check that all prompts stay equally long). Does the model still
-# prefer the indirect object? What does `ioi.ioi_pairs(model, [your_template], [(" Tom", " Mary")])` say if the lengths differ?
+# ## 4 · How far does this hold?
+#
+# Eight prompts from four hand-picked templates are enough to look closely, and too few to say "this model does IOI". The course has a second set for that question. `ioi.ioi_dataset(model, 96)` draws names, places and objects at random for
+# six sentence structures, with the answer in the first place and in the second place equally often. These prompts differ in length, and `end_logits(model, texts)` returns
+# the logits at each prompt's true last token, `[prompt, d_vocab]`.
+#
+# ### Predict before you look
+#
+# In how many of the 96 prompts does the model prefer the right name? Write down a number.
+
+# %%
+prediction = {"right in how many of 96": None}
+
+# %% tags=["solution"]
+prediction = {"right in how many of 96": 90}  # what we guessed
+
+# %%
+data = ioi.ioi_dataset(model, 96)
+abc = data.pairs("ABC")  # beside each prompt a twin with three different names, for section 5
+logits = end_logits(model, abc.clean_text, progress=False)  # [prompt, d_vocab]
+scores = logit_diff(logits[:, None], abc.answer_tokens, per_prompt=True)  # [prompt]
+structure = [prompt.structure for prompt in data.prompts]
+on_top = logits.argmax(-1) == abc.answer_tokens[:, 0]
+over_prompts, over_structures = bootstrap_interval(scores), bootstrap_interval(scores, structure)
+print(f"mean {scores.mean():.2f}; 95 % interval over prompts [{over_prompts[0]:.2f}, {over_prompts[1]:.2f}], "
+      f"over structures [{over_structures[0]:.2f}, {over_structures[1]:.2f}]")
+by_structure = [scores[[s == number for s in structure]].mean().item() for number in range(len(ioi.STRUCTURES))]
+pd.DataFrame({"structure": ioi.STRUCTURES, "mean logit difference": by_structure}).round(2).set_index("structure")
+
+# %%
+score_predictions(prediction, {"right in how many of 96": int((scores > 0).sum())})
+compare("ioi.dataset.mean", scores.mean(), model)
+compare("ioi.dataset.interval_over_prompts", torch.tensor(over_prompts), model)
+compare("ioi.dataset.interval_over_structures", torch.tensor(over_structures), model)
+compare("ioi.dataset.right", (scores > 0).sum(), model)
+compare("ioi.dataset.answer_is_the_top_token", on_top.sum(), model)
+compare("ioi.dataset.by_structure", torch.tensor(by_structure), model)
+
+# %% [markdown]
+# **How to read it.** An interval says in which range the mean would fall if the sample were drawn again. What is drawn again makes a difference. The first interval draws *prompts* again, and answers: what if the names had been others?
+# The second draws whole *structures* again, and answers: what if the sentences had been others? Prompts of one structure resemble each other, so the second interval is the wider one, and it is the honest one if you want to speak about sentences in general. With six structures it is still a rough guide.
+#
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# All 96 are right, and in 71 of them the right name is the most probable of all tokens. The mean is 3.42, [3.11, 3.74] over prompts and [2.93, 3.95] over structures. The structures lie between 2.6 and 4.5, all below the 4.72 of the eight published prompts. So the eight are easy ones.
+# </details>
 #
 # ## 5 · Before you look inside: how would *you* do it?
 #
 # Write down, in words, a procedure that a model could follow to get these right, given that each position can only read earlier ones
 # and attention moves information between positions. Then compare.
 #
-# <details><summary>Three candidate procedures</summary>
+# <details><summary>Four candidate procedures</summary>
 #
-# 1. *Count.* Collect all names so far; give each a vote; let duplicates vote against themselves.
-# 2. *Find the duplicate, then avoid it.* At S2, notice that this name stood here before. Tell END "not this one". At END, attend to
+# 1. *Avoid the repeated name.* At S2, notice that this name stood here before. Tell END "not this one". At END, attend to
 #    names, skip the marked one, and copy what is left.
-# 3. *Go by position.* "The name that came second", or "the one not at the place of the repeated one". Right on these templates
-#    for a reason that would fail on others.
+# 2. *Avoid the latest name.* At END, look at the name of whoever acts in the second clause, and lower it. Whether it was mentioned before does not matter.
+# 3. *Count.* Collect all names so far and give each a vote; let duplicates vote against themselves.
+# 4. *Go by position.* Work out at which of the first two places the repeated name stands, and copy from the other place.
+# </details>
 #
-# All three need a way to notice a repetition, a way to carry that from S2 to END, and a way to copy a name to the output.
-# Wang et al. 2022 found heads in gpt2-small for each of these jobs: duplicate-token and induction heads, S-inhibition heads, and name movers.
+# **What any procedure needs.** One layer cannot do it. END would have to ask "which name is repeated?", but the streams at the names' positions know in the first layer only which word stands there, and not that another position holds the same word. Someone has to find the
+# repetition first, and that takes a layer. So at least two steps follow each other: find the repetition, then use it. (The second procedure is an exception. It needs one step only.)
+#
+# **What success does not tell you.** On our prompts all four procedures give the right answer. A high logit difference cannot choose among them. You need a prompt on which they *disagree*.
+#
+# ### An experiment that separates them
+#
+# Take the first two procedures, and a prompt with three different names: "When John and Mary went to the shops, **Alice** gave the bag to". Nobody is repeated. The first procedure has nothing to avoid, so Alice should be as good as the others, or better, since she was mentioned last. The second procedure
+# should still lower Alice.
+#
+# *What do you expect?*
+
+# %%
+prediction = {"the third name, compared with the first two": None}  # "lower", "about equal" (within half a logit) or "higher"
+
+# %% tags=["solution"]
+prediction = {"the third name, compared with the first two": "about equal"}  # what we guessed
+
+# %%
+twins = end_logits(model, abc.corrupted_text, progress=False)  # [prompt, d_vocab]
+three = torch.tensor([[model.to_single_token(prompt.names[slot]) for slot in "xyz"] for prompt in data.prompts])
+first, second, third = twins.gather(-1, three).unbind(-1)  # the logits of the three names
+lead = (first + second) / 2 - third  # [prompt]
+measured = "lower" if lead.mean() > 0.5 else "higher" if lead.mean() < -0.5 else "about equal"
+score_predictions(prediction, {"the third name, compared with the first two": measured})
+low, high = bootstrap_interval(lead, structure)
+plots.intervals(
+    {"mean over 96 prompts": torch.stack([scores.mean(), lead.mean()])},
+    "Does the model avoid a name that is not repeated?",
+    x="logit difference, with a 95 % interval over structures",
+    labels={"mean over 96 prompts": ["IOI: right name minus repeated name", "three names: mean of two minus the third"]},
+    bounds={"mean over 96 prompts": ([over_structures[0], low], [over_structures[1], high])},
+)
+
+# %%
+compare("ioi.abc.lead_over_third", lead.mean(), model)
+compare("ioi.abc.interval_over_structures", torch.tensor([low, high]), model)
+compare("ioi.abc.share_of_prompts", (lead > 0).float().mean(), model)
+
+# %% [markdown]
+# *What do you see?* Which of the two procedures is refuted, and is the other one confirmed?
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# The third name stands 2.4 logits below the other two, [1.7, 3.2] over structures, and is lower in 93 % of the prompts. Nothing is repeated there. So "avoid the repeated name" cannot be the whole story: this model also avoids the name of whoever acts last, repeated or not. It is not refuted altogether, since with a repetition the difference is a logit larger (3.4).
+# Both may be at work, and chapters 03 to 06 find both: a head that lowers the latest name, and a chain of heads that finds the repetition.
+# </details>
+#
+# For gpt2-small, [Wang et al. (2022)](https://arxiv.org/abs/2211.00593) found heads for the first procedure: duplicate-token and induction heads, S-inhibition heads, and name movers.
 # Whether your model does it that way is what the next chapters let you find out.
+#
+# **Try.** Use a template of your own with another verb: `ioi.ioi_pairs(model, [your_template], [(" Tom", " Mary")])`. Keep the slot `{S}`. What happens if you use a name of several tokens, such as Siobhan?
+# <details><summary>What you should find, on SmolLM2</summary>
+#
+# It is not about giving. "When Tom and Mary went to the shops,{S} smiled at" has differences of 6.6 and 7.3, and "talked to" 3.3 and 4.2. It can also be weak and lopsided: "Tom and Mary had dinner, and then{S} kissed" has 0.2 and 3.5. If the two sides of a pair differ in length, `ioi_pairs` refuses them and says how many tokens each has.
 # </details>
 #
 # Later chapters take prompts and tokens from `utils.ioi`, which is what you have just written, with error messages:
@@ -389,12 +552,17 @@ print(
 # | you met | what it does |
 # |---|---|
 # | `model.to_single_token`, `model.to_str_tokens` | one token or an error; the pieces of a text |
+# | `transformer_lens.utilities.test_prompt` | the top tokens and the rank of an answer |
 # | `utils.ioi.ioi_pairs(model)` | the eight prompts, clean and corrupted, with answers |
-# | `utils.ioi.single_token_names(model)` | names that can be answers |
+# | `utils.ioi.ioi_dataset(model, n)` | prompts of six structures with random names; `.pairs("ABC")` |
 # | `utils.attribution.logit_diff(logits, answer_tokens)` | the number to explain |
+# | `utils.inference.end_logits(model, texts)` | logits at the end of prompts of any lengths |
+# | `utils.stats.bootstrap_interval(values, clusters)` | an interval over whatever you draw again |
 #
-# **Glossary.** *Clean, corrupted*: the prompt whose behaviour you study, and its twin with one thing changed. *END*: the last position.
-# *IO*: the indirect object, the correct answer. *Logit difference*: logit of the correct answer minus logit of the incorrect one, at
-# END. *Mirrored pair*: two prompts that differ only in which name fills the slot. *S1, S2*: the first and second mention of the subject.
+# **Glossary.** *ABC prompt*: a twin with three different names. *Clean, corrupted*: the prompt whose behavior you study, and its twin with one thing changed. *END*: the last position.
+# *Interval (bootstrap)*: the range of the mean when the sample is drawn again from itself. *IO*: the indirect object, the correct answer. *Logit difference*: logit of the correct answer minus logit of the incorrect one, at
+# END. *Mirrored pair*: two prompts that differ only in which name fills the slot. *S1, S2*: the first and second mention of the subject. *Subword*: a token that is a piece of a word.
+#
+# **Read next.** [Wang et al. 2022](https://arxiv.org/abs/2211.00593), "Interpretability in the Wild", sections 1 and 2, for the task and the data set.
 #
 # **Next:** [02 · Logit attribution](02_logit_attribution.ipynb) asks which parts of the model add up to this number.

@@ -15,19 +15,12 @@ PRESS = [
 ]
 collect_ignore = [] if find_spec("nbgrader") else PRESS
 # What `make check` leaves to `make test`: waiting for other processes, kernels and wheels, and the longest comparisons.
-SLOW = (
-    *(
-        "two_workers",
-        "killed",
-        "scheduler",
-        "a_worker_that",
-        "all_workers_vanish",
-        "test_command[",
-        "of_699_lines",
-        "of_315_rows",
-    ),
-    *("kind_of_drift", "installed_copy", "stops_at_the_first_exercise", "memory_stays_under"),
-)
+SLOW = """
+    two_workers killed scheduler a_worker_that all_workers_vanish test_command[ mosaic_has_a_panel
+    of_699_lines of_315_rows memory_stays_under greedy_set every_sweep_reads loops_agree_in_full
+    kind_of_drift installed_copy stops_at_the_first_exercise notices_a tests_count_as no_tests_at_all
+    no_check_crashes every_named_mistake equivalent_mutants_exist explain_themselves
+""".split()
 
 
 def pytest_collection_modifyitems(items):

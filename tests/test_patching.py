@@ -303,14 +303,14 @@ def peak_bytes(function) -> int:
 @pytest.mark.parametrize("name", ["resid_pre", "mlp_out", "attn_head_out_all_pos", "attn_head_pattern_by_pos"])
 def test_memory_stays_under_the_bound_asked_for(name, logits, family):
     """Beside the bound: one patched row, which nothing can be smaller than, and the logits of two cells and a copy."""
-    case = Case(family, n_layers=4, batch=24, n_pos=12)
+    case = Case(family, n_layers=2, batch=24, n_pos=12)
     case.clean[1:, 3] = case.corrupted[1:, 3]
     case.clean[1:, 8] = 1 + (case.corrupted[1:, 8] + 11) % (N_WORDS - 1)  # all prompts but one differ later
     case.cache = case.model.run_with_cache(case.clean)[1]
     (panel,) = patching.SWEEPS[name]
     one_cell = 4 * 24 * (12 if logits == "all" else 1) * case.model.cfg.d_vocab
     peaks = []
-    for bound in (1, 2e5, 1e6, 4e6):
+    for bound in (1, 1e6, 4e6):
         options = patching.SweepOptions(logits=logits, max_memory=bound, progress=False)
         run = resumable.CorruptedRun(case.model, case.corrupted)
         swept = sweep.Sweep(run, panel.site, case.cache, Metrics(case.metric, options), options)

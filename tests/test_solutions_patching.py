@@ -67,9 +67,7 @@ def test_loops_agree_on_a_real_model(real_case, sweep, layer, columns):
 def test_panels_agree_on_a_real_model(real_case):
     """Layer 17 of SmolLM2: attention works at S2 there, through the pattern of one head."""
     given, _ = real_case
-    layer, s2, head = 17, 10, 4
-    blocks = SOLUTION["get_act_patch_block_every"](*given, layers=[layer])[:, 0, s2]
-    _close(blocks, torch.cat([_cells(s, given, [(layer, s2)]) for s in ("resid_pre", "attn_out", "mlp_out")]))
+    layer, head = 17, 4
     every = SOLUTION["get_act_patch_attn_head_all_pos_every"](*given, layers=[layer])[:, 0]
     for panel, (site, at) in enumerate({"out": head, "q": head, "k": 1, "v": 1, "pattern": head}.items()):
         _close(every[panel, at : at + 1], _cells(f"attn_head_{site}_all_pos", given, [(layer, at)]))

@@ -17,7 +17,7 @@ import plotly.io as pio
 
 from utils.plots.attention_views import AttentionView, attention, attention_of_heads, circuitsvis_library
 from utils.plots.diagrams import circuit, mosaic
-from utils.plots.drawings import Drawing, path_patching_drawing
+from utils.plots.drawings import Drawing
 from utils.plots.graphs import graph
 from utils.plots.inputs import (
     NOT_FINITE,
@@ -30,10 +30,18 @@ from utils.plots.inputs import (
     require_known,
     table,
 )
+from utils.plots.model_drawings import head_drawing, hooks_drawing, residual_stream_drawing
+from utils.plots.patching_drawings import (
+    gates_drawing,
+    patching_drawing,
+    path_patching_drawing,
+    published_circuit_drawing,
+)
 
 __all__ = [
-    "AttentionView", "Drawing", "attention", "attention_of_heads", "bar", "circuit", "circuitsvis_library", "graph", "heads",
-    "imshow", "intervals", "line", "mosaic", "path_patching_drawing", "scatter",
+    "AttentionView", "Drawing", "attention", "attention_of_heads", "bar", "circuit", "circuitsvis_library", "gates_drawing",
+    "graph", "head_drawing", "heads", "hooks_drawing", "imshow", "intervals", "line", "mosaic", "patching_drawing",
+    "path_patching_drawing", "published_circuit_drawing", "residual_stream_drawing", "scatter",
 ]  # fmt: skip
 
 pio.templates["course"] = go.layout.Template(

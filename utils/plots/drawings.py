@@ -1,4 +1,4 @@
-"""Drawings made by code: small SVGs with a description for those who do not see them."""
+"""What drawings are made of: boxes, words and arrows in a small SVG, with a description for those who do not see it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from html import escape
 
 COLORS = {
     "frozen": ("#e6eaf0", "#8a94a3"), "sender": ("#f8d2cd", "#b3261e"), "receiver": ("#ffe3b0", "#a05a00"),
-    "computed": ("#ffffff", "#222222"),
+    "computed": ("#ffffff", "#222222"), "changed": ("#fff3d6", "#a05a00"), "none": ("none", "none"),
 }  # fmt: skip
-INK = "#222222"
+INK, GREY, RED, BLUE = "#222222", "#9aa3ad", "#b3261e", "#1f5fa8"
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,13 @@ class Drawing:
 
 
 def text(x: float, y: float, words: str, size: int = 13, anchor: str = "middle", weight: str = "normal") -> str:
-    return (
-        f'<text x="{x:g}" y="{y:g}" font-size="{size}" text-anchor="{anchor}" font-weight="{weight}" fill="{INK}">'
-        f"{escape(words)}</text>"
+    """Words on one line, or on several where they hold line breaks."""
+    lines = (
+        f'<text x="{x:g}" y="{y + 1.25 * size * i:g}" font-size="{size}" text-anchor="{anchor}" font-weight="{weight}" '
+        f'fill="{INK}">{escape(line)}</text>'
+        for i, line in enumerate(words.split("\n"))
     )
+    return "".join(lines)
 
 
 def box(x: float, y: float, words: str, kind: str, width: float = 84, height: float = 28) -> str:
@@ -56,46 +59,3 @@ def arrow(points: list[tuple[float, float]], color: str = INK, width: float = 1.
         f'<polyline points="{line}" fill="none" stroke="{color}" stroke-width="{width:g}"/>'
         f'<polygon points="{head}" fill="{color}"/>'
     )
-
-
-def path_patching_drawing() -> Drawing:
-    """The two runs of path patching side by side: what is exchanged, frozen, recorded, and computed again."""
-    red, orange, body = COLORS["sender"][1], COLORS["receiver"][1], []
-    for left, title in ((20, "Run 1: what would the receiver read?"), (400, "Run 2: let the receiver read it")):
-        first = left == 20
-        stream = left + 60
-        body.append(text(left + 160, 24, title, 14, weight="bold"))
-        body.append(arrow([(stream, 330), (stream, 60)], "#9aa3ad", 3))
-        body.append(text(stream, 348, "residual stream", 12))
-        rows = [  # height, what stands there, how it is treated in run 1 and in run 2
-            (300, "sender", "sender", "computed"),
-            (250, "MLP", "frozen", "computed"),
-            (200, "other head", "frozen", "computed"),
-            (150, "receiver", "receiver", "receiver"),
-            (100, "later parts", "frozen", "computed"),
-        ]
-        for y, words, in_first, in_second in rows:
-            body.append(box(left + 190, y, words, in_first if first else in_second, 100))
-            body.append(arrow([(left + 140, y - 8), (stream + 4, y - 14)], "#9aa3ad"))
-            body.append(arrow([(stream, y + 12), (left + 138, y + 6)], "#9aa3ad"))
-        if first:
-            body.append(arrow([(left + 140, 296), (stream - 10, 286), (stream - 10, 172), (left + 138, 154)], red, 2.6))
-            body.append(text(left + 246, 304, "from the lending run", 11, "start"))
-            body.append(text(left + 246, 154, "its input is recorded", 11, "start"))
-        else:
-            body.append(text(left + 246, 154, "gets the recorded input", 11, "start"))
-            body.append(arrow([(left + 140, 140), (stream - 10, 132), (stream - 10, 62)], orange, 2.6))
-            body.append(text(stream, 50, "logits", 12))
-    body.append(
-        box(90, 380, "frozen", "frozen", 70, 22) + text(132, 384, "held at its value in the receiving run", 11, "start")
-    )
-    body.append(
-        box(390, 380, "plain", "computed", 70, 22)
-        + text(432, 384, "computed as usual, from what it finds", 11, "start")
-    )
-    alt = (
-        "Two runs of the model side by side. In run 1 the sender's output is taken from the lending run and every other part "
-        "is frozen at its value in the receiving run; what the receiver would read is recorded. In run 2 nothing but the "
-        "receiver's input is exchanged for the recorded one, and everything after the receiver is computed again."
-    )
-    return Drawing("".join(body), 780, 400, alt)
