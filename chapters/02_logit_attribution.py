@@ -1,15 +1,16 @@
 # %% [markdown]
 # # 02 · Direct logit attribution
 #
-# Seventy-five minutes. The model prefers one name to another by some logits. Which of its parts wrote that preference? The
+# Ninety minutes. The model prefers one name to another by some logits. Which of its parts wrote that preference? The
 # residual stream is a sum, and reading an answer off it is almost linear, so the question has an exact answer: one number
-# per part, adding up to what the model said.
+# for each part, and the numbers add up to what the model said.
 #
 # You will be able to
 # - turn "Mary rather than John" into a direction, and read it off any part of the residual stream;
 # - see at which layer the answer appears (logit lens and cumulative attribution), and which layers and heads write it;
 # - check that your numbers add up to the model's own, prompt by prompt;
-# - look at the attention of the heads you found, and say what that picture does not tell you.
+# - look at the attention of the heads you found, and say what that picture does not tell you;
+# - say which of these results hold for other sentences.
 
 # %% [markdown] tags=["model"]
 # **The model.** `load_model()` prints which model you have. Every figure of the course was computed on SmolLM2-135M-Instruct, a
@@ -80,24 +81,28 @@ from tests.checks import (
     check_residual_stack_to_logit_diff,
     check_top_heads,
 )
-from utils.tiny_models import tiny_model
-from utils import plots
+from tests.checks.predicting import score_predictions
+from utils import attribution, plots
 from utils.attribution import bias_term, head_name, logit_diff
-from utils.ioi import ioi_pairs, positions_by_role, single_token_names
+from utils.inference import ends_only, small_cache
+from utils.ioi import ioi_dataset, ioi_pairs, positions_by_role, single_token_names
 from utils.models import load_model
 from utils.reference import compare
+from utils.stats import bootstrap_interval
+from utils.tiny_models import tiny_model
 
 # %% tags=["nbval-ignore-output"]
 model = load_model()
 
 # %% [markdown]
 # The task is that of chapter 01: eight prompts in which two people are named, one of them (the *subject*, S) comes back, and the
-# other (the *indirect object*, IO) is the answer. `ioi_pairs` builds them; we keep the whole cache of one run.
+# other (the *indirect object*, IO) is the answer. `ioi_pairs` builds them. `small_cache` is a names filter: it keeps the
+# activations that this course reads, and leaves out the rest, which would take three times the memory.
 
 # %%
 pairs = ioi_pairs(model)
 answer_tokens = pairs.answer_tokens  # [prompt, (correct, incorrect)]
-logits, cache = model.run_with_cache(pairs.clean_tokens)
+logits, cache = model.run_with_cache(pairs.clean_tokens, names_filter=small_cache)
 per_prompt = logit_diff(logits, answer_tokens, per_prompt=True)
 for text, (correct, incorrect), value in zip(pairs.clean_text, pairs.answers, per_prompt.tolist(), strict=True):
     print(f"{value:6.2f}  logit({correct.strip()}) − logit({incorrect.strip()})  {text}")
@@ -109,13 +114,14 @@ compare("ioi.logit_diff.mean_clean", per_prompt.mean(), model)
 # %% [markdown]
 # ## 1 · What is in the residual stream?
 #
-# At each position the model keeps one vector, the **residual stream**. Nothing ever overwrites it. The embedding starts it,
-# every attention layer and every MLP adds its output to it, and the last layer leaves the sum:
+# At each position the model keeps one vector, the **residual stream** (chapter 00 draws it). Nothing ever overwrites it. The embedding starts it,
+# every attention and every MLP adds its output to it, and what is left after the last layer is the sum:
 #
 # $$x_\text{final} = x_\text{embed} + \sum_l \text{attn}_l + \sum_l \text{mlp}_l$$
 #
 # So "which part did it?" is a question about the terms of a sum. Only one position matters here: END, whose logits are the
-# prediction. `cache.decompose_resid` lists the terms.
+# prediction. `cache.decompose_resid` lists the terms. (A word on words: "layer 5" may mean the whole block or one of its two parts. We say *layer*
+# for the block, and *attention of layer 5* or *MLP of layer 5* for the parts.)
 #
 # *What do you expect?* Do all layers write about as much, or do a few write most?
 # <details><summary>Our guess</summary>
@@ -141,17 +147,22 @@ plots.line(
 
 
 # %% [markdown]
-# **How to read it.** One point per layer and kind: the length of the vector it adds at END, averaged over the eight prompts.
-# Compare the right end with the left: the last layers write much longer vectors than the first ones.
+# **How to read it.** There is one point for each layer and kind: the length of the vector that it adds at END, averaged over the eight prompts.
+# The last layers write much longer vectors than the first ones, so our guess was right.
 #
 # **What it does not show.** What is written. Most of the numbers in a long vector may concern anything but names. We
 # need the one direction that separates the two answers.
 #
 # **Try.** Use `pos_slice=0` (BOS), where so many heads rest their attention. Which layers write there, and how much?
+# <details><summary>What you should find, on SmolLM2</summary>
+#
+# The MLP of layer 11 alone adds a vector of length 25,000 at BOS. At END the longest vector, from the MLP of layer 29, has length 620. Only four MLPs write that much at BOS. Such *massive activations* ([Sun et al. 2024](https://arxiv.org/abs/2402.17762)) occur in many models. They mark the position as a place where
+# heads can rest.
+# </details>
 #
 # ## 2 · Which direction is "Mary, not John"?
 #
-# The logits are $x W_U + b_U$, with $x$ the normalised final residual, $W_U$ of shape `[d_model, d_vocab]` the
+# The logits are $x W_U + b_U$, with $x$ the normalized final residual, $W_U$ of shape `[d_model, d_vocab]` the
 # **unembedding**, and $b_U$ a bias. A logit is the dot product of $x$ with one column of $W_U$. The difference of two logits is
 # a dot product too, with the difference of two columns:
 #
@@ -165,9 +176,13 @@ plots.line(
 #
 # For each prompt, return its direction: the column of the correct answer minus that of the incorrect one. Shape `[batch, d_model]`.
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · a question</summary>
 #
-# `model.W_U[:, answer_tokens]` has the shape `[d_model, batch, 2]`: indexing with a table of ids gives a table of columns.
+# Is a token's vector a row or a column of $W_U$?
+# </details>
+# <details><summary>Hint 2 · shapes</summary>
+#
+# Indexing with a table of ids gives a table of columns: `model.W_U[:, answer_tokens]` is `[d_model, batch, 2]`. Which axis has to go first in the result?
 # </details>
 
 # %%
@@ -204,14 +219,14 @@ print("largest difference:", (directions - (built_in[:, 0] - built_in[:, 1])).ab
 #
 # Before the unembedding comes a last **LayerNorm** (in Llama-like models an RMSNorm). It subtracts the mean of the
 # vector (RMSNorm does not), divides by a **scale** (its standard deviation; in RMSNorm its root mean square) and applies learned
-# weights. `load_model` has put the learned weights into $W_U$ and $b_U$ and, where the mean would be subtracted, has made
-# every part of the model write vectors of mean zero. What is left is a division:
+# weights. `load_model` has simplified this, without changing any output. The learned weights are multiplied into $W_U$ and $b_U$ (*folding*). Where the mean would be subtracted, every part of the model already
+# writes vectors of mean zero. And from each row of $W_U$ its mean over the vocabulary is subtracted (*centering*): that moves all logits by the same amount, which softmax does not notice. What is left is a division:
 #
 # $$\text{logit difference} = \frac{x_\text{final}}{\text{scale}} \cdot \text{direction} + \text{bias}$$
 #
 # The scale depends on the whole stream. If you take the scale as it was in the run and hold it fixed, the expression is
-# linear: each part of the sum can be divided by *that same scale* and multiplied by the direction, and the results
-# still add up. Normalise each part by its own length instead, and nothing adds up any more.
+# linear: you can divide each part of the sum by *that same scale* and multiply it by the direction, and the results
+# still add up. If you divide each part by its own length, nothing adds up any more. A cache holds the scale as `ln_final.hook_scale` and, if nothing is filtered out, the normalized stream as `ln_final.hook_normalized`.
 #
 # ### Exercise 2.2 · Logit difference of a stack of vectors
 #
@@ -221,10 +236,17 @@ print("largest difference:", (directions - (built_in[:, 0] - built_in[:, 1])).ab
 # the scale of the final norm at END (one number per prompt), take the dot product with each prompt's direction, and average over
 # prompts, or do not, if `per_prompt` is set.
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · a question</summary>
 #
-# `cache["ln_final.hook_scale"]` is `[batch, position, 1]`; at END it is `[batch, 1]`, which broadcasts against the last two axes
-# of the stack. A dot product over `d_model` is a multiplication and a sum over the last axis.
+# The stack may have any number of axes in front. Which two axes does it always have, and do `directions` and the scale have the same two?
+# </details>
+# <details><summary>Hint 2 · shapes</summary>
+#
+# `cache["ln_final.hook_scale"]` is `[batch, position, 1]`. At END it is `[batch, 1]`, which broadcasts against `[..., batch, d_model]`.
+# </details>
+# <details><summary>Hint 3 · the line that people miss</summary>
+#
+# A dot product over `d_model` is a multiplication and a sum over the *last* axis. Averaging over prompts comes after that.
 # </details>
 
 # %%
@@ -317,11 +339,28 @@ compare("ioi.attribution.both_end_at", torch.stack([lens[-1], cumulative[-1]]), 
 # three, and at a `mid`: attention did it, not an MLP. After the jump the two curves can go different ways, and at the end they meet,
 # because the last stream is divided by its own size in both.
 #
-# *What do you see?* Where is the lens highest, and what happens afterwards? Does the model become less sure, or is something else going on?
+# ### Interpret: does the answer fade?
+#
+# An earlier draft of this chapter drew one of these curves and called it the other. From the lens alone you might write: *"After its peak the model becomes less sure, because later layers take part of the answer back."* What do the two curves together say?
+#
+# - **a** The sentence is true: from the peak on, later layers write against the answer, all in all.
+# - **b** It is false: later layers add to the answer, all in all. The lens falls because the stream grows, and the same difference becomes a smaller part of a longer vector.
+#
+# Choose, and say which curve decides.
+
+# %%
+choice = {"after the peak of the lens": None}
+
+# %%
+added_later = cumulative[-1] - cumulative[lens.argmax()]
+score_predictions(choice, {"after the peak of the lens": "b" if added_later > 0 else "a"})
+compare("ioi.attribution.added_after_the_peak", added_later, model)
+
+# %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# Both curves jump in the attention of layer 23. There the lens reaches 10.0, and falls to 4.7 at the end. The cumulative curve stands at 3.9 there and ends at 4.7 as well: later layers take some away and add some, and in the end they have *added* to what was written for Mary. What makes the lens fall is the size of the stream, which
-# grows 2.5 times. Everything that the later layers write about other things makes the stream longer, and the difference between two names a smaller part of it. So "the answer fades after layer 23" would be a wrong reading of the lens, and "the answer is complete after layer 23" a wrong reading of the cumulative curve.
+# **b.** Both curves jump in the attention of layer 23. There the lens reaches 10.0, and it falls to 4.7 at the end. The cumulative curve stands at 3.9 there and ends at 4.7 as well. Later layers take some away (most of it in layer 24) and add some, and in the end they have added .8. What makes the lens fall is the size of the stream, which
+# grows 2.5 times. So "the answer fades after layer 23" would be a wrong reading of the lens, and "the answer is complete after layer 23" a wrong reading of the cumulative curve.
 # </details>
 #
 # The executed demo of TransformerLens has the cumulative curve for gpt2-small, under the name of logit lens: flat before layer 7, most of the rise in the attention of layer 9, and some of it taken back after that.
@@ -329,8 +368,11 @@ compare("ioi.attribution.both_end_at", torch.stack([lens[-1], cumulative[-1]]), 
 # **What it does not show.** That nothing happens in the flat part. END may be gathering *which* name to look for long before
 # any name can be read there. Chapter 03 finds exactly that.
 #
-# **Try.** Project the streams of another position: `pos_slice=10`, where the subject returns. (The scale is then still END's;
-# see what that does to the claim that parts add up.)
+# **Try.** Draw the lens of another position: `pos_slice=10`, where the subject returns. Where does it begin?
+# <details><summary>What you should find, on SmolLM2</summary>
+#
+# At −58, for the embedding alone. SmolLM2 uses the same matrix to embed and to unembed, so a token's embedding, made large by its own norm, "predicts" that token, and the word at S2 is the *wrong* name. After three layers the value is −1.8, and it stays between −1.8 and 0 until the end: the position predicts what follows it, and no longer itself.
+# </details>
 #
 # ## 5 · Which layers write it?
 #
@@ -357,21 +399,32 @@ compare("ioi.attribution.worst_attention_layer", attention_parts.argmin(), model
 
 
 # %% [markdown]
-# **How to read it.** One attention layer does most of it, late in the model but not at its end. Look for an attention layer
-# after it that pulls the other way. MLPs matter less, and where they do, late.
+# **How to read it.** There are two bars for each layer, one for its attention and one for its MLP. Bars above zero push toward the right name.
 #
-# That attention should do it makes sense: an MLP sees one position at a time, and the answer stands at another position than END.
+# *What do you see?* How many layers carry most of the answer, and does anything push the other way?
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# The attention of layer 23 adds 3.8 of the 4.7 logits. The attention of layer 24 pushes against the answer (−.9). All attention together adds 3.6 and all MLPs 1.2, most of this in the last layers.
+# </details>
+#
+# It makes sense that attention does most of it: an MLP sees one position, and the names stand at other positions than END.
+#
+# **An MLP is a sum, too.** Its output is the sum over its *neurons*: each has an activation (`cache["post", layer]` in an unfiltered cache) and one row of `model.W_out[layer]` that it writes, multiplied by the activation. So you could go on and attribute the logit difference to single neurons in the same way. On this task there is little to find there, and the course stays with heads.
 #
 # **What it does not show.** Whether a layer *needs* what an earlier one wrote. This is the **direct** effect: from the part
 # straight to the logits. A layer that prepares the ground for another one shows zero here.
 #
 # **Try.** Plot one prompt instead of the mean, with `per_prompt=True`. Is it the same layer every time?
+# <details><summary>What you should find, on SmolLM2</summary>
+#
+# The attention of layer 23 is the largest part in seven of the eight prompts, with 1.1 to 8.3 logits. In prompt 6, the one with the smallest logit difference, layer 24 is larger (1.8): what pushes against the answer on average helps there.
+# </details>
 #
 # ## 6 · Do the parts add up?
 #
 # A decomposition that does not add up to the thing it decomposes explains something else. In the mean over our eight prompts the
 # parts gave the model's logit difference. In the mean, an error can hide: each name is the correct answer in one prompt and
-# the incorrect one in its neighbour, so anything that depends on the names alone cancels. Such a thing exists: the bias $b_U$.
+# the incorrect one in its neighbor, so anything that depends on the names alone cancels. Such a thing exists: the bias $b_U$.
 #
 # ### Exercise 2.3 · The total, prompt by prompt
 #
@@ -380,9 +433,13 @@ compare("ioi.attribution.worst_attention_layer", attention_parts.argmin(), model
 # Return, per prompt, the contributions of the embedding, of every attention layer and of every MLP, summed, **plus what
 # $b_U$ adds** to the logit difference. It must equal the model's logit difference for every prompt.
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · a question</summary>
 #
-# `cache.decompose_resid(layer=-1, pos_slice=-1)` gives the parts; exercise 2.2 with `per_prompt=True` gives their contributions;
+# Which term of the formula in section 3 is not a part of the residual stream?
+# </details>
+# <details><summary>Hint 2 · the tools</summary>
+#
+# `cache.decompose_resid(layer=-1, pos_slice=-1)` gives the parts, and exercise 2.2 with `per_prompt=True` their contributions.
 # `model.b_U[answer_tokens]` has the shape `[batch, 2]`.
 # </details>
 
@@ -436,9 +493,8 @@ for some_model in (model, tiny_model("gpt2")):
 # %%
 compare("ioi.attribution.largest_bias", bias_term(model, answer_tokens).abs().max(), model)
 
-
 # %% [markdown]
-# **How to read it.** Neighbouring prompts have opposite signs, so the mean is zero on any model. On prompts whose answers are not
+# **How to read it.** Neighboring prompts have opposite signs, so the mean is zero on any model. On prompts whose answers are not
 # mirrored (chapter 08 has some), leaving out the bias gives a wrong total that nobody notices.
 #
 # ## 7 · Which heads?
@@ -446,21 +502,32 @@ compare("ioi.attribution.largest_bias", bias_term(model, answer_tokens).abs().ma
 # An attention layer's output is a sum again: each head's `z` at END, `[batch, head, d_head]`, times that head's own output matrix
 # $W_O$, `[head, d_head, d_model]`. (A bias $b_O$, if the model has one, belongs to no head.)
 #
-# *What do you expect?* All heads of the good layer a little, or one of them?
-# <details><summary>Our guess</summary>
-# Few. In gpt2-small, Wang et al. (2022) found a handful of "name movers", and two heads that push *against* the answer.
+# ### Predict before you look
+#
+# How many of the model's heads add at least a tenth of what the strongest head adds, in either direction? Choose `"fewer than 10"`, `"10 to 50"` or `"more than 50"`. SmolLM2 has 270 heads, gpt2-small 144.
+
+# %%
+prediction = {"heads that matter directly": None}
+
+
+# %% [markdown]
+# ### Exercise 2.4 · Contribution of every head, and the top heads
+#
+# > Difficulty: ●●●○○  Importance: ●●●●○  20 minutes
+#
+# Write two functions. `head_attributions` returns `[layer, head]`: what each head writes at END, projected as in exercise 2.2, averaged over prompts.
+#
+# You could loop over layers and heads. One `einops.einsum` is shorter and less error-prone: it multiplies two tensors and sums over every axis that is missing after the arrow. `einops.einsum(a, b, "batch i, i j -> batch j")` is a matrix product, for
+# example. Axes with the same name on both sides are matched.
+#
+# <details><summary>Hint 1 · shapes</summary>
+#
+# `cache["z", layer]` is `[batch, position, head, d_head]`, and `model.W_O` is `[layer, head, d_head, d_model]`. Stack `z` at END
+# over layers.
 # </details>
+# <details><summary>Hint 2 · the line that people miss</summary>
 #
-# ### Exercise 2.4 · Contribution of every head
-#
-# > Difficulty: ●●●○○  Importance: ●●●●○  15 minutes
-#
-# Return `[layer, head]`: what each head writes at END, projected as in exercise 2.2, averaged over prompts.
-#
-# <details><summary>Hint</summary>
-#
-# `cache["z", layer]` is `[batch, position, head, d_head]`; `model.W_O` is `[layer, head, d_head, d_model]`. Stack `z` at END
-# over layers, multiply with one `einops.einsum` into `[layer, head, batch, d_model]`, and use exercise 2.2.
+# Exercise 2.2 wants `[..., batch, d_model]`, so let the einsum give `layer head batch d_model`.
 # </details>
 
 # %%
@@ -499,23 +566,24 @@ plots.heads(by_head, "What each head adds to the logit difference", unit="logits
 # %%
 compare("ioi.attribution.top_head", by_head.max(), model)
 compare("ioi.attribution.all_heads", by_head.sum(), model)
-compare("ioi.attribution.heads_above_a_tenth", (by_head.abs() > 0.1 * by_head.max()).sum(), model)
+above_a_tenth = int((by_head.abs() > 0.1 * by_head.max()).sum())
+score_predictions(prediction, {"heads that matter directly": "fewer than 10" if above_a_tenth < 10 else "10 to 50" if above_a_tenth <= 50 else "more than 50"})
+compare("ioi.attribution.heads_above_a_tenth", above_a_tenth, model)
 
 
 # %% [markdown]
-# **How to read it.** Red heads push towards the right name, blue ones towards the wrong one. Almost all are white. The reddest stand
-# in the layer that the bars pointed at; the bluest ones come later. Hover for the numbers.
+# **How to read it.** Red heads push toward the right name, blue ones toward the wrong one. Almost all are white. Hover for the numbers.
 #
-# ### Exercise 2.5 · Top heads
-#
-# > Difficulty: ●○○○○  Importance: ●●●○○  5 minutes
-#
-# Return the `k` heads with the largest values (`sign=1`) or with the most negative values (`sign=-1`), most extreme first, as a
+# Now `top_heads`. Return the `k` heads with the largest values (`sign=1`) or with the most negative values (`sign=-1`), most extreme first, as a
 # list of `(layer, head)` pairs of plain integers.
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · a question</summary>
 #
-# `(sign * attributions).flatten().topk(k).indices` are flat indices. `divmod(index, number_of_heads)` turns one into a pair.
+# If you flatten a table of nine columns, which head is number 210?
+# </details>
+# <details><summary>Hint 2 · the tools</summary>
+#
+# `topk` gives the largest values of a flat tensor and their indices. `divmod(index, number_of_heads)` turns an index into a pair.
 # </details>
 
 # %%
@@ -538,7 +606,7 @@ check_top_heads(top_heads)
 
 # %%
 positive, negative = top_heads(by_head, 3), top_heads(by_head, 3, sign=-1)
-for name, chosen in (("towards the answer", positive), ("against it", negative)):
+for name, chosen in (("toward the answer", positive), ("against it", negative)):
     print(name, [f"{head_name(*pair)} {by_head[pair]:.2f}" for pair in chosen])
 
 # %%
@@ -550,7 +618,7 @@ compare("ioi.attribution.negative_heads", [head_name(*pair) for pair in negative
 #
 # *What do you expect?* Where does a head that brings the answer to END look from END?
 # <details><summary>Our guess</summary>
-# At the answer, the indirect object. That is what gpt2-small's name movers do (Wang et al. 2022, section 3.1). Do not take our word
+# At the answer, the indirect object. That is what gpt2-small's name movers do ([Wang et al. 2022](https://arxiv.org/abs/2211.00593), section 3.1). Do not take our word
 # for your model.
 # </details>
 #
@@ -558,7 +626,7 @@ compare("ioi.attribution.negative_heads", [head_name(*pair) for pair in negative
 
 # %%
 str_tokens = model.to_str_tokens(pairs.clean_text[0])
-plots.attention_of_heads(cache, positive, str_tokens, title="The three heads that push most towards the answer")
+plots.attention_of_heads(cache, positive, str_tokens, title="The three heads that push most toward the answer")
 
 # %%
 plots.attention_of_heads(cache, negative, str_tokens, title="The three heads that push most against it")
@@ -593,13 +661,17 @@ compare("ioi.attribution.top_head_looks_at", max(without_bos, key=without_bos.__
 compare("ioi.attribution.top_head_attention_to_it", max(without_bos.values()), model)
 
 # %% [markdown]
-# **How to read it.** Find the first head. On gpt2-small it looks at IO, as our guess says. On SmolLM2 the head that does more
-# for the answer than any other does not look at the answer at all: from END it reads **S2**, the word that must *not* be repeated.
-# Look also for heads of both signs that look at IO: the same place, opposite effects. And a head may look mostly at END itself: there it
-# can read what the heads of earlier layers have just brought.
+# **How to read it.** There is one group of bars for each head, and one bar for each place where it may look.
+#
+# *What do you see?* Where does the strongest head look? Which heads look at IO, and are they all on the same side?
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# L23H3 does more for the answer than any other head, and it does not look at the answer. From END it reads **S2** (.62), the name that must *not* be said. L23H0 and L24H4 both look at IO (.60 and .57), and one helps while the other hurts: the same place, opposite effects. The pair in layer 29 looks mostly at END itself (.48 and .59), where it can read
+# what earlier heads have just brought. On gpt2-small the strongest heads look at IO (Wang et al. 2022).
+# </details>
 #
 # How can a head that reads the wrong name help the right one? A logit *difference* has two sides. Project what each head writes onto the
-# two columns one at a time, and onto the columns of names that are not in the prompt. (`load_model` has centred the unembedding: a logit
+# two columns one at a time, and onto the columns of names that are not in the prompt. (The unembedding is centered, so a logit
 # counts from the mean over the vocabulary.)
 
 # %%
@@ -624,9 +696,12 @@ compare("ioi.attribution.top_head_on_subject", writes["the subject (S)"][positiv
 compare("ioi.attribution.top_head_on_other_names", writes["other names, mean"][positive[0]], model)
 
 # %% [markdown]
-# **How to read it.** A head that *moves* the answer raises the first bar of its group and leaves the others. On SmolLM2 the first head does
-# something else: it leaves the answer where it was and lowers the subject. It reads the repeated name and argues against it. Both kinds
-# give the same number in a heatmap of logit differences.
+# **How to read it.** A head that *moves* the answer raises the first bar of its group and leaves the others.
+#
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# L23H3 leaves the answer where it was and lowers the subject. It reads the repeated name and writes against it. Both kinds of head give the same number in a heatmap of logit differences, so you need this second look to tell them apart.
+# </details>
 #
 # We keep the paper's term **name mover** for a head that looks at IO and raises it. Which of your heads deserve it? Look for a group
 # whose attention is on IO *and* whose first bar stands up.
@@ -642,6 +717,54 @@ compare("ioi.attribution.top_head_on_other_names", writes["other names, mean"][p
 #   a head to the logits. To go further back you have to intervene.
 #
 # **Try.** `attention_by_role(positive[0], query="S2")`: does the head look at names from every position, or only from END?
+# <details><summary>What you should find, on SmolLM2</summary>
+#
+# Only from END does L23H3 look at S2. From S2 itself it spends .82 of its attention on BOS. From S1+1, the word after the first mention, it pays .32 to S1. So it often looks back at the latest name, and at END it does so most.
+# </details>
+#
+# ## 9 · How far does this hold?
+#
+# All of this was measured on eight prompts. Repeat the attribution on the data set of chapter 01, with names, places and objects at random in six sentence structures. The prompts differ in length, so they are padded, and an attention mask tells the model what to ignore. Two things save memory: `names_filter`
+# keeps only the activations that the attribution needs, and the hook `ends_only` lets the model compute logits at each prompt's last position only. `attribution.head_attributions` is your function for prompts of different lengths.
+#
+# *What do you expect?* Which heads will keep their role?
+
+# %%
+data = ioi_dataset(model, 36)
+set_pairs = data.pairs("flip")
+with model.hooks(fwd_hooks=[ends_only(set_pairs.clean_last)]):
+    _, set_cache = model.run_with_cache(
+        set_pairs.clean_tokens,
+        attention_mask=set_pairs.clean_mask,
+        names_filter=lambda name: name.endswith("hook_z") or name == "ln_final.hook_scale",
+    )
+set_directions = logit_diff_directions(model, set_pairs.answer_tokens)
+by_prompt = attribution.head_attributions(model, set_cache, set_directions, per_prompt=True, last=set_pairs.clean_last)
+structure = [prompt.structure for prompt in data.prompts]
+means = [by_prompt[pair].mean().item() for pair in chosen]
+bounds = [bootstrap_interval(by_prompt[pair], structure) for pair in chosen]
+group = "36 prompts of six structures"
+plots.intervals(
+    {group: means, "the eight prompts": [by_head[pair].item() for pair in chosen]},
+    "What the same heads add on other sentences",
+    x="contribution to the logit difference, with a 95 % interval over structures",
+    labels={group: [head_name(*pair) for pair in chosen], "the eight prompts": [head_name(*pair) for pair in chosen]},
+    bounds={group: ([low for low, _ in bounds], [high for _, high in bounds])},
+)
+
+# %%
+weakest = [min(by_prompt[pair][[s == n for s in structure]].mean().item() for n in set(structure)) for pair in positive]
+for pair, mean, (low, high) in zip(chosen, means, bounds, strict=True):
+    compare(f"ioi.attribution.dataset.{head_name(*pair)}", torch.tensor([mean, low, high]), model)  # mean, interval
+compare("ioi.attribution.dataset.weakest_structure_of_positive", torch.tensor(weakest), model)
+
+# %% [markdown]
+# **How to read it.** Each point is a mean, and its bar the interval that you get when the six structures are drawn again. Compare it with the same head in the lower group.
+#
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# L23H3 is solid: 1.9 logits, [1.7, 2.2], and at least 1.5 in every structure. So are the two heads of layer 29 (.9 and −.6). The name mover L23H0 is another matter: .4, [.2, .6], and in one of the six structures it adds next to nothing (.06). It was more impressive on the eight prompts (.8). A result on a few sentences of one shape can be a result about that shape.
+# </details>
 #
 # ## Recap
 #
@@ -654,6 +777,7 @@ compare("ioi.attribution.top_head_on_other_names", writes["other names, mean"][p
 # | `cache.apply_ln_to_stack`, `cache["ln_final.hook_scale"]` | the final norm, with the scale of the run |
 # | `cache.logit_attrs` | the attribution in one call |
 # | `cache.stack_head_results`, `model.W_O` | what each head writes |
+# | `einops.einsum(a, b, "batch i, i j -> batch j")` | products and sums over named axes |
 # | `utils.attribution` | the same functions for prompts of any lengths |
 #
 # **Glossary.** *Bias term*: what $b_U$ adds to a logit difference. *Direct effect*: of a part on the logits, with everything between them
@@ -663,8 +787,8 @@ compare("ioi.attribution.top_head_on_other_names", writes["other names, mean"][p
 # and raises its logit (Wang et al. 2022). *RMSNorm*: a LayerNorm that does not subtract the mean. *S1, S2*: the subject's first and second
 # mention. *Unembedding*: the matrix that turns the final residual into logits.
 #
-# Sources: nostalgebraist 2020, "interpreting GPT: the logit lens"; Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits";
-# Wang et al. 2022, "Interpretability in the Wild"; the prompts are those of TransformerLens' "Exploratory Analysis Demo".
+# **Read next.** [Elhage et al. 2021](https://transformer-circuits.pub/2021/framework/index.html), "A Mathematical Framework for Transformer Circuits", for the stream as a sum. [nostalgebraist 2020](https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens), "interpreting GPT: the logit lens". [Wang et al. 2022](https://arxiv.org/abs/2211.00593),
+# section 3.1, for name movers. The prompts are those of TransformerLens' Exploratory Analysis Demo.
 #
 # **Next:** [03 · Activation patching](03_activation_patching.ipynb) changes one activation at a time, and finds the heads that
 # attribution cannot see.

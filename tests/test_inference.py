@@ -35,6 +35,8 @@ def test_attributions_read_the_same_from_it(model, caches):
     directions = logit_diff_directions(model, pairs.answer_tokens)
     assert torch.equal(*(head_attributions(model, cache, directions) for cache in (whole, small)))
     assert torch.equal(*(attribution_total(model, cache, pairs.answer_tokens) for cache in (whole, small)))
+    for built_in in ("decompose_resid", "accumulated_resid"):  # they pass over what a cache lacks, without a word
+        assert torch.equal(*(getattr(cache, built_in)(layer=-1, pos_slice=-1) for cache in (whole, small))), built_in
 
 
 @torch.no_grad()

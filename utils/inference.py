@@ -16,15 +16,16 @@ from utils.prompts import at_last, prompt_list, token_row, tokenize
 from utils.shared_prefix import last_logits
 
 READ_BY_METHODS = re.compile(
-    r"blocks\.\d+\.(hook_(in|resid_pre|resid_mid|resid_post|attn_out|mlp_out)|attn\.hook_(z|q|k|v|pattern))|ln_final\.hook_scale"
+    r"blocks\.\d+\.(hook_(in|resid_pre|resid_mid|resid_post|attn_out|mlp_out)|attn\.hook_(z|q|k|v|pattern))"
+    r"|hook_(pos_)?embed|ln_final\.hook_scale"
 )
 
 
 def small_cache(name: str) -> bool:
     """A `names_filter` that keeps the activations that the course's methods read, in about a third of a whole cache's memory.
 
-    `model.run_with_cache(tokens, names_filter=small_cache)` holds the residual stream, what attention and MLPs write to it,
-    the heads' z, q, k, v and patterns, and the final norm's scale.
+    `model.run_with_cache(tokens, names_filter=small_cache)` holds the embedding and the residual stream, what attention and
+    MLPs write to it, the heads' z, q, k, v and patterns, and the final norm's scale.
     """
     return READ_BY_METHODS.fullmatch(name) is not None
 
