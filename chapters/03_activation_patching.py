@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 03 · Activation patching
 #
-# Two hours. Attribution sees the last step only: from a part straight to the logits. To see what the parts before it do, change
+# Two and a half hours. Attribution sees the last step only: from a part straight to the logits. To see what the parts before it do, change
 # one of them and run the rest of the model. **Activation patching** takes the change from a second run on a
 # nearly identical prompt, and so asks about one difference at a time.
 #
@@ -9,8 +9,11 @@
 # - build a pair of prompts that differs in one respect only, and a metric from 0 to 1 between them;
 # - write every common patching sweep as a plain loop: residual stream, layers, heads, and a head's query, key, value and pattern;
 # - tell what a head does by *which of its inputs* matters;
+# - choose a corruption, and say what it can show and what it cannot;
 # - say what it takes to call a part sufficient, and what to call it necessary;
 # - draw the circuit you found, and see where it agrees with the published one.
+#
+# If time is short, do sections 1 to 5 and the summary in section 11.
 
 # %% [markdown] tags=["model"]
 # **The model.** `load_model()` prints which model you have. Every figure of the course was computed on SmolLM2-135M-Instruct, a
@@ -70,6 +73,7 @@ sys.path.insert(0, str(COURSE))
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
 import pandas as pd
 import torch
 from IPython.display import Markdown
@@ -92,17 +96,19 @@ from tests.checks import (
     check_noising_sweep,
     check_patch_position,
 )
+from tests.checks.predicting import score_predictions
 from utils import patching, plots
 from utils.attribution import head_attributions, head_name, logit_diff, logit_diff_directions, top_heads
 from utils.experiment import run_experiment
-from utils.inference import small_cache
-from utils.ioi import NAMES, TEMPLATES, ioi_pairs, positions_by_role, single_token_names
+from utils.inference import ends_only, small_cache
+from utils.ioi import NAMES, TEMPLATES, ioi_dataset, ioi_pairs, positions_by_role
 from utils.models import load_model
-from utils.prompts import make_pairs
 from utils.reference import compare, figures
+from utils.stats import bootstrap_interval
 
 # %% tags=["nbval-ignore-output"]
 model = load_model()
+n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
 
 # %% [markdown]
 # ## 1 · Two runs that differ in one word
@@ -114,12 +120,20 @@ model = load_model()
 # >
 # > When John and Mary went to the shops, **Mary** gave the bag to → John
 #
-# Why only S2? Whatever the two runs share cannot explain their difference: grammar, shops, bags, the fact that names come
-# next, the names themselves. What is left is which of the two was repeated. Exchange more words, and you find the heads that
-# care about any of them, all at once. (The order of the names could serve as well. It asks another question.)
+# Why only S2? Whatever the two runs share cannot explain their difference: grammar, shops, bags, the fact that a name comes
+# next, the names themselves. What is left is which of the two was repeated. If you exchange more words, you find the heads that
+# care about any of them, all at once.
 #
-# `small_cache` is a names filter: it keeps the activations that this chapter patches or reads, and leaves out the rest, which would
-# take three times the memory.
+# Now carry one activation from the clean run into the corrupted run, and let the rest of the model compute what follows from it. If the clean answer comes back, this activation was enough to bring it back. This is how you *localize* a behavior: not by looking at
+# every number of the model, but by asking of one place after the other whether it carries the difference.
+
+# %%
+plots.patching_drawing()
+
+# %% [markdown]
+# **How to read it.** Each square is the residual stream of one position (left to right) in one layer (bottom to top). The patch can change only what comes after it: later layers, at the same position and to its right. All other squares stay as they were in the corrupted run.
+#
+# Run both sides. (`small_cache` is the names filter of chapter 02.)
 
 # %%
 pairs = ioi_pairs(model)
@@ -139,7 +153,7 @@ compare("ioi.prompt_tokens", pairs.clean_tokens.shape[1], model)
 # %% [markdown]
 # *What do you expect?* At which positions and layers do the two runs differ at all?
 # <details><summary>Our guess</summary>
-# At S2 from the start. At the positions before it never: they cannot see it. At the ones behind it a little, and more with every layer.
+# At S2 from the start. At the positions before it never, because they cannot see it. At the positions after it a little, and more with every layer.
 # </details>
 
 # %%
@@ -151,7 +165,7 @@ def relative_difference(layer: int) -> Float[Tensor, "position"]:
 
 position_names = pairs.labels(model)
 plots.imshow(
-    torch.stack([relative_difference(layer) for layer in range(model.cfg.n_layers)]),
+    torch.stack([relative_difference(layer) for layer in range(n_layers)]),
     "Where clean and corrupted runs differ",
     x="position (words of the first prompt)",
     y="residual stream before layer",
@@ -162,27 +176,30 @@ plots.imshow(
 
 
 # %% [markdown]
-# **How to read it.** White means that the two runs are the same there, and nothing you patch there can matter. Everything before
-# S2 is white. The dark cell is S2 in layer 0; the difference then spreads to the right.
+# **How to read it.** White means that the two runs are the same there, so nothing that you patch there can matter. Everything before
+# S2 is white. The dark cell is S2 in layer 0, and the difference then spreads to the right.
 #
 # **What it does not show.** Which of these differences the answer depends on. To find out, carry them from one run into
 # the other.
 #
-# ## 2 · A metric
+# ## 2 · A metric, two ways
 #
-# We shall run the corrupted prompt with one clean activation in it, and ask how much of the clean answer comes back. The logit
-# difference says so in logits. Rescale it, so that 0 means "as in the corrupted run" and 1 "as in the clean run".
+# There are two ways to patch. **Denoising** puts a clean activation into the corrupted run and asks how much of the clean answer comes back. **Noising** puts a corrupted activation into the clean run and asks how much is lost. For both, we rescale the logit difference, so that a patch without any effect gives 0.
 #
-# ### Exercise 3.1 · The metric
+# ### Exercise 3.1 · The metrics
 #
-# > Difficulty: ●○○○○  Importance: ●●●●○  5 minutes
+# > Difficulty: ●●○○○  Importance: ●●●●○  10 minutes
 #
-# Return the mean logit difference of `logits`, rescaled by the two baselines. Keep it a tensor of no axes: sweeps stack them, and
+# Both functions return the mean logit difference of `logits`, rescaled by the two baselines. `ioi_metric` is for denoising: 0 means "as in the corrupted run" and 1 "as in the clean run". `noising_metric` is for noising: 0 means "as in the clean run" and −1 "as in the corrupted run". Keep the results tensors without axes, because sweeps stack them, and
 # chapter 10 takes gradients through them.
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · a question</summary>
 #
-# `logit_diff(logits, answer_tokens)` is in scope. Subtract the value that should become 0; divide by the distance between the two.
+# Which value should become 0 in each of the two? How far apart are the baselines on the new scale?
+# </details>
+# <details><summary>Hint 2 · the tool</summary>
+#
+# `logit_diff(logits, answer_tokens)` is in scope, and it is already the mean over prompts.
 # </details>
 
 # %%
@@ -199,6 +216,7 @@ def ioi_metric(
 # %%
 check_ioi_metric(ioi_metric)
 
+
 # %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
@@ -207,10 +225,32 @@ check_ioi_metric(ioi_metric)
 # ```
 # </details>
 
+# %%
+def noising_metric(
+    logits: Float[Tensor, "batch position d_vocab"],
+    answer_tokens: Int[Tensor, "batch 2"],
+    clean: Float[Tensor, ""] | float,
+    corrupted: Float[Tensor, ""] | float,
+) -> Float[Tensor, ""]:
+    """The mean logit difference on a scale where `clean` is 0 and `corrupted` is −1. For noising."""
+    raise NotImplementedError("this exercise is not written yet: put your code here")
+
+
+# %%
+check_noising_metric(noising_metric)
+
+# %% [markdown] tags=["answer"]
+# <details><summary>Answer</summary>
+#
+# ```python
+# return (logit_diff(logits, answer_tokens) - clean) / (clean - corrupted)
+# ```
+# </details>
+
 # %% [markdown]
-# Two runs, their two logit differences and the metric between them belong together: they make one **experiment**. You will need many of
+# Two runs, their two logit differences and the metrics between them belong together: they make one **experiment**. You will need many of
 # them, so `run_experiment(model, pairs)` makes one in a single call. It runs both sides of the pairs and keeps the two baselines
-# (`.clean`, `.corrupted`), the two caches (`.clean_cache`, `.corrupted_cache`) and the metric on your scale (`.denoising_metric`).
+# (`.clean`, `.corrupted`), the two caches (`.clean_cache`, `.corrupted_cache`) and your two metrics (`.denoising_metric`, `.noising_metric`).
 
 # %%
 experiment = run_experiment(model, pairs)
@@ -227,9 +267,13 @@ for name, logits in (("corrupted", corrupted_logits), ("clean", clean_logits)):
 #
 # > Difficulty: ●●○○○  Importance: ●●●●●  10 minutes
 #
-# A hook function: it gets an activation of the *corrupted* run and returns it with the *clean* values at one position, in every prompt.
+# Write a hook function: it gets an activation of the *corrupted* run and returns it with the *clean* values at one position, in every prompt.
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · a question</summary>
+#
+# How does the function know which of the cache's activations to take?
+# </details>
+# <details><summary>Hint 2 · the line that people miss</summary>
 #
 # `clean_cache[hook.name]` is the same activation in the clean run. Work on a copy (`activation.clone()`), or you change what
 # others see.
@@ -258,17 +302,25 @@ check_patch_position(patch_position)
 # </details>
 
 # %% [markdown]
-# ### Exercise 3.3 · The residual stream
+# ### Exercise 3.3 · Every layer, every position
 #
-# > Difficulty: ●●●○○  Importance: ●●●●●  15 minutes
+# > Difficulty: ●●●○○  Importance: ●●●●●  20 minutes
 #
-# For every layer and position: run the *corrupted* tokens with `resid_pre` of that layer patched at that position, and keep the
-# metric. Two loops and `run_with_hooks`. `layers` lets you run a few layers only.
+# A **sweep** is the same patch at every place, one after the other. For every layer and position, run the *corrupted* tokens with `resid_pre` of that layer patched at that position, and keep the
+# metric. You need two loops and `run_with_hooks`. `layers` lets you run a few layers only.
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · a question</summary>
+#
+# How many runs of the model does the whole sweep take?
+# </details>
+# <details><summary>Hint 2 · the tools</summary>
 #
 # `get_act_name("resid_pre", layer)` is the full name. `partial(patch_position, pos=pos, clean_cache=clean_cache)` is a
-# hook function.
+# hook function with its two last arguments filled in.
+# </details>
+# <details><summary>Hint 3 · the line that people miss</summary>
+#
+# `layers` may be `[0, 15, 28]`: the *row* of the result is the number of the loop, and the layer is what stands in the list. `enumerate` gives both.
 # </details>
 
 # %%
@@ -290,6 +342,7 @@ def get_act_patch_resid_pre(
 # %%
 check_get_act_patch_resid_pre(get_act_patch_resid_pre)
 
+
 # %% [markdown] tags=["answer"]
 # <details><summary>Answer</summary>
 #
@@ -305,82 +358,8 @@ check_get_act_patch_resid_pre(get_act_patch_resid_pre)
 # </details>
 
 # %% [markdown]
-# Try your loop on two prompts and three layers, and `transformer_lens.patching`, which has a function of the same name, on a few
-# cells of the same sweep. (`index_df` names the cells; without it the built-in does all of them.) `few.denoise(sweep, …)` calls a sweep,
-# yours or the built-in one, with the experiment's model, corrupted tokens, clean cache and metric, and hands on what you add.
-
-# %%
-few = run_experiment(model, ioi_pairs(model, TEMPLATES[:1], NAMES[:1]))  # two prompts
-some_layers = [0, model.cfg.n_layers // 2, model.cfg.n_layers - 2]
-some = few.denoise(get_act_patch_resid_pre, layers=some_layers)
-plots.imshow(
-    some,
-    "Your loop: clean residual stream patched into the corrupted run (two prompts, three layers)",
-    x="position",
-    y="residual stream before layer",
-    x_labels=position_names,
-    y_labels=some_layers,
-    unit="metric",
-)
-
-# %%
-cells = pd.DataFrame({"layer": some_layers, "pos": [S2, S2, END]})
-theirs = few.denoise(built_in.get_act_patch_resid_pre, index_axis_names=None, index_df=cells)
-yours = torch.stack([some[row, pos] for row, pos in enumerate(cells["pos"])])
-print("your loop:", yours.numpy().round(3), "  transformer_lens.patching:", theirs.numpy().round(3))
-
-# %% [markdown]
-# Your loop runs the whole model once per cell: hundreds of runs for one picture. Most of that work is wasted: a patch
-# changes nothing in the layers below it and nothing at the positions before it, and where the runs are equal it changes nothing at all.
-# `utils.patching` has the names and arguments of `transformer_lens.patching`, gives the same numbers, and skips that work. From here on
-# it draws the full figures, on all eight prompts. `block_every`, which you will write next, has this sweep as its first panel.
-
-# %%
-by_block = experiment.denoise(patching.get_act_patch_block_every)  # [3, layer, position]
-plots.imshow(
-    by_block[0],
-    "Residual stream: how much of the clean answer one position brings back",
-    x="position (words of the first prompt)",
-    y="residual stream before layer",
-    x_labels=position_names,
-    unit="metric",
-)
-
-# %%
-at_s2, at_end = by_block[0, :, S2], by_block[0, :, END]
-handover = (at_s2 > 0.95).nonzero().max().item()  # the last layer before which S2 still holds (nearly) everything
-compare("ioi.patching.s2_at_layer_0", at_s2[0], model)
-compare("ioi.patching.handover_begins_in_layer", handover, model)
-compare("ioi.patching.first_layer_where_end_holds_more_than_s2", (at_end > at_s2).nonzero().min(), model)
-compare("ioi.patching.end_before_last_layer", at_end[-1], model)
-
-
-# %% [markdown]
-# **How to read it.** Read the column of S2 from the top: 1, layer after layer. Put the clean stream back at this one
-# position, and the whole answer comes back, although END is corrupted. Then, within a few layers, the column fades and END's
-# column fills up. Whatever S2 knew has been carried to END. On gpt2-small that happens in layers 7 and 8 (the executed demo of
-# TransformerLens), on SmolLM2 in layers 19 to 23. Hardly another position matters; look for a faint column just behind S2.
-#
-# **What it does not show.** How it was carried. The stream holds everything there is at a position; what moved may be a small part of it.
-#
-# **Try.** Compare with the two curves of chapter 02. They saw nothing at END before the first name mover. Here END holds half of the
-# answer earlier than that: *which* answer was decided before the answer was there.
-#
-# ## 4 · Which layers carry it?
-#
-# The stream is a sum of outputs, so patch the outputs instead: of one attention layer or one MLP, at one position.
-#
-# ### Exercise 3.4 · Residual stream, attention, MLP
-#
-# > Difficulty: ●●○○○  Importance: ●●●○○  10 minutes
-#
-# Return `[3, layer, position]`: the sweep of exercise 3.3 for `resid_pre`, `attn_out` and `mlp_out`, in this order. One activation is
-# patched in each run.
-#
-# <details><summary>Hint</summary>
-#
-# One more loop around exercise 3.3. `patch_position` works for all three: their axes are the same.
-# </details>
+# The stream is a sum, so you can patch its parts as well. Write the same sweep for `resid_pre`, `attn_out` and `mlp_out` of every layer, in this order, as `[3, layer, position]`. Only one activation is
+# patched in each run. The axes of all three are the same, so `patch_position` works for them.
 
 # %%
 def get_act_patch_block_every(
@@ -414,14 +393,57 @@ check_get_act_patch_block_every(get_act_patch_block_every)
 # </details>
 
 # %% [markdown]
-# Your loop on layer 0, beside the built-in at S2 of layer 0; then the full figure.
+# Compare your loops on two prompts with `transformer_lens.patching`, which has functions of the same names, on a few
+# cells of the same sweeps. (`index_df` names the cells; without it the built-in does all of them.) `few.denoise(sweep, …)` calls a sweep,
+# yours or the built-in one, with the experiment's model, corrupted tokens, clean cache and metric, and hands on what you add.
 
 # %%
-first_layer = few.denoise(get_act_patch_block_every, layers=[0])
+few = run_experiment(model, ioi_pairs(model, TEMPLATES[:1], NAMES[:1]))  # two prompts
+yours = few.denoise(get_act_patch_block_every, layers=[0])  # [3, 1, position]; its first row is the sweep of resid_pre
 cell = {"index_axis_names": None, "index_df": pd.DataFrame({"layer": [0], "pos": [S2]})}
-for panel, sweep in enumerate((built_in.get_act_patch_resid_pre, built_in.get_act_patch_attn_out, built_in.get_act_patch_mlp_out)):
-    theirs = few.denoise(sweep, **cell).item()
-    print(f"{('resid_pre', 'attn_out', 'mlp_out')[panel]:10} your loop {first_layer[panel, 0, S2]:6.3f}   built-in {theirs:6.3f}")
+for row, name in enumerate(("resid_pre", "attn_out", "mlp_out")):
+    theirs = few.denoise(getattr(built_in, f"get_act_patch_{name}"), **cell).item()
+    print(f"{name:10} your loop {yours[row, 0, S2]:6.3f}   transformer_lens.patching {theirs:6.3f}")
+
+# %% [markdown]
+# Your loop runs the whole model once for every cell: hundreds of runs for one picture. Most of that work is wasted. A patch
+# changes nothing in the layers below it and nothing at the positions before it, and where the two runs are equal it changes nothing at all.
+# `utils.patching` has the names and arguments of `transformer_lens.patching`, gives the same numbers, and skips that work. From here on
+# it draws the full figures, on all eight prompts.
+
+# %%
+by_block = experiment.denoise(patching.get_act_patch_block_every)  # [3, layer, position]
+plots.imshow(
+    by_block[0],
+    "Residual stream: how much of the clean answer one position brings back",
+    x="position (words of the first prompt)",
+    y="residual stream before layer",
+    x_labels=position_names,
+    unit="metric",
+)
+
+# %%
+at_s2, at_end = by_block[0, :, S2], by_block[0, :, END]
+handover = (at_s2 > 0.95).nonzero().max().item()  # the last layer before which S2 still holds (nearly) everything
+compare("ioi.patching.s2_at_layer_0", at_s2[0], model)
+compare("ioi.patching.handover_begins_in_layer", handover, model)
+compare("ioi.patching.first_layer_where_end_holds_more_than_s2", (at_end > at_s2).nonzero().min(), model)
+compare("ioi.patching.end_before_last_layer", at_end[-1], model)
+
+# %% [markdown]
+# **How to read it.** Read the column of S2 from the top: it is 1, layer after layer. If you put the clean stream back at this one
+# position, the whole answer comes back, although END is corrupted. Then, within a few layers, the column fades and END's
+# column fills up. Whatever S2 knew has been carried to END.
+#
+# *What do you see?* In which layers does this **handover** happen? Does it begin before or after the layer in which chapter 02 saw the answer appear?
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# S2 holds everything until layer 19, and from layer 21 on END holds more than S2. The answer itself appeared in the attention of layer 23. So *which* name to say is decided at END before any name can be read there. Hardly another position matters; a faint column stands just behind S2. On gpt2-small the handover is in layers 7 and 8 (TransformerLens' Exploratory Analysis Demo).
+# </details>
+#
+# **What it does not show.** How it was carried. The stream holds everything there is at a position, and what moved may be a small part of it.
+#
+# ## 4 · Which layers carry it?
 
 # %%
 plots.imshow(
@@ -442,29 +464,55 @@ compare("ioi.patching.mlp_at_s2", mlp_cells.max(), model)
 compare("ioi.patching.attention_layers_at_s2", (attention_cells[:, S2] > 0.1).nonzero()[:, 0], model)
 compare("ioi.patching.attention_layers_at_end", (attention_cells[:, END] > 0.1).nonzero()[:, 0], model)
 
+# %% [markdown]
+# *What do you see?* Which layers of attention matter, and at which of the two positions? And which MLP brings back everything?
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# Attention works at S2 in layer 17 (.44), and at END in layers 20 (.42) and 23 (.78). Layer 24 has a blue cell at END (−.25). Among the MLPs, that of layer 0 at S2 brings back the whole answer (1.00). No other MLP reaches .2.
+# </details>
+#
+# Does MLP 0 know about indirect objects, then? It sees the word at S2 and little else. Here is a test: run each name *alone*, after BOS, in no sentence at all. Put the MLP 0 output of that run into the corrupted sentence, at S2.
+
+# %%
+bos = torch.full_like(answer_tokens[:, 1], model.tokenizer.bos_token_id)
+_, alone = model.run_with_cache(torch.stack([bos, answer_tokens[:, 1]], dim=1), names_filter=get_act_name("mlp_out", 0))
+
+
+def put_alone(mlp_out: Float[Tensor, "batch position d_model"], hook: HookPoint) -> Float[Tensor, "batch position d_model"]:
+    mlp_out = mlp_out.clone()
+    mlp_out[:, S2] = alone[hook.name][:, 1]
+    return mlp_out
+
+
+from_alone = metric(model.run_with_hooks(pairs.corrupted_tokens, fwd_hooks=[(get_act_name("mlp_out", 0), put_alone)]))
+compare("ioi.patching.mlp_0_of_the_name_alone", from_alone, model)
+
 
 # %% [markdown]
-# **How to read it.** Two columns matter in the middle panel: attention at S2 early, attention at END later, and few layers of
-# each. In the panel of the MLPs look at layer 0, at S2: it brings back everything.
+# On SmolLM2 that brings back .87 of the answer, although it comes from a run without a sentence. So MLP 0 acts as a **second embedding**: later layers read from its output which word stands at a position. A patch there is nearly as good as exchanging the word itself, and explains as little.
 #
-# **What it does not show.** That MLP 0 knows about indirect objects. It sees the word at S2 and nothing else, and
-# later layers read the word from what it writes: it acts as a second embedding. A patch there is as good as exchanging the word
-# itself. On some models a later MLP has an effect too: look whether it is far from the diagonal of the story told by attention.
+# **Try.** Add up the attention panel's column at END. Is the sum the 1 of the residual panel?
+# <details><summary>What you should find, on SmolLM2</summary>
 #
-# **Try.** Add up the attention panel's column at END. If the parts do not add up to the residual panel's 1, they depend on one another.
+# The sum is 1.20, and all cells of the attention panel together give 1.87. Effects of parts that feed each other are counted more than once: what layer 20 brings to END is also what makes layer 23 write the name. Sums of patching effects are not shares of a whole.
+# </details>
 #
 # ## 5 · Which heads?
 #
-# ### Exercise 3.5 · Output of a head, at all positions
+# ### Exercise 3.4 · Output of a head, at all positions
 #
 # > Difficulty: ●●●○○  Importance: ●●●●○  15 minutes
 #
 # Return `[layer, head]`: the metric when `z` of one head is patched at *every* position. Patch `z` and not what the head writes
 # after $W_O$ (`result`): the model does not compute that for one head, and TransformerLens refuses a hook there.
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · shapes</summary>
 #
-# You need another hook function: the head is axis 2 of `z`, `[batch, position, head, d_head]`. Define it inside.
+# `z` is `[batch, position, head, d_head]`: the head is axis 2.
+# </details>
+# <details><summary>Hint 2 · the line that people miss</summary>
+#
+# You need another hook function. Define it inside, give it an argument `head`, and fill that in with `partial`. A function that reads the loop's variable would work here, and surprise you elsewhere.
 # </details>
 
 # %%
@@ -503,21 +551,25 @@ check_get_act_patch_attn_head_out_all_pos(get_act_patch_attn_head_out_all_pos)
 # </details>
 
 # %% [markdown]
-# ### Exercise 3.6 · Output, query, key, value, pattern
+# ### Exercise 3.5 · Output, query, key, value, pattern
 #
 # > Difficulty: ●●●●○  Importance: ●●●●○  20 minutes
 #
 # A head's output changes for one of two reasons: it looks elsewhere (its pattern, made of queries and keys), or what it sees there has
 # changed (its values). Patch each alone. Return `[5, layer, head]` in the order `z`, `q`, `k`, `v`, `pattern`.
 #
-# Two traps. The axes of `pattern` are `[batch, head, query, key]`: the head is axis 1 there, axis 2 in the others. And many
+# There are two traps. The axes of `pattern` are `[batch, head, query, key]`: the head is axis 1 there, and axis 2 in the others. And many
 # models share keys and values between heads (*grouped-query attention*: SmolLM2 has 9 query heads and 3 key/value heads). There `k` and
 # `v` have fewer heads: fill the first ones of the row and leave zeros behind, as TransformerLens does.
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · a question</summary>
+#
+# How can the cache tell you how many heads an activation has, whatever the model?
+# </details>
+# <details><summary>Hint 2 · the tools</summary>
 #
 # `clean_cache[name, layer].shape[axis]` is the number of heads of that activation.
-# `activation.transpose(1, 2)` is a view: writing into it writes into `activation`.
+# `activation.movedim(axis, 0)[head]` is one head of it. `movedim` gives a view: writing into it writes into `activation`.
 # </details>
 
 # %%
@@ -563,41 +615,44 @@ check_get_act_patch_attn_head_all_pos_every(get_act_patch_attn_head_all_pos_ever
 # Your two loops on one layer and two prompts, beside the built-in on one head of it:
 
 # %%
-layer = int(0.58 * model.cfg.n_layers)  # 6 of gpt2-small, 17 of SmolLM2: the last layers before the handover
+layer = int(0.58 * n_layers)  # 17 of 30 layers, 6 of 12: shortly before the handover
 outputs = few.denoise(get_act_patch_attn_head_out_all_pos, layers=[layer])
 five = few.denoise(get_act_patch_attn_head_all_pos_every, layers=[layer])
 head = outputs[0].argmax().item()
 cell = {"index_axis_names": None, "index_df": pd.DataFrame({"layer": [layer], "head": [head]})}
 theirs = few.denoise(built_in.get_act_patch_attn_head_out_all_pos, **cell)
-print(f"{head_name(layer, head)}: exercise 3.5 {outputs[0, head]:.3f}, exercise 3.6 {five[0, 0, head]:.3f}, built-in {theirs.item():.3f}")
+print(f"{head_name(layer, head)}: exercise 3.4 {outputs[0, head]:.3f}, exercise 3.5 {five[0, 0, head]:.3f}, built-in {theirs.item():.3f}")
 
 # %% [markdown]
-# And all heads on all prompts.
+# ### Predict before you look
 #
-# *What do you expect?* The heads of chapter 02 again? Which others?
-# <details><summary>Our guess</summary>
-# Those, and the heads that make them look where they look: some at S2, and some that carry from S2 to END. Attribution could not see
-# these, for they write nothing about names.
-# </details>
+# Chapter 02 found a strongest head, by direct attribution. Will the same head have the largest patching effect? And will a head appear among the ten largest that lies *before* the layer of the handover, so that attribution could not see it? Answer `"yes"` or `"no"`.
+
+# %%
+prediction = {"same strongest head": None, "a head before the handover": None}
 
 # %%
 every = experiment.denoise(patching.get_act_patch_attn_head_all_pos_every)  # [5, layer, head]
 plots.heads(every[0], "Patching each head's output at all positions", unit="metric")
 
 # %%
+directions = logit_diff_directions(model, answer_tokens)
+direct = head_attributions(model, clean_cache, directions)  # [layer, head], chapter 02
 ten = sorted(top_heads(every[0].abs(), 10))
+measured = {"same strongest head": top_heads(direct.abs(), 1) == top_heads(every[0].abs(), 1), "a head before the handover": ten[0][0] < handover}
+score_predictions(prediction, {question: "yes" if found else "no" for question, found in measured.items()})
 compare("ioi.patching.top_heads", [head_name(*pair) for pair in ten], model)
 compare("ioi.patching.strongest_head", head_name(*top_heads(every[0].abs(), 1)[0]), model)
 compare("ioi.patching.strongest_head_effect", every[0].abs().max(), model)
 
 # %% [markdown]
-# **How to read it.** Red: with this head clean and all else corrupted, the answer moves towards the clean one. Blue: away from
-# it. Look for the red heads in layers *before* the ones of chapter 02: they are what attribution missed.
+# **How to read it.** Red: with this head clean and everything else corrupted, the answer moves toward the clean one. Blue: it moves away from
+# it. Only a few heads matter, and patching finds them with generic tools, without any idea about what they do.
 #
 # **What it does not show.** That a white head does nothing. It does nothing that depends on which name S2 is. A head
 # that finds "the last word is *to*, so a name comes next" is the same in both runs.
 #
-# Now the reasons. The limit of the colours is the same in all five panels.
+# Now the reasons. The limit of the colors is the same in all five panels.
 
 # %%
 plots.imshow(
@@ -609,14 +664,11 @@ plots.imshow(
     unit="metric",
 )
 
+
 # %% [markdown]
 # **How to read it.** Take a red cell of the first panel and look for it in the others. If it is red in *query* and in *pattern*,
 # the head matters because of where it looks. If it is red in *value*, it looks at the same place in both runs, and what it finds
 # there differs.
-#
-# The *key* panel is almost empty. Do not conclude that keys are unimportant. Our two runs differ at S2 only, so every key at an earlier
-# position, IO and S1 included, is the same in both runs, and patching it cannot change anything. To test keys you have to
-# corrupt the word that is looked at. Chapter 05 does this with a fresh name at S1, and finds a key that carries a third of the difference.
 #
 # If your model shares keys and values, a cell of *key* or *value* stands for several query heads. Two of them may pull in
 # opposite directions, and the cell shows the sum. To take it apart, give one *query* head the clean values and leave it its corrupted
@@ -624,9 +676,6 @@ plots.imshow(
 # sharing, this is the value panel itself.)
 
 # %%
-n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
-
-
 def z_of(pattern_cache: ActivationCache, value_cache: ActivationCache, layer: int) -> Float[Tensor, "batch query head d_head"]:
     """A layer's z with the patterns of one run and the values of another."""
     values = value_cache["v", layer]  # batch key kv_head d_head
@@ -637,7 +686,7 @@ def z_of(pattern_cache: ActivationCache, value_cache: ActivationCache, layer: in
 clean_values = {get_act_name("z", layer): z_of(corrupted_cache, clean_cache, layer) for layer in range(n_layers)}
 own_values = patching.get_act_patch_attn_head_out_all_pos(model, pairs.corrupted_tokens, clean_values, metric)
 same_run = z_of(clean_cache, clean_cache, n_layers - 1)
-print(f"pattern × values is z: largest difference {(same_run - clean_cache['z', n_layers - 1]).abs().max():.0e}")
+print("pattern × values is z:", torch.allclose(same_run, clean_cache["z", n_layers - 1], atol=1e-4))
 
 # %% [markdown]
 # Two scatters make it plain: for every head, the effect of its values against that of its output, and the effect of its pattern against
@@ -684,25 +733,123 @@ compare("ioi.patching.value_matters", [head_name(*pair) for pair in ten if reaso
 compare("ioi.patching.pattern_matters", [head_name(*pair) for pair in ten if reasons[pair] == "pattern"], model)
 
 # %% [markdown]
-# **How to read it.** Most heads fall on one diagonal or the other. A head that is off both owes part of its effect to each. A point far *beyond* the
-# diagonal of one scatter is on the other side of zero in the other: its pattern and its values pull in opposite directions. If pattern and values did their
-# work independently, the two effects would add up to that of the output.
+# *What do you see?* Which heads matter because of what they read, and which because of where they look?
+# <details><summary>What we see, for SmolLM2</summary>
 #
-# **Try.** Plot `every[4] + own_values` against `every[0]`.
-# <details><summary>What you should find, on SmolLM2</summary>
+# L17H4 and L23H0 matter because of their pattern. L20H0, L19H2, L23H3 and the pair of layer 29 matter because of their values. L24H4 is off both diagonals: its pattern gives −.25 and its values +.13.
+# </details>
 #
-# The points lie close to the diagonal, also those of the heads that are off it in both scatters. So the two reasons add up, and no head here needs both to change together.
+# ### Interpret: do the two reasons add up?
+#
+# An earlier draft said: *"A head that lies off both diagonals needs both to change together."* L24H4 is such a head. If the sentence were true, the effects of pattern alone and values alone would not add up to the effect of the output. Do they?
+#
+# - **a** They add up, for L24H4 as well: the sentence is false.
+# - **b** They do not add up for the heads off the diagonals: the sentence is true.
+
+# %%
+choice = {"pattern and values": None}
+
+# %%
+together = every[4] + own_values
+plots.scatter(
+    every[0],
+    together,
+    "Pattern alone plus values alone, against output",
+    x="output patched",
+    y="pattern patched + values patched",
+    labels=all_names,
+    color=layer_of,
+    color_name="layer",
+    diagonal=True,
+)
+
+# %%
+misses = together - every[0]
+off_both = [pair for pair in ten if reasons[pair] == "neither"]
+score_predictions(choice, {"pattern and values": "a" if all(misses[pair].abs() < 0.5 * every[0][pair].abs() for pair in off_both) else "b"})
+compare("ioi.patching.additivity.correlation", np.corrcoef(together.flatten(), every[0].flatten())[0, 1], model)
+compare("ioi.patching.additivity.root_mean_square", misses.pow(2).mean().sqrt(), model)
+compare("ioi.patching.additivity.largest_miss", head_name(*top_heads(misses.abs(), 1)[0]), model)
+compare("ioi.patching.additivity.largest_miss_is", misses.abs().max(), model)
+
+# %% [markdown]
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# **a.** The points lie on the diagonal (correlation .998, root mean square of the misses .003). The largest miss is that of L24H4, and it is .05. So pattern and values work independently there, in opposite directions: the head looks more at the name that is being promoted, and what it reads there is worth less.
 # </details>
 #
 # On gpt2-small the heads of layers 7 and 8 are the ones whose values matter, and those before and after them are the ones whose
-# patterns matter (TransformerLens' demo). Look for the same three-part order in SmolLM2, and for the late heads that break it.
+# patterns matter (TransformerLens' demo). SmolLM2 has the same order of three, and late heads that break it.
 #
-# **What it does not show.** Position. `z` was patched everywhere at once; where does a head act?
+# ## 6 · What a corruption can show
 #
-# ## 6 · Early, middle, late
+# The *key* panel above is almost empty. An earlier draft of this course concluded: *"The word that is read hardly decides whether it is read; the one who asks does."* The panel does not say that. Think about it before you go on.
 #
-# Three layers are known by now: where the handover from S2 to END begins (section 3), and where the answer is
-# written (chapter 02: the attention layer with the largest direct attribution). They split the ten heads.
+# ### Predict before you look
+#
+# Our two runs differ at S2 only. Which of the words' keys can differ between the two runs? And if S1 were a fresh name instead (a **corruption** of another word), would the key panel still be dark? Answer `"dark"` if no key/value head would reach .2, and `"lit"` otherwise.
+
+# %%
+prediction = {"keys, with a fresh name at S1": None}
+
+# %% [markdown]
+# `ioi_pairs(model, corruption=…)` has several corruptions. Three of them put a name that occurs nowhere else in the place of one mention: of S1, of S2, or of IO.
+
+# %%
+panels, corrupted_to = {"S2 flipped: keys": every[2][:, : model.cfg.n_key_value_heads or n_heads]}, {}
+for name in ("S1", "IO", "S2"):
+    other = run_experiment(model, ioi_pairs(model, corruption=name))
+    corrupted_to[name] = other.corrupted
+    print(f"{name} fresh: {other.pairs.corrupted_text[0]!r}, logit difference {other.corrupted + 0:.2f}")
+    if name == "IO":
+        panels["IO fresh: values"] = other.denoise(patching.get_act_patch_attn_head_v_all_pos)
+    elif name == "S1":
+        panels["S1 fresh: keys"] = other.denoise(patching.get_act_patch_attn_head_k_all_pos)
+    else:
+        panels["S2 fresh: keys, noising"] = -other.noise(patching.get_act_patch_attn_head_k_all_pos)
+plots.imshow(
+    torch.stack(list(panels.values())),
+    "What four corruptions show about keys and values",
+    x="key/value head",
+    y="layer",
+    panels=list(panels),
+    unit="share of the difference",
+)
+
+# %%
+score_predictions(prediction, {"keys, with a fresh name at S1": "lit" if panels["S1 fresh: keys"].max() >= 0.2 else "dark"})
+for key, panel in zip(("flip", "s1", "io", "s2"), panels.values(), strict=True):
+    strongest = top_heads(panel.abs(), 3)
+    compare(f"ioi.corruption.{key}.strongest", [f"L{layer}KV{head}" for layer, head in strongest], model)
+    compare(f"ioi.corruption.{key}.effects", torch.stack([panel[cell] for cell in strongest]), model)
+compare("ioi.corruption.logit_diffs", torch.stack(list(corrupted_to.values())), model)  # S1, IO, S2
+
+# %% [markdown]
+# *What do you see?* Which keys light up, and what does each corruption leave in the dark?
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# - **S2 flipped.** No key reaches .2. This is a consequence of the corruption and not a fact about keys: every key at an earlier position, IO and S1 included, is the same in both runs, so patching it cannot change anything.
+# - **S1 fresh.** The keys of layer 17 bring back .74, and those of layers 23, 8 and 24 about .4 each. Now the mark "this name has been here before" differs between the runs.
+# - **S2 fresh.** With the fresh name's key, .28 of the answer is lost in layer 23, in the key/value head that L23H3 uses.
+# - **IO fresh.** One value head of layer 23 brings back .81: the name that the name movers copy. With the answer's own name gone, it is the values at IO that matter.
+# </details>
+#
+# So a dark cell means one of two things: the part does not matter, or it does not differ between *these* two runs. Before you conclude anything from a dark panel, name the corruption that would light it up.
+#
+# | corruption | what differs | what it cannot show |
+# |---|---|---|
+# | S2 flipped | which of the two names is repeated | whatever is the same for both: that a name *is* repeated, keys at earlier words |
+# | S1 fresh | whether the name at S2 has occurred before | what is done with a name that is not repeated |
+# | S2 fresh | both: nothing is repeated, and a new name acts | which of the two made the difference |
+# | IO fresh | the answer itself | how the model knows which name to avoid |
+# | Gaussian noise on the embeddings ([Meng et al. 2022](https://arxiv.org/abs/2202.05262)) | everything about a word | what exactly about the word mattered; it takes the model where it has never been |
+#
+# Exchanging the order of the two names is a sixth choice. It changes which place holds the answer and keeps the answer. Chapter 06 uses it to tell names from places.
+#
+# ## 7 · Early, middle, late
+#
+# You know three layers by now: where the handover from S2 to END begins (section 3), and where the answer is
+# written (chapter 02: the attention layer with the largest direct attribution). They split the ten heads into early, middle and late ones.
 #
 # *What do you expect?* Where do early heads look, and from where? And the middle ones?
 # <details><summary>Our guess</summary>
@@ -711,8 +858,6 @@ compare("ioi.patching.pattern_matters", [head_name(*pair) for pair in ten if rea
 # </details>
 
 # %%
-directions = logit_diff_directions(model, answer_tokens)
-direct = head_attributions(model, clean_cache, directions)  # [layer, head], chapter 02
 writing = direct.sum(1).argmax().item()
 
 
@@ -788,18 +933,20 @@ compare("ioi.patching.heads_at_end_that_read_io", [h["name"] for h in found if h
 
 # %% [markdown]
 # **How to read it.** Each row is a head. *at*: where its output matters. *reads*: where it looks from there. Read the rows in the order
-# of their layers and tell the story. The outline is the same in both models: something at S2 looks back to the first mention, something
-# at END looks at S2, something at END looks at a name.
+# of their layers and tell the story in one sentence.
 #
-# **SmolLM2 only.** Two things differ from the published story. The first: L23H3, the strongest head here and the one with the largest
-# direct attribution (chapter 02), reads S2 and not IO, and its values matter, not its pattern. It reads the repeated name off S2 and
-# lowers it; it hardly needs the earlier heads (section 7 measures that). The second: the last layer has a pair of heads with opposite
-# effects that read END itself. Their values matter: what they find there is what the heads before them have brought.
+# <details><summary>What we see, for SmolLM2</summary>
 #
-# ## 7 · Who listens?
+# L17H4 at S2 looks back to S1+1, the word after the first mention. L19H2 and L20H0 at END look at S2, and what they read there matters. L23H0 and L23H7 at END look at IO, and L24H4 looks at IO and writes against it. So far this is the published story.
+#
+# Two things are not. L23H3, the strongest head here and the one with the largest direct attribution, reads S2 and not IO, and its values matter, not its pattern: it reads the repeated name and lowers it, and it hardly needs the earlier heads (section 8 measures that). And the last layer has a pair of heads with opposite
+# effects that read END itself. Their values matter, so what they find there is what earlier heads have brought.
+# </details>
+#
+# ## 8 · Who listens?
 #
 # A head that matters without writing about names must matter through others. Patch it in the corrupted run, as before, and look at
-# the direct attribution of every head *in that run*: those that change have, directly or through others, listened.
+# the direct attribution of every head *in that run*. Those that change have listened, directly or through others.
 
 # %%
 corrupted_direct = head_attributions(model, corrupted_cache, directions)
@@ -836,74 +983,61 @@ compare("ioi.patching.speakers", [head_name(*pair) for pair in strongest], model
 compare("ioi.patching.strongest_listeners", [head_name(*other) for other in strongest.values()], model)
 compare("ioi.patching.top_attribution_head_heard", max(change[top_heads(direct, 1)[0]].abs() for change in heard.values()), model)
 
-
 # %% [markdown]
-# **How to read it.** One group of bars per later head, one bar per patched head. If patching an early head and patching a middle one change the
-# same heads in the same way, one chain is the simplest account: early, middle, late. Look for heads that rise *and* heads that fall: the same message
-# turns both kinds towards the clean IO, and they write it with opposite signs. Then look for the head with the largest direct
-# attribution. On SmolLM2 it is hardly there.
+# **How to read it.** There is one group of bars for each later head, and one bar in it for each patched head. If patching an early head and patching a middle one change the
+# same heads in the same way, one chain is the simplest account: early, middle, late.
+#
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# All three speakers move the same heads: L23H0 and its neighbors rise (L23H0 by 1.4 logits if L20H0 is patched), and L24H4 falls (by 1.3). The message turns both kinds toward the clean IO, and they write it with opposite signs. L23H3, the head with the largest direct attribution, changes by less than .3. It hardly listens to this chain.
+# </details>
 #
 # **What it does not show.** Which link is direct. The message may have passed through other heads and MLPs on its way. Chapter 05 patches
 # one path at a time.
 #
-# ## 8 · Sufficient, or necessary?
+# ## 9 · Sufficient, or necessary?
 #
-# So far: corrupted run, one clean activation. That is **denoising**. If it brings the answer back, the activation is *sufficient*
-# in this setting. The other way round, clean run with one corrupted activation, is **noising**. If it destroys the answer, the activation
-# is *necessary*. The two come apart in circuits that are not simple chains:
+# If denoising a head brings the answer back, the head is **sufficient** in this setting. If noising it destroys the answer, it is **necessary**. The two come apart, depending on how heads work together.
 #
-# - **A chain**, one head after another: every link is both. Restoring any link restores everything after it, and breaking any link breaks the answer.
-# - **Stand-ins (OR)**: either of two heads is enough. Each is sufficient, and neither is necessary.
-# - **Partners (AND)**: two heads are needed at the same time. Each is necessary, and neither is sufficient.
+# ### Predict before you look
 #
-# ### Exercise 3.7 · The metric for noising
-#
-# > Difficulty: ●○○○○  Importance: ●●●○○  5 minutes
-#
-# Zero should mean "nothing has changed", and for noising that is the *clean* run. Rescale so that the clean run is 0 and the corrupted
-# run −1.
-#
-# <details><summary>Hint</summary>
-#
-# Subtract `clean`; the distance in the denominator is that of exercise 3.1.
-# </details>
+# Two heads, A and B, make a circuit in one of three ways. In a **chain**, A feeds B and B gives the answer. As **stand-ins** (OR), either of them is enough. As **partners** (AND), both are needed. For each way: does making only A clean bring the answer back (denoising), and does corrupting only A lose it (noising)? Answer `"yes"` or `"no"` to all six.
 
 # %%
-def noising_metric(
-    logits: Float[Tensor, "batch position d_vocab"],
-    answer_tokens: Int[Tensor, "batch 2"],
-    clean: Float[Tensor, ""] | float,
-    corrupted: Float[Tensor, ""] | float,
-) -> Float[Tensor, ""]:
-    """The mean logit difference on a scale where `clean` is 0 and `corrupted` is −1. For noising."""
-    raise NotImplementedError("this exercise is not written yet: put your code here")
-
+prediction = {"chain, denoising A": None, "chain, noising A": None, "OR, denoising A": None, "OR, noising A": None, "AND, denoising A": None, "AND, noising A": None}
 
 # %%
-check_noising_metric(noising_metric)
+circuits = {  # a is 1 where A writes what it writes in the clean run, and b is what B's own input is
+    "chain": lambda a, b: a,  # B passes on whatever A writes
+    "OR": lambda a, b: a or b,
+    "AND": lambda a, b: a and b,
+}
+measured = {}
+for name, answer in circuits.items():
+    measured[f"{name}, denoising A"] = "yes" if answer(1, 0) else "no"  # everything corrupted, A clean
+    measured[f"{name}, noising A"] = "no" if answer(0, 1) else "yes"  # everything clean, A corrupted
+score_predictions(prediction, measured)
+plots.gates_drawing()
 
-
-# %% [markdown] tags=["answer"]
-# <details><summary>Answer</summary>
-#
-# ```python
-# return (logit_diff(logits, answer_tokens) - clean) / (clean - corrupted)
-# ```
-# </details>
 
 # %% [markdown]
-# ### Exercise 3.8 · The noising sweep
+# An earlier draft of this chapter said: *"One link of a chain that needs them all is necessary and not sufficient."* The drawing shows why this is false: in a chain, restoring any link restores everything after it. Necessary and not sufficient is the sign of *partners*.
+#
+# ### Exercise 3.6 · The noising sweep
 #
 # > Difficulty: ●●●○○  Importance: ●●●●○  10 minutes
 #
 # From clean and corrupted tokens alone, return `[layer, head]`: the noising metric when each head's corrupted `z` is patched, at every
-# position, into the clean run. You have all the pieces; mind which run lends and which receives.
+# position, into the clean run. You have all the pieces. Mind which run lends and which receives.
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · a question</summary>
 #
-# Cache the corrupted run. The two baselines are logit differences of the two unpatched runs. Then exercise 3.5, with the roles
-# exchanged: its arguments are called `corrupted_tokens` and `clean_cache`, but it only knows the run that receives and the cache that
-# lends.
+# The arguments of exercise 3.4 are called `corrupted_tokens` and `clean_cache`. What would go wrong if you gave it something else?
+# </details>
+# <details><summary>Hint 2 · the steps</summary>
+#
+# Cache the corrupted run. Compute the logit differences of the two unpatched runs, and `noising_metric` from them. Then call exercise 3.4, with the roles
+# exchanged.
 # </details>
 
 # %%
@@ -959,28 +1093,20 @@ compare("ioi.patching.noising_plus_denoising", (noising + every[0]).abs().max(),
 
 # %% [markdown]
 # **How to read it.** Every head lies on a straight line: noising is denoising with its sign turned. That is no discovery about heads.
-# Each corrupted prompt is itself one of the eight clean ones. To patch the run on prompt 0 into the run on prompt 1 denoises one pair
+# Each corrupted prompt is itself one of the eight clean ones, so to patch the run on prompt 0 into the run on prompt 1 denoises one pair
 # and noises the other. On a set that is its own corruption the two questions are one, and the result cannot tell
 # sufficient from necessary.
 #
-# To ask two questions you need a corruption of another kind. Put a *third* name at S2: in "When John and Mary went to the
-# shops, **Alice** gave the bag to", both names are as good as each other. The corrupted logit difference is zero in the
-# mean: the information is gone, not inverted.
+# To ask two questions you need one of the other corruptions. With a fresh name at S2, the information is gone and not inverted: the corrupted logit difference is near zero.
 
 # %%
-used = {name.strip() for pair in NAMES for name in pair}
-third_names = [name for name in single_token_names(model) if name not in used][: len(TEMPLATES)]
-third_text = [
-    template.replace("{S}", f" {name}") for template, name in zip(TEMPLATES, third_names, strict=True) for _ in range(2)
-]
-third = run_experiment(model, make_pairs(model, pairs.clean_text, third_text, pairs.answers))
-print(third_text[0], "→", f"logit difference in the mean {third.corrupted + 0:.3f}")
+third = other  # the last one of section 6: S2 is a fresh name
 third_denoising = third.denoise(patching.get_act_patch_attn_head_out_all_pos)
 third_noising = third.noise(patching.get_act_patch_attn_head_out_all_pos)
 plots.scatter(
     third_denoising,
     -third_noising,
-    "Third name at S2: what is sufficient, and what is necessary",
+    "Fresh name at S2: what is sufficient, and what is necessary",
     x="denoising: share of the answer brought back",
     y="noising: share of the answer lost",
     labels=all_names,
@@ -994,29 +1120,90 @@ strongest_third = top_heads(third_denoising.abs(), 1)[0]
 compare("ioi.patching.third_name_strongest_head", head_name(*strongest_third), model)
 compare("ioi.patching.third_name_denoising", third_denoising[strongest_third], model)
 compare("ioi.patching.third_name_noising", third_noising[strongest_third], model)
+for pair in [(layer, head) for layer, head in ten if third_denoising[layer, head] > 0.3]:
+    compare(f"ioi.patching.third_name.{head_name(*pair)}", torch.stack([third_denoising[pair], -third_noising[pair]]), model)
 
 # %% [markdown]
 # **How to read it.** Left to right: how much the clean head brings back. Bottom to top: how much is lost when it alone is corrupted.
-# Right of zero, a point *below* the diagonal brings back more than its loss costs: when it fails, something else does part of the work. One above it
-# would be a link that is needed and does not suffice. The same heads stand out as before, so the choice of corruption did not make them up; their sizes changed, so
+# Right of zero, a point *below* the diagonal brings back more than its loss costs, as stand-ins would. A point above it
+# is needed more than it suffices, as partners would be. The same heads stand out as before, so the choice of corruption did not make them up. Their sizes changed, so
 # a size is a statement about a head *and* a corruption.
 #
 # **What it does not show.** Who the stand-ins are. Chapter 04 removes heads and watches others step in.
 #
-# **Try.** Corrupt with another first name instead (S1): which heads appear that these two corruptions cannot show?
+# ## 10 · How far does this hold?
 #
-# ## 9 · The circuit so far
+# Take the ten heads to the data set of chapter 01: 36 prompts of six sentence structures, with names, places and objects at random. Patch each head's clean `z` into the corrupted run (S2 flipped), and keep each prompt's score.
 #
-# Here is what you measured, drawn: a column per position, the layers going up, an arrow from where a head looks to where it writes. Red helps the
-# answer, blue hurts it; the width is the patching effect.
+# *What do you expect?* Will the early and middle heads matter in every structure?
+
+# %%
+data = ioi_dataset(model, 36)
+flipped, structure = data.pairs("flip"), torch.tensor([prompt.structure for prompt in data.prompts])
+ends = ends_only(flipped.clean_last)  # a hook: logits at each prompt's last position only, [batch, 1, d_vocab]
+with model.hooks(fwd_hooks=[ends]):
+    set_logits, set_cache = model.run_with_cache(
+        flipped.clean_tokens, attention_mask=flipped.clean_mask, names_filter=lambda name: name.endswith("hook_z")
+    )
+
+
+def corrupted_scores(hooks: Sequence = ()) -> Float[Tensor, "batch"]:
+    """Each prompt's logit difference in the corrupted run with these hooks."""
+    logits = model.run_with_hooks(flipped.corrupted_tokens, attention_mask=flipped.corrupted_mask, fwd_hooks=[*hooks, ends])
+    return logit_diff(logits, flipped.answer_tokens, per_prompt=True)
+
+
+def put_head(z: Float[Tensor, "batch position head d_head"], hook: HookPoint, head: int) -> Float[Tensor, "batch position head d_head"]:
+    z = z.clone()
+    z[:, :, head] = set_cache[hook.name][:, :, head]
+    return z
+
+
+baseline = corrupted_scores()
+scale = logit_diff(set_logits, flipped.answer_tokens) - baseline.mean()
+shares = {(layer, head): (corrupted_scores([(get_act_name("z", layer), partial(put_head, head=head))]) - baseline) / scale for layer, head in tqdm(ten)}
+bounds = [bootstrap_interval(share, structure.tolist()) for share in shares.values()]
+group, names = "36 prompts of six structures", [head_name(*pair) for pair in ten]
+plots.intervals(
+    {group: [share.mean().item() for share in shares.values()], "the eight prompts": [every[0][pair].item() for pair in ten]},
+    "What each head brings back, on other sentences",
+    x="share of the difference, with a 95 % interval over structures",
+    labels={group: names, "the eight prompts": names},
+    bounds={group: ([low for low, _ in bounds], [high for _, high in bounds])},
+)
+
+# %%
+by_structure = {pair: torch.stack([share[structure == number].mean() for number in structure.unique()]) for pair, share in shares.items()}
+for pair, (low, high) in zip(ten, bounds, strict=True):
+    compare(f"ioi.patching.dataset.{head_name(*pair)}", torch.tensor([shares[pair].mean(), low, high]), model)  # mean, interval
+pd.DataFrame({head_name(*pair): values.numpy().round(2) for pair, values in by_structure.items()}).rename_axis("structure")
+
+# %% [markdown]
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# L23H3 holds everywhere: .54, [.48, .60]. The chain does not. L20H0 brings back .30 on average, [.14, .45], but .03 in structures 3 and 4 ("While … was with … in the …", "At first … knew … from the … only. One day …"), and L17H4 behaves in the same way. In those sentences the first mention is followed by other words than "and" or "went", or stands in another sentence, and
+# the chain finds nothing there. So the two mechanisms really are two: one is at work in all six structures, the other in four.
+# </details>
+#
+# A mean over eight prompts of one shape could not have told you this.
+#
+# ## 11 · The circuit so far
+#
+# Here is what you measured on the eight prompts, drawn: a column for each position, the layers going up, an arrow from where a head looks to where it writes. Red helps the
+# answer, blue hurts it, and the width is the patching effect.
 
 # %%
 plots.circuit(found, ["IO", "S1", "S1+1", "S2", "END"], f"The circuit so far, as measured on {model.cfg.model_name}")
 
+# %% [markdown]
+# [Wang et al. (2022)](https://arxiv.org/abs/2211.00593) published such a diagram for gpt2-small, from the evidence of this chapter and much more. Here it is, drawn anew. Gray arrows say what a class of heads reads, black ones whom it feeds, red and blue whether it raises or lowers the answer's logit. (Eight *backup name movers* are left out.)
+
+# %%
+plots.published_circuit_drawing()
+
 
 # %% [markdown]
-# Wang et al. (2022) drew such a diagram for gpt2-small, from the evidence of this chapter and much more. Here are their classes of heads,
-# and beside each the heads that *your* measurements describe in the same words. The rule is in the code: where a head acts, where it looks,
+# The table sets their classes of heads beside the heads that *your* measurements describe in the same words. The rule is in the code: where a head acts, where it looks,
 # and the sign of its effect.
 
 # %%
@@ -1058,17 +1245,26 @@ for kind in ("induction", "s_inhibition", "name_mover", "negative_name_mover"):
 
 # %% [markdown]
 # **How to read it.** On gpt2-small compare the two last columns: the ten heads are only part of the 26 published ones, and a rule of
-# three features is coarse. On another model the heads have other names and may be fewer; ask whether the *classes* are there.
+# three features is coarse. On another model the heads have other names and may be fewer, so ask whether the *classes* are there.
 #
-# **SmolLM2 only.** They are, in part. An early head at S2 reads S1+1, as induction heads do; two middle heads carry from S2 to END; late heads
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# They are, in part. An early head at S2 reads S1+1, as induction heads do. Two middle heads carry from S2 to END. Late heads
 # at END read IO, of both signs. But the largest single effect takes a shorter way, which the rule files under S-inhibition: L23H3
-# reads S2 and writes straight to the logits. In gpt2-small S-inhibition heads act *through* name movers.
+# reads S2 and writes straight to the logits. In gpt2-small, S-inhibition heads act *through* name movers.
+# </details>
 #
 # **What it does not show.**
-# - **Previous-token heads.** They work at S1+1, before S2, where the two runs are the same. No patch between these runs can find them.
-# - **Arrows between heads.** An arrow here goes from a position to a position. That L20H0 *feeds* L23H0 is a hypothesis that section 7 supports and chapter 05
+# - **Previous-token heads.** They work at S1+1, before S2, where the two runs are the same. With S2 flipped, no patch can find them. (The corruption of S1 can: `run_experiment(model, ioi_pairs(model, corruption="S1")).denoise(patching.get_act_patch_attn_head_out_all_pos)`.)
+# - **Arrows between heads.** An arrow here goes from a position to a position. That L20H0 *feeds* L23H0 is a hypothesis that section 8 supports and chapter 05
 #   tests.
-# - **Completeness.** Ten heads were chosen because ten is a round number. Chapter 06 asks how much of the behaviour such a list explains.
+# - **Completeness.** Ten heads were chosen because ten is a round number. Chapter 06 asks how much of the behavior such a list explains.
+#
+# **Try.** Run the sweep in the first point. Which head comes out on top that no other figure of this chapter has shown?
+# <details><summary>What you should find, on SmolLM2</summary>
+#
+# L16H0, with .75: a previous-token head. Then L17H4 (.54), L20H0 (.39), L23H3 (.36), and L8H1 (.35), which is new as well.
+# </details>
 #
 # ## Recap
 #
@@ -1078,17 +1274,19 @@ for kind in ("induction", "s_inhibition", "name_mover", "negative_name_mover"):
 # | `utils.patching` | the same names and numbers, faster; `positions=`, prompts of several lengths |
 # | `get_act_name(name, layer)`, `hook.name` | full names of activations |
 # | `model.hooks(fwd_hooks=…)` | hooks for the length of a `with` block |
-# | `utils.prompts.make_pairs` | your own clean and corrupted prompts, checked |
+# | `utils.ioi.ioi_pairs(model, corruption=…)` | other corruptions: `"S1"`, `"S2"`, `"IO"`, `"swap"`, … |
 # | `utils.experiment.run_experiment(model, pairs)` | two runs, two baselines, both metrics; `.denoise(sweep)`, `.noise(sweep)` |
 #
-# **Glossary.** *Activation patching*: replacing an activation of one run by that of another. *Clean, corrupted*: the run with the answer to explain, and the
+# (You may meet another style in older code: `model.add_hook(name, function)`, then `model.run_with_cache(…)`, then `model.reset_hooks()`. In TransformerLens 4, `run_with_cache` no longer removes such hooks for you, so a forgotten one changes every later run.)
+#
+# **Glossary.** *Activation patching*: replacing an activation of one run by that of another. *AND, OR, chain*: ways in which parts work together; see section 9. *Clean, corrupted*: the run with the answer to explain, and the
 # one that differs in the respect under study. *Denoising*: clean into corrupted; shows what is sufficient. *Grouped-query attention*: several query heads share one
 # key/value head. *Handover*: the layers in which what S2 knows is carried to END. *Induction head*: a head that looks at what followed an earlier occurrence of the
-# present token (Olsson et al. 2022). *Necessary, sufficient*: see section 8; both with respect to a corruption. *Negative name mover*: a head that reads IO and lowers it. *Noising*: corrupted into
+# present token. *Localizing*: finding the places that carry a difference. *Necessary, sufficient*: see section 9; both with respect to a corruption. *Negative name mover*: a head that reads IO and lowers it. *Noising*: corrupted into
 # clean; shows what is necessary. *S-inhibition head*: a head at END that reads S2 and steers name movers away from the subject. *Sweep*: the same patch at every layer and
 # position, or head.
 #
-# Sources: Meng et al. 2022, "Locating and Editing Factual Associations in GPT" (the technique); Wang et al. 2022, "Interpretability in the Wild" (the circuit and its classes); Heimersheim and Nanda
-# 2024, "How to use and interpret activation patching" (denoising and noising); the sweeps, their names and the published figures for gpt2-small follow `transformer_lens.patching` and TransformerLens' "Exploratory Analysis Demo".
+# **Read next.** [Heimersheim and Nanda 2024](https://arxiv.org/abs/2404.15255), "How to use and interpret activation patching", for denoising, noising and the choice of a corruption. [Zhang and Nanda 2023](https://arxiv.org/abs/2309.16042), "Towards Best Practices of Activation Patching". [Meng et al. 2022](https://arxiv.org/abs/2202.05262), "Locating and Editing Factual Associations in GPT", where
+# the technique became known. [Olsson et al. 2022](https://arxiv.org/abs/2209.11895), on induction heads. The sweeps, their names and the published figures for gpt2-small follow `transformer_lens.patching` and TransformerLens' Exploratory Analysis Demo.
 #
-# **Next:** 04 · What kind of head is it? scores heads by what they do on other texts, and removes some.
+# **Next:** [04 · What kind of head is it?](04_head_anatomy.ipynb) scores heads by what they do on other texts, and removes some.

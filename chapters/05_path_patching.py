@@ -91,7 +91,7 @@ from tests.checks.predicting import score_predictions
 from utils import heads, patching, plots
 from utils.attribution import head_attributions, head_name, logit_diff_directions, top_heads
 from utils.circuits import paths
-from utils.circuits.graph import strongest_edges
+from utils.circuits.graph import Edge, strongest_edges
 from utils.experiment import run_experiment
 from utils.ioi import NAMES, TEMPLATES, ioi_pairs, positions_by_role
 from utils.models import load_model
@@ -688,9 +688,7 @@ for head, effects in into_query.items():
 
 # %%
 edges = strongest_edges(direct, "END", "logits", "END", least=0.06)
-for head in {edge.sender for edge in edges}:
-    effects = into_query.get(head)
-    effects = lost_through([head], "q", "END") if effects is None else effects
+for head, effects in into_query.items():
     edges += strongest_edges(effects, "END", head, "END", "q", least=0.06)
 plots.graph(edges, ["IO", "S1", "S1+1", "S2", "END"], "The last two steps: who writes the answer, and who feeds their queries")
 
@@ -757,8 +755,10 @@ compare("paths.into_key.lost_when_s2_differs", under_flip.abs().max(), model)
 # Add the new edges to the graph. The edges into the logits, queries and values come from the first corruption, and the edge into the key from the second one, so compare widths within a step and not across.
 
 # %%
+likely = top_heads(into_value.abs(), 10)  # the heads that feed both brokers together most
 for head in brokers:
-    edges += strongest_edges(lost_through([head], "v", "S2"), "S2", head, "END", "v", least=0.03)
+    for sender, effect in zip(likely, lost_through([head], "v", "S2", senders=likely).tolist(), strict=True):
+        edges += [Edge(sender, "S2", head, "END", effect, "v")] if abs(effect) >= 0.03 else []
 edges += strongest_edges(into_key, "S1+1", repeater, "S2", "k", least=0.06)
 plots.graph(edges, ["IO", "S1", "S1+1", "S2", "END"], "The circuit, as far as path patching has shown it")
 

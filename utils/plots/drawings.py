@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 
 COLORS = {
@@ -16,7 +16,7 @@ INK, GREY, RED, BLUE = "#222222", "#9aa3ad", "#b3261e", "#1f5fa8"
 class Drawing:
     """An SVG drawing. Notebooks and pages show it; `alt` is read out by a screen reader."""
 
-    body: str
+    body: str = field(repr=False)
     width: int
     height: int
     alt: str
