@@ -1,15 +1,15 @@
 # %% [markdown]
 # # 04 · What kind of head is it?
 #
-# Ninety minutes. The earlier chapters found heads that matter for one task. This chapter asks what such a head does on *any* text, and
-# then takes the most important one away, to see what the others do about it.
+# Two and a half hours. Chapters 02 and 03 found heads that matter for one task. What are they when the task is gone? And what does the model do when one of them is gone?
+# The first half of this chapter (sections 1 to 3) looks for habits that a head has on any text. The second half (sections 4 to 8) removes a name mover and finds that the model hardly misses it. It then takes the reasons apart, one by one.
 #
 # You will be able to
-# - score every head of any model for three habits: looking at the token before, at an equal token, at what followed an
-#   equal token;
-# - remove a head at one position, by zero or by its mean, and say what you expected before you look;
-# - notice when other heads change in answer, and split that change exactly into attention, values and normalisation;
-# - set your evidence beside a published class of head, and say where you did not look.
+# - score every head for three habits on meaningless text, and recognize them in real text;
+# - remove a head at one position, by zero or by its mean, and compare what happens with what attribution predicts;
+# - name the heads that react, and split their reaction exactly into attention, values and normalization;
+# - tell a head that helps out from an opponent that stands down;
+# - look up any head of any model in a table.
 
 # %% [markdown] tags=["model"]
 # **The model.** `load_model()` prints which model you have. Every figure of the course was computed on SmolLM2-135M-Instruct, a
@@ -87,14 +87,16 @@ from tests.checks import (
     check_layernorm_ratio,
     check_mean_ablate,
 )
-from utils.tiny_models import tiny_model
-from utils import ablation, atlas, heads, patching, plots, widgets
+from tests.checks.predicting import score_predictions
+from utils import ablation, atlas, attribution, heads, patching, plots, widgets
 from utils.attribution import head_attributions, head_name, logit_diff, logit_diff_directions, top_heads
 from utils.experiment import run_experiment
-from utils.inference import small_cache
-from utils.ioi import ioi_pairs, positions_by_role
+from utils.inference import ends_only, small_cache
+from utils.ioi import ioi_dataset, ioi_pairs, positions_by_role
 from utils.models import load_model
 from utils.reference import compare, figures
+from utils.stats import bootstrap_interval
+from utils.tiny_models import tiny_model
 
 pd.set_option("display.max_colwidth", None)
 
@@ -106,8 +108,8 @@ all_heads = [head_name(layer, head) for layer in range(n_layers) for head in ran
 # %% [markdown]
 # ## 1 · What does a head do where nothing means anything?
 #
-# Take a hundred tokens at random and give them to the model twice in a row. No grammar, no facts, no names: the only way to predict
-# anything is to notice that the second hundred is the first again.
+# Take a hundred tokens at random and give them to the model twice in a row. There is no grammar and there are no facts or names, so the only way to predict
+# anything is to notice that the second hundred tokens are the first hundred again.
 #
 # *What do you expect?* How well can the model predict the next token in the first copy, and in the second?
 # <details><summary>Our guess</summary>
@@ -137,8 +139,15 @@ compare("anatomy.random_tokens.second_copy", correct[:, seq_len:].mean(), model)
 
 
 # %% [markdown]
-# **How to read it.** The left half is guessing. At position 100 the first token comes again, and within a few tokens the curve climbs towards zero:
-# the model copies what came after the same token a hundred positions earlier. That takes heads with habits. We look for three:
+# **How to read it.** The left half is guessing. At position 100 the first token comes again, and within a few tokens the curve climbs toward zero:
+# the model copies what came after the same token a hundred positions earlier.
+#
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# In the first copy the mean is −12.8, worse than an even guess (−10.8), because the model expects ordinary text. In the second copy it is −1.7.
+# </details>
+#
+# To predict like this the model needs heads with habits. We look for three:
 #
 # | habit | a query at position *i* attends to position | because there stands |
 # |---|---|---|
@@ -147,8 +156,7 @@ compare("anatomy.random_tokens.second_copy", correct[:, seq_len:].mean(), model)
 # | **induction head** | *i* − (`seq_len` − 1) | what *followed* the same token, the first time |
 #
 # Each of these is a diagonal of the attention pattern: the set of cells where query minus key is one constant, the **offset**. A head's
-# score for a habit is its mean attention along that diagonal. (Induction heads: Olsson et al. 2022. The three scores in this form: the
-# "Exploratory Analysis Demo" of TransformerLens.)
+# score for a habit is its mean attention along that diagonal. ([Olsson et al. 2022](https://arxiv.org/abs/2209.11895) describe induction heads. The three scores in this form come from TransformerLens' Exploratory Analysis Demo.)
 #
 # ### Exercise 4.1 · Three scores for every head
 #
@@ -158,10 +166,18 @@ compare("anatomy.random_tokens.second_copy", correct[:, seq_len:].mean(), model)
 # `"previous_token"`, `"duplicate_token"` and `"induction"`; each value is `[layer, head]`, the mean of the whole diagonal, over the
 # batch too. If there is a BOS, cut its row and its column off first: it is nobody's copy, and it draws attention to itself.
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · a question</summary>
+#
+# How far back is the first copy of the same token? And what followed it: is that one farther or one nearer?
+# </details>
+# <details><summary>Hint 2 · the tools</summary>
 #
 # `pattern` is `[batch, head, query, key]`. `pattern[..., -2 * seq_len :, -2 * seq_len :]` leaves out whatever is in front.
-# `x.diagonal(-3, dim1=-2, dim2=-1)` takes the cells where row minus column is 3. A names filter keeps the cache small:
+# `x.diagonal(-3, dim1=-2, dim2=-1)` takes the cells where row minus column is 3.
+# </details>
+# <details><summary>Hint 3 · to save memory</summary>
+#
+# A names filter keeps the cache small:
 # `model.run_with_cache(tokens, names_filter=lambda name: name.endswith("hook_pattern"))`.
 # </details>
 
@@ -209,14 +225,24 @@ for name, table in scores.items():
     compare(f"anatomy.top.{name}", heads.names(top_heads(table, 5)), model)
 
 # %% [markdown]
-# **How to read it.** One cell per head, one colour scale for the three panels. Most cells are pale: a habit belongs to a few heads. Read off the darkest two or
-# three cells of each panel and find them in the lists just printed. Now compare the rows: induction heads stand *below* (later
-# than) the earliest previous-token heads. The usual explanation predicts it. To find "what followed the same token", an induction head needs each position to carry the name of
-# the token before it, and a previous-token head in an earlier layer is what writes it there (Elhage et al. 2021; Olsson et al. 2022).
+# **How to read it.** There is one cell for each head, and one color scale for the three panels. Most cells are pale: a habit belongs to a few heads.
+#
+# *What do you see?* Find the darkest cells of each panel in the lists just printed. Do induction heads stand earlier or later than previous-token heads, and why?
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# L16H0 leads the previous-token heads, L8H0 the duplicate-token heads, and L18H6, L17H3 and L17H4 the induction heads. The induction heads are in layers 17 and 18, after the strongest previous-token head. The usual explanation predicts this order ([Elhage et al. 2021](https://transformer-circuits.pub/2021/framework/index.html)): to find what followed the same token, an induction head needs each position to carry the name of
+# the token before it, and a previous-token head in an earlier layer writes it there. Chapter 05 tests this for L16H0 and L17H4.
+# </details>
+#
+# Duplicate-token heads and induction heads do the same job in two ways: both find out that a token has occurred before. Neither needs the other. A duplicate-token head compares words directly, and an induction head compares this word with what previous-token heads have noted.
 #
 # **What it does not show.** A score is about where a head looks on random tokens. A head with three low scores has other habits, not none.
 #
 # **Try.** Put a BOS in front: `heads.repeated_tokens(seq_len, bos=model.tokenizer.bos_token_id)`. Do the same heads lead? And with another `seed`?
+# <details><summary>What you should find, on SmolLM2</summary>
+#
+# The same four heads lead every panel, in the same order, with BOS and with another seed. Their scores change by .05 at most.
+# </details>
 #
 # ## 2 · Do they do it in real text?
 #
@@ -243,8 +269,8 @@ plots.attention_of_heads(
 # own first occurrence. In the upper half there is nothing to find, and the attention rests on BOS at the left edge.
 #
 # TransformerLens has a head detector built in. It takes text and the name of a habit, or your own 0/1 table of cells, and returns the share
-# of a head's whole attention that falls on those cells. With our diagonal as the table, it must give our score but for the number of
-# rows it divides by. Here is the comparison.
+# of a head's whole attention that falls on those cells. With our diagonal as the table it must give our score, except that it
+# divides by another number of rows. Here is the comparison.
 
 # %%
 def detected(text: str, offset: int) -> Float[Tensor, "layer head"]:
@@ -321,25 +347,24 @@ pd.DataFrame(
 compare("anatomy.patching.top_heads", heads.names(found), model)
 
 # %% [markdown]
-# **How to read it.** Rows in order of layer. Read each row as a sentence: *this head has these habits on random tokens, attends there in the task, and matters this
-# much*. Early rows should owe their place to S2 (duplicate-token and induction columns, `S2→…`), later rows to END: first heads that read S2 from END, then heads that read
-# IO from END and write straight to the logits (`direct`), for the right name or against it.
+# **How to read it.** The rows are in order of layer. Read each row as a sentence: *this head has these habits on random tokens, attends there in the task, and matters this
+# much*.
+#
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# L17H4 is an induction head, and from S2 it looks at S1+1. L19H2 and L20H0 have no habit on random tokens; in the task they read S2 from END. L23H0, L23H7 and L24H4 read IO from END, and write straight to the logits (`direct`): the first two for the right name, the third against it.
+# </details>
 #
 # **What it does not show.** Plenty of heads with a high induction score are not in this table. Having a habit and being used here are
 # two different things.
 #
-# ## 4 · What if the most important head is missing?
+# ## 4 · What if a name mover is missing?
 #
-# Take the head with the largest direct effect on the logit difference. First, what is it? A **name mover** attends from END to IO and writes that name
-# (Wang et al. 2022). But a head can raise *logit(IO) − logit(S)* in two ways: by raising the first or by lowering the second.
-#
-# *What do you expect?* If the head lowers S, where should it look?
-# <details><summary>Our guess</summary>
-# At S, most likely at S2: a head can write against the token it reads. It would be as useful here as a name mover, and a different thing.
-# </details>
+# A **name mover** looks at IO from END and writes that name ([Wang et al. 2022](https://arxiv.org/abs/2211.00593)). Take the name mover with the largest direct effect. (On SmolLM2 another head has a larger effect, but it looks at S2 and lowers that name. It gets its turn in section 8.)
 
 # %%
-top = top_heads(direct, 1)[0]
+to_io, to_s2 = evidence["END→IO"], evidence["END→S2"]
+top = top_heads(direct.where(to_io > to_s2, -torch.inf), 1)[0]  # of the heads that look at IO, the one that writes most for it
 top_layer, top_head = top
 places = {role: at for role, at in positions.items() if role != "S1+1"}
 looks = {name: heads.attention_between(clean_cache, positions["END"], at)[top] for name, at in places.items()}
@@ -351,26 +376,31 @@ compare("backup.ablated_head", head_name(*top), model)
 compare("backup.looks_at", max(looks, key=looks.get), model)
 compare("backup.writes_to_io_and_s", torch.stack(writes), model)
 
+# %% [markdown]
+# **How to read it.** The two numbers of the last line are what the head adds to the logits of IO and of S (against the mean of all tokens). Their difference is its direct effect.
+#
+# ### Predict before you look
+#
+# Now take this head away at END, and only there. Attribution makes a prediction, since the logit difference is a sum: what it was, minus the head's direct effect. Will the measured logit difference be nearer to this **naive prediction**, or nearer to that of the whole model? Answer `"naive"` or `"whole"`.
+
+# %%
+prediction = {"without the head, nearer to": None}
+
 
 # %% [markdown]
-# **How to read it.** The two numbers are what the head adds to the logits of IO and of S (against the mean of all tokens); their difference is its direct effect. Attention on IO and a large first number: a
-# name mover. Attention on S2 and a large negative second number: a head that holds the wrong name down. Keep in mind which one you have.
-#
-# Now take it away at END, and only there.
-#
-# *What do you expect?* Write the number down: the logit difference after the head's `z` at END is set to zero. The naive prediction is easy, since the
-# logit difference is a sum: what it was, minus the head's direct effect.
-#
 # ### Exercise 4.2 · Ablate at END
 #
 # > Difficulty: ●●○○○  Importance: ●●●●●  10 minutes
 #
 # Run the model with one head's `z` zero at the last position only. Return the logits and the cache *of that run*. Leave no hook behind.
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · the tools</summary>
 #
-# `with model.hooks(fwd_hooks=[(name, function)]): return model.run_with_cache(tokens)` runs with a hook, caches, and removes the hook.
-# `z` is `[batch, position, head, d_head]`. Clone before you write. If memory is short, `names_filter=small_cache` keeps all that this
+# `run_with_hooks` does not cache. `with model.hooks(fwd_hooks=[(name, function)]):` keeps hooks on the model for the length of the block, and you can call `run_with_cache` inside.
+# </details>
+# <details><summary>Hint 2 · the line that people miss</summary>
+#
+# `z` is `[batch, position, head, d_head]`. Clone before you write, and write at the last position only. `names_filter=small_cache` keeps all that this
 # chapter reads.
 # </details>
 
@@ -412,6 +442,8 @@ plots.bar(
 )
 
 # %%
+whole = (measured - clean_diff).abs() < (measured - naive).abs()
+score_predictions(prediction, {"without the head, nearer to": "whole" if whole else "naive"})
 compare("backup.direct_effect", direct[top], model)
 compare("backup.naive_prediction", naive, model)
 compare("backup.measured", measured, model)
@@ -420,10 +452,15 @@ compare("backup.measured", measured, model)
 # %% [markdown]
 # **How to read it.** The third bar would equal the second if no other part of the model reacted. A third bar higher than the second is **self-repair**: something
 # made up for the loss. A lower one says that something else depended on this head. A third bar *near* the second does not say that nothing
-# happened: gains and losses may cancel. Only looking inside tells.
+# happened, because gains and losses may cancel.
 #
-# In gpt2-small the published figures are 3.55, 0.57 and 2.92 (TransformerLens' demo), so 2.35 of the 2.98 logits that should be lost come back. Not all of this is help. Wang et al. (2022) call heads that
-# write more for the answer when name movers are gone **backup name movers**; but in the demo the largest change, about one logit, is that of L10H7, a head that works *against* the answer and now does so less. Others have found such repair in many models and layers (McGrath et al. 2023; Rushing and Nanda 2024).
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# L23H0 contributes .77 of the 4.72 logits. Without it at END the difference is 4.69, not 3.95. So .74 of the .77, or 95 %, are made up for.
+# </details>
+#
+# In gpt2-small the published figures are 3.55, 0.57 and 2.92 (TransformerLens' demo), so 2.35 of the 2.98 logits that should be lost come back. [Wang et al. (2022)](https://arxiv.org/abs/2211.00593) call heads that
+# write more for the answer when name movers are gone **backup name movers**. Others have found such repair in many models and layers ([McGrath et al. 2023](https://arxiv.org/abs/2307.15771), [Rushing and Nanda 2024](https://arxiv.org/abs/2402.15390)). But not everything that comes back is help. In the demo the largest change, about one logit, is that of L10H7, a head that works *against* the answer and now does so less.
 #
 # ## 5 · Who changed?
 #
@@ -442,7 +479,7 @@ compare("backup.measured", measured, model)
 #
 # <details><summary>Hint</summary>
 #
-# Chapter 02's `head_attributions(model, cache, directions)` is imported above. It reads z *and* the scale from the cache it is given.
+# Which cache holds the scale that belongs to the ablated run? Chapter 02's `head_attributions(model, cache, directions)`, imported above, reads z *and* the scale from the cache it is given.
 # </details>
 
 # %%
@@ -496,14 +533,19 @@ compare("backup.changed.by", torch.stack([others[head] for head in changed]), mo
 
 
 # %% [markdown]
-# **How to read it.** A head on the dotted line did not change. Look at where the points off the line come from. *Above the line, right half*: a head that wrote for IO writes more of it: a
-# backup. *Above the line, left half*: a head that wrote *against* IO (a **negative name mover**) now argues less. *Below the line*: a head that has lost something. All
-# three are "changes of direct effect", and only the first fits the word backup. In gpt2-small the two largest are about +1 for L10H7, a negative
-# head, and +0.8 for L10H10.
+# **How to read it.** A head on the dotted line did not change. Look at where the points off the line come from. *Above the line, right half*: a head that wrote for IO writes more of it, as a
+# backup would. *Above the line, left half*: a head that wrote *against* IO (a **negative name mover**) now writes less against it. *Below the line*: a head that has lost something. All
+# three are changes of direct effect, and only the first fits the word backup.
+#
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# The largest change, +.36, is that of L24H4, from −.49 to −.13: an opponent stands down. Next is L23H3 with +.11. It is in the *same* layer as the head we removed, so it cannot have noticed anything, and yet its direct effect has grown. The next section explains this.
+# In gpt2-small the two largest changes are about +1 for L10H7, a negative head, and +0.8 for L10H10.
+# </details>
 #
 # **What it does not show.** Why. That is the rest of this chapter.
 #
-# ## 6 · Is it the normalisation?
+# ## 6 · Is it the normalization?
 #
 # The first suspect is cheap: the final norm divides by the size of the residual stream. Take away a large vector and the rest is divided by another
 # number, so that every head changes without doing anything.
@@ -513,16 +555,14 @@ compare("backup.changed.by", torch.stack([others[head] for head in changed]), mo
 # On a straight line through zero, with one slope for all heads: the scale of the clean run over the scale of the ablated run.
 # </details>
 #
-# ### Exercise 4.4 · The ratio of scales
-#
-# > Difficulty: ●○○○○  Importance: ●●●○○  5 minutes
+# ### Exercise 4.3, second part · The ratio of scales
 #
 # Return the mean over prompts of `clean scale / ablated scale` at the last position, as a 0-d tensor. The scale is `cache["ln_final.hook_scale"]`,
 # `[batch, position, 1]`.
 #
 # <details><summary>Hint</summary>
 #
-# Divide prompt by prompt, then average.
+# Is a mean of ratios the same as a ratio of means?
 # </details>
 
 # %%
@@ -562,8 +602,15 @@ compare("backup.share_by_scale_alone", explained, model)
 
 
 # %% [markdown]
-# **How to read it.** One number moves all heads by the same few per cent. The printed shares say how much of the four largest changes it would give. A negative
-# share means that it would have moved that head the *other* way. The suspect was there, and is too small.
+# **How to read it.** One number multiplies the direct effects of all heads. The printed shares say how much of the four largest changes it would give. A negative
+# share means that it would have moved that head the *other* way.
+#
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# The ratio is 1.05: without L23H0's output the stream is shorter, so everything that is left counts 5 % more. For L23H3 this is the whole change (share 1.02). For L24H4 it is none of it: its effect is negative, so the scale alone would make it *more* negative (share −.07).
+# </details>
+#
+# Is 5 % little? It multiplies everything in the stream, and all of it together is worth more than four logits. Section 8 adds it up. [Rushing and Nanda (2024)](https://arxiv.org/abs/2402.15390) found the final norm to be one of the general causes of self-repair.
 #
 # ## 7 · Or is it the zero?
 #
@@ -576,17 +623,21 @@ compare("backup.share_by_scale_alone", explained, model)
 # About the same. If zero were the culprit, the changes of the other heads would shrink with the mean.
 # </details>
 #
-# ### Exercise 4.5 · Mean ablation
+# ### Exercise 4.4 · Mean ablation
 #
 # > Difficulty: ●●○○○  Importance: ●●●●○  10 minutes
 #
 # For every `(layer, head)` in `heads`, put the mean of its `z` *at the last position over the reference prompts* in place of its `z` at the last position. Return
 # the logits. The heads may be in different layers.
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · shapes</summary>
 #
-# `reference_cache["z", layer][:, -1, head].mean(0)` is `[d_head]`. Make one hook per head; several hooks on one layer follow each other. A hook function made in a loop
-# sees the loop's last values when it is called: bind head and mean with `partial`.
+# The mean of one head's `z` at the last position over the reference prompts is `[d_head]`.
+# </details>
+# <details><summary>Hint 2 · the line that people miss</summary>
+#
+# Make one hook for each head; several hooks on one layer follow each other. A hook function made in a loop
+# sees the loop's last values when it is called, so bind head and mean with `partial`.
 # </details>
 
 # %%
@@ -643,14 +694,18 @@ plots.scatter(
 compare("backup.changed.by_mean", torch.stack([others_by_mean[head] for head in changed]), model)
 
 # %% [markdown]
-# **How to read it.** Points on the line: the other heads react to the *loss of the name*, not to the zero. Points that fall to the horizontal axis: they reacted to the
-# missing constant, and calling that "backup" would be a mistake.
+# **How to read it.** Points on the line: the other heads react to the *loss of the name*, and not to the zero. Points near the horizontal axis: they reacted to the
+# missing constant, and calling that "backup" would be a mistake. On SmolLM2 the points lie on the line, and with the mean the logit difference is 4.69 again.
 #
 # **Try.** Take the mean over other prompts: `model.run_with_cache(pairs.corrupted_tokens)[1]`. Should it matter?
+# <details><summary>What you should find</summary>
+#
+# It gives exactly the same. The corrupted prompts are the clean ones in another order, so the mean over them is the same mean.
+# </details>
 #
 # ## 8 · Why do they change?
 #
-# The published demo stops here, with this question. What can change a later head's direct effect? Write the effect out. For one prompt it is
+# TransformerLens' demo stops here, with this question. What can change a later head's direct effect? Write the effect out. For one prompt it is
 #
 # ```
 # effect = Σ over positions k of  A[k] · w[k] / s          with  w[k] = v[k] W_O · direction
@@ -661,8 +716,8 @@ compare("backup.changed.by_mean", torch.stack([others_by_mean[head] for head in 
 #
 # *What do you expect?* The head was removed at END only, and no position sees a later one. So at which positions can queries, keys and values of later heads have changed?
 # <details><summary>Our guess</summary>
-# Only at END. Every earlier position is computed without END. So the values at IO, S1 and S2 are exactly what they were; the values route is open only to heads
-# that attend to END itself. The attention can change through END's query (towards every position) or through END's key (towards END).
+# Only at END. Every earlier position is computed without END. So the values at IO, S1 and S2 are exactly what they were, and the values route is open only to heads
+# that attend to END itself. The attention can change through END's query (toward every position) or through END's key (toward END).
 # </details>
 
 # %%
@@ -690,7 +745,7 @@ def effect_factors(
     pattern = cache["pattern", layer][:, head, -1]  # batch key
     values = cache["v", layer]  # batch key kv_head d_head: several heads may share one set of values
     values = values[:, :, head * values.shape[2] // model.cfg.n_heads]  # batch key d_head
-    if model.cfg.normalization_type.startswith("LN"):  # LayerNorm centres what it reads
+    if model.cfg.normalization_type.startswith("LN"):  # LayerNorm centers what it reads
         directions = directions - directions.mean(-1, keepdim=True)
     written = torch.einsum("bkd,dm,bm->bk", values, model.W_O[layer, head], directions)
     return pattern, written, cache["ln_final.hook_scale"][:, -1, 0]
@@ -704,17 +759,21 @@ print(f"{head_name(*changed[0])}: {again:.4f} from the factors, {direct[changed[
 # %% [markdown]
 # Now the split. Exchange the three factors one at a time, from the clean run's to the ablated run's, and note what each exchange does to the effect. The three steps
 # add up to the whole change. But there are six orders, and because the factors multiply, a factor exchanged first gives another number than the
-# same factor exchanged last. No order has a better claim than another, so take the mean over all six: this is the **Shapley value**, the one split that adds
-# up, treats the factors alike, gives zero to a factor that changes nothing, and splits a sum of two effects into the sum of their splits (Shapley 1953).
+# same factor exchanged last. No order has a better claim than another, so take the mean over all six. This is the **Shapley value**, the one split that adds
+# up, treats the factors alike, gives zero to a factor that changes nothing, and splits a sum of two effects into the sum of their splits ([Shapley 1953](https://doi.org/10.1515/9781400881970-018)).
 #
-# ### Exercise 4.6 · The change, by route
+# ### Exercise 4.5 · The change, by route
 #
 # > Difficulty: ●●●●○  Importance: ●●●●●  20 minutes
 #
 # Return `[3]`: how much of the change of one head's direct effect (mean over prompts, ablated minus clean) is due to its attention pattern, to its values, and to the final norm's
 # scale; each averaged over the six orders.
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · a question</summary>
+#
+# Begin with three clean factors and exchange them in the order 2, 0, 1. What do you credit to factor 0?
+# </details>
+# <details><summary>Hint 2 · the tools</summary>
 #
 # `effect_factors` above gives the three factors of a run. `itertools.permutations(range(3))` gives the orders. For each order, begin with the list of clean factors; for
 # each `i` in it, compute the effect, put in the ablated factor `i`, compute again, and credit the difference to `i`.
@@ -773,8 +832,13 @@ compare("backup.route.largest", [ablation.ROUTES[parts.abs().argmax()] for parts
 
 
 # %% [markdown]
-# **How to read it.** One bar per head, in order of the size of its change; the diamond is the change itself, where the parts meet. One colour that fills the bar is an answer:
-# the head *looks elsewhere*, or *finds something else at END*, or is *scaled*. Read the printed list of largest routes. The answer need not be the same for every head.
+# **How to read it.** There is one bar for each head, in order of the size of its change. The diamond is the change itself, where the parts meet. If one color fills the bar, that is the answer:
+# the head *looks elsewhere*, or *finds something else at END*, or is *scaled*.
+#
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# L24H4 looks elsewhere (.38 of its change of .36; the scale takes .02 away). L23H3 is scaled, and nothing else. The others change by less than .05.
+# </details>
 #
 # ### Freeze it, in a real run
 #
@@ -811,8 +875,12 @@ for what, values in left.items():
 
 # %% [markdown]
 # **How to read it.** A bar that falls to zero names the cause: freeze that, and the head behaves as if nothing had been removed. If the pattern's bar and the query's bar fall together, the head looks elsewhere *because
-# END asks another question*. If only the value's bar falls, the head reads END itself, where less is written than before. Compare with the split above: the two experiments
-# were done in different ways and should tell one story.
+# END asks another question*. If only the value's bar falls, the head reads END itself, where less is written than before.
+#
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# For L24H4, freezing the pattern or only the query leaves −.04 of .36, and freezing its key or its value leaves everything. So END asks L24H4 another question when L23H0 is gone. For L23H3 nothing helps, since only the norm has changed. The split and the real runs tell one story.
+# </details>
 #
 # And where does the attention go?
 
@@ -837,13 +905,18 @@ for name, values in moved.items():
     compare(f"backup.moved.{name}", values, model)
 
 # %% [markdown]
-# **How to read it.** One colour per head; bars above zero are positions that it looks at more than before. A negative name mover that looks less at IO fits what is called *copy suppression*: such a head
-# attends to a name to the degree that the model is already about to say it, and writes against it; with less said for the name, there is less to suppress (shown for gpt2-small's L10H7 by McDougall et al. 2023). A head
-# whose attention hardly moved and whose *value* route is long reads END itself: it echoes, or damps, whatever END already holds. For such a head "backup" is too grand a word.
+# **How to read it.** There is one color for each head, and bars above zero are positions that it looks at more than before.
+#
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# L24H4 looks at IO less (−.17), and at BOS (+.12) and S2 (+.05) more. This fits what [McDougall et al. (2023)](https://arxiv.org/abs/2310.04625) call **copy suppression**, shown for gpt2-small's L10H7: such a head attends to a name to the degree that the model is already about to say it, and writes against it. With less said for the name, there is less to suppress.
+# </details>
+#
+# A head whose attention hardly moved and whose *value* route is long reads END itself: it echoes or damps whatever END already holds. "Backup" would be a misleading word for it, too.
 #
 # ### The whole account
 #
-# Now all parts at once: the change of the logit difference is the ablated head's own loss, and what the other heads do by looking elsewhere, and by finding other values, and what the MLPs do, and the scale.
+# Now all parts at once. The change of the logit difference is the ablated head's own loss, plus what the other heads do by looking elsewhere and by finding other values, plus what the MLPs do, plus the scale.
 # The parts add up to the whole. And since one ablation is one case, here are the heads with the six largest direct effects, for or against, each removed on its own.
 
 # %%
@@ -870,23 +943,54 @@ for source in accounts[0]:
 compare("backup.account.adds_up", sum(accounts[removed.index(top)].values()) - (measured - clean_diff).item(), model)
 
 # %% [markdown]
-# **How to read it.** The first part of each bar is the naive prediction. Parts of the other sign are repair; parts of the same sign are further loss. The diamond is what was measured. A head whose diamond is near zero
-# although its own part is long has been replaced almost wholly: by which route? Is the head that matters most also the best backed up?
+# **How to read it.** The first part of each bar is the naive prediction. Parts of the other sign are repair, and parts of the same sign are further loss. The diamond is what was measured.
 #
-# Of the heads that write for IO, take the one for which most is made up: measured change minus naive prediction. It need not be the head that we removed first, and the question of this section belongs to it. Here are the
-# heads that answer for it, split in the same way (`utils.ablation.change_by_route` does your exercise for all
-# heads at once).
+# ### Interpret: who made up for the name mover?
+#
+# An earlier draft of this chapter said: *"When a name mover is removed, backup heads notice and step in."* Look at the bar of the head that we removed in section 4, and at the figures before it. What made up for most of its loss?
+#
+# - **a** Heads that already wrote for the answer look elsewhere and write more for it.
+# - **b** Heads that wrote against the answer look elsewhere and write less against it.
+# - **c** The final norm: everything left in the stream counts more.
+# - **d** The MLPs.
 
 # %%
-made_up_for = [sum(account.values()) + direct[head].item() for head, account in zip(removed, accounts, strict=True)]
-best_backed_up = removed[max((i for i, head in enumerate(removed) if direct[head] > 0), key=made_up_for.__getitem__)]
-_, without_head = ablation.ablate_at_end(model, tokens, *best_backed_up)
-by_route = ablation.change_by_route(model, clean_cache, without_head, directions)
-by_route[(slice(None), *best_backed_up)] = 0
+choice = {"most of the repair": None}
+
+# %%
+by_route = ablation.change_by_route(model, clean_cache, ablated_cache, directions)
+by_route[(slice(None), *top)] = 0
+looking = by_route[ablation.ROUTES.index("attention pattern")]
+account = accounts[removed.index(top)]
+repair = {
+    "a": looking[direct > 0].sum().item(),
+    "b": looking[direct < 0].sum().item(),
+    "c": next(amount for source, amount in account.items() if "norm" in source),
+    "d": next(amount for source, amount in account.items() if "MLP" in source),
+}
+score_predictions(choice, {"most of the repair": max(repair, key=repair.get)})
+compare("backup.repair.helpers_opponents_norm_mlps", list(repair.values()), model)
+
+# %% [markdown]
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# **b.** Without L23H0 the model should lose .77 logits and loses .04. Opponents that stand down give .35, nearly all of it L24H4. The final norm gives .22, which is 30 % of the repair. The MLPs give .10, and heads that write *for* the answer and look elsewhere .07. So the largest part of this "backup" is an opponent that objects less because there is less to object to, and almost a third is arithmetic. No head "notices" anything: all of them do what they
+# always do, on another input.
+# </details>
+#
+# ### The head that seems not to be missed by anybody
+#
+# Look at the first bar, the head with the largest direct effect. On SmolLM2 its diamond is close to its own part: it looks as if nothing had reacted. Here are the heads that did.
+
+# %%
+strongest = removed[0]
+_, without_strongest = ablation.ablate_at_end(model, tokens, *strongest)
+by_route = ablation.change_by_route(model, clean_cache, without_strongest, directions)
+by_route[(slice(None), *strongest)] = 0
 answering = top_heads(by_route.sum(0).abs(), 6)
 plots.bar(
     {route: [by_route[i][head] for head in answering] for i, route in enumerate(ablation.ROUTES)},
-    f"Why the direct effects changed when {head_name(*best_backed_up)} was removed at END",
+    f"Why the direct effects changed when {head_name(*strongest)} was removed at END",
     x="head",
     y="change of direct effect (logits)",
     x_labels=heads.names(answering),
@@ -894,15 +998,16 @@ plots.bar(
 )
 
 # %%
-compare("backup.best.head", head_name(*best_backed_up), model)
-compare("backup.best.made_up_for", max(made_up_for[i] for i, head in enumerate(removed) if direct[head] > 0), model)
-compare("backup.best.answering", heads.names(answering[:3]), model)
-compare("backup.best.change", torch.stack([by_route.sum(0)[head] for head in answering[:3]]), model)
-compare("backup.best.direct_before", torch.stack([direct[head] for head in answering[:3]]), model)
+compare("backup.strongest.head", head_name(*strongest), model)
+compare("backup.strongest.answering", heads.names(answering[:4]), model)
+compare("backup.strongest.change", torch.stack([by_route.sum(0)[head] for head in answering[:4]]), model)
+compare("backup.strongest.direct_before", torch.stack([direct[head] for head in answering[:4]]), model)
 
 # %% [markdown]
-# **How to read it.** As the figure before. The last printed row is what these heads wrote in the whole model: a bar above zero for a head whose number there is *negative* is not a helper stepping in, but
-# an opponent standing down.
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# A great deal has happened, and it cancels. Without L23H3 the other heads gain .58 by looking elsewhere, and the MLPs *lose* .69. The pair of layer 29 changes most (+.6 and −.5). It reads END itself, and what stands there is now different. L24H4 stands down here as well (+.4), although L23H3 writes against S and not for IO: by lowering one name, L23H3 makes the model surer of the other. So "no self-repair" can be a sum of large reactions.
+# </details>
 #
 # One last test of the account. If nothing later may react (every later attention output, MLP output and the final scale frozen at their clean values), the naive prediction should come
 # true exactly.
@@ -916,21 +1021,63 @@ nothing_reacts = logit_diff(model.run_with_hooks(tokens, fwd_hooks=hooks), answe
 compare("backup.nothing_reacts_minus_naive", nothing_reacts - naive, model)
 
 # %% [markdown]
+# ### How far does this hold?
+#
+# Eight prompts again. Remove the same name mover at END on the data set of chapter 01, prompt by prompt, and compare what is lost with what its direct effect predicts.
+
+# %%
+data = ioi_dataset(model, 36)
+set_pairs, structure = data.pairs("flip"), [prompt.structure for prompt in data.prompts]
+set_answers, ends = set_pairs.answer_tokens, set_pairs.clean_last
+needed = lambda name: name.endswith("hook_z") or name == "ln_final.hook_scale"  # noqa: E731
+with model.hooks(fwd_hooks=[ends_only(ends)]):
+    set_logits, set_cache = model.run_with_cache(set_pairs.clean_tokens, attention_mask=set_pairs.clean_mask, names_filter=needed)
+before = logit_diff(set_logits, set_answers, per_prompt=True)
+predicted = attribution.head_attributions(model, set_cache, logit_diff_directions(model, set_answers), per_prompt=True, last=ends)
+without = {}
+for head in (top, strongest):
+    hooks = [*ablation.set_heads([head], last=ends), ends_only(ends)]
+    logits = model.run_with_hooks(set_pairs.clean_tokens, attention_mask=set_pairs.clean_mask, fwd_hooks=hooks)
+    without[head] = before - logit_diff(logits, set_answers, per_prompt=True)
+rows, names = {}, [head_name(*head) for head in without]
+rows["predicted loss (direct effect)"] = [predicted[head] for head in without]
+rows["measured loss"] = list(without.values())
+bounds = {name: [bootstrap_interval(values, structure) for values in of_heads] for name, of_heads in rows.items()}
+plots.intervals(
+    {name: [values.mean().item() for values in of_heads] for name, of_heads in rows.items()},
+    "Without one head at END, on 36 prompts of six structures",
+    x="logit difference lost, with a 95 % interval over structures",
+    labels=dict.fromkeys(rows, names),
+    bounds={name: ([low for low, _ in found], [high for _, high in found]) for name, found in bounds.items()},
+)
+
+# %%
+for i, name in enumerate(names):
+    for kind, values in zip(("predicted", "measured"), rows.values(), strict=True):
+        low, high = bounds[next(row for row in rows if row.startswith(kind))][i]
+        compare(f"backup.dataset.{name}.{kind}_loss", torch.tensor([values[i].mean(), low, high]), model)
+
+# %% [markdown]
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# The direct effect of L23H0 predicts a loss of .39, [.17, .60], and what is measured is −.07, [−.15, .01]: without this name mover the model does at least as well. For L23H3 the prediction is 1.92, [1.65, 2.19], and 2.07, [1.75, 2.45], are lost. So both findings hold for other sentences: L23H0 is made up for wherever it contributes, and L23H3 is not.
+# </details>
+#
 # **What we may say.** In the model at hand, and for these prompts: which heads changed, by which route, and how much of the loss came back. Write your own sentence, with the numbers printed above,
 # before you unfold ours.
 #
-# <details><summary>How to word it</summary>
+# <details><summary>How to word it, for SmolLM2</summary>
 #
-# "When LxHy is removed at END, the logit difference changes by … where its direct effect predicts …. The largest changes are in …. Of the change of …, … of … logits are due to its
-# attention pattern, and freezing its query alone leaves …; the change of … is due to the values at END. The final norm accounts for …." Not: "the backup heads notice that the name mover is
-# gone". They do what they always do, on another input.
+# "When L23H0 is removed at END, the logit difference changes by −.04 where its direct effect predicts −.77. The largest change is that of L24H4, which writes against the answer: of its +.36, .38 are due to its
+# attention pattern, and freezing its query alone leaves −.04. The final norm accounts for .22 of the .74 that come back." Not: "the backup heads notice that the name mover is
+# gone".
 # </details>
 #
-# **What it does not show.** Eight prompts of one kind; removal at one position; direct effects only. What the changed heads read at END comes from other heads and MLPs in between: chapter 05 follows such paths.
+# **What it does not show.** Removal was at one position, and we followed direct effects only. What the changed heads read at END comes from other heads and MLPs in between, and chapter 05 follows such paths.
 #
 # ## 9 · Which class is it?
 #
-# The paper sorts the heads of gpt2-small's circuit into classes. Here is our evidence beside it. For gpt2-small the rows are the paper's heads, with a verdict: *agree* if the head is among the
+# [Wang et al. (2022)](https://arxiv.org/abs/2211.00593) sort the heads of gpt2-small's circuit into classes. Here is our evidence beside it. For gpt2-small the rows are the paper's heads, with a verdict: *agree* if the head is among the
 # highest tenth of all heads in everything we hold typical of its class, *differ* if not. No such list has been published for other models; for them the rows are the heads that lead our own measurements.
 #
 # *What do you expect?* Will each head fit exactly one class?
@@ -952,10 +1099,10 @@ compare("anatomy.classes.fit_none", int((table["our evidence"] == "none of the c
 compare("anatomy.classes.fit_several", int(table["our evidence"].str.contains(";").sum()), model)
 
 # %% [markdown]
-# **How to read it.** A head may show the evidence of several classes, or of none. *Differ* does not mean that the paper is wrong: the rule of the highest tenth is crude, random tokens are not its prompts, and the
+# **How to read it.** A head may show the evidence of several classes, or of none. *Differ* does not mean that the paper is wrong. The rule of the highest tenth is crude, random tokens are not its prompts, and the
 # paper's classes were found by path patching. The last column says what this chapter has not looked at.
 #
-# **Try.** `share=0.2` is a laxer rule. How many rows change?
+# A class is a name for what a head was seen to do in *one* task. The same induction heads work in every text that repeats something, so this task did not make them; it makes use of them. Many circuits seem to share parts in this way ([Merullo et al. 2024](https://arxiv.org/abs/2310.08744)).
 #
 # ## 10 · And in any other model?
 #
@@ -969,12 +1116,12 @@ compare("anatomy.classes.fit_several", int(table["our evidence"].str.contains(";
 #
 # The first two come from the same attention patterns. Copying needs the values: each token is given alone, and what the head would write on reading it is carried to the logits.
 #
-# *What do you expect?* Which copying score should a name mover have, which a negative name mover, and which the head of section 4?
+# *What do you expect?* Which copying score should a name mover have, which a negative name mover, and which a head that reads S2 and lowers it?
 # <details><summary>Our guess</summary>
-# Near 1, near −1, and whichever fits what you found there: a head that reads IO and writes for it copies; a head that reads S2 and holds S down does the opposite.
+# Near 1, near −1, and near −1: the last head, too, writes against the token that it reads.
 # </details>
 #
-# And what do scores look like in a model that has learnt nothing? The two tiny models with random weights, on which the checks run, will tell.
+# And what do scores look like in a model that has learned nothing? The two tiny models with random weights, on which the checks run, will tell.
 
 # %%
 settings = atlas.Settings(seed=0, seq_len=50, batch=4)
@@ -990,7 +1137,7 @@ plots.mosaic(
 wide = atlas.by_head(table_of_heads)
 trained = wide[wide["model"] == model.cfg.model_name].set_index("head")
 compare("atlas.copying_of_top_head", float(trained.loc[head_name(*top), "copying"]), model)
-compare("atlas.copying_of_best_backed_up", float(trained.loc[head_name(*best_backed_up), "copying"]), model)
+compare("atlas.copying_of_strongest_head", float(trained.loc[head_name(*strongest), "copying"]), model)
 compare("atlas.most_copying", trained["copying"].nlargest(4).index.tolist(), model)
 compare("atlas.least_copying", trained["copying"].nsmallest(4).index.tolist(), model)
 compare("atlas.induction_above_0.4", int((trained["induction"] > 0.4).sum()), model)
@@ -1000,8 +1147,12 @@ compare("atlas.random_models.mean_copying", float(random_heads["copying"].mean()
 compare("atlas.random_models.highest_copying", float(random_heads["copying"].abs().max()), model)
 
 # %% [markdown]
-# **How to read it.** One panel per model, one colour scale. The random models show what a score is by chance. Nothing as small as their highest induction score may be called a habit; and look at their copying scores (mean and largest size, printed
-# last) before you call a small one copying.
+# **How to read it.** There is one panel for each model, and one color scale. The random models show what a score is by chance.
+#
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# Eight heads have an induction score above .4, and the highest of any head with random weights is .02. The name mover L23H0 has a copying score of .81, and L23H3, the strongest head, −.80. Random heads reach .13, so do not call a head a copier below that.
+# </details>
 #
 # **What it does not show.** The copying score asks what a head writes *if* it reads a token. Where it looks is the other half, and the atlas has both.
 #
@@ -1023,7 +1174,7 @@ widgets.atlas_browser(table_of_heads)
 #
 # The result, `atlas/atlas.parquet` (and `.csv`), is what the browser and the mosaic take: `atlas.read_atlas("atlas")`.
 #
-# **Try.** Make the atlas of a second model and draw the mosaic of both. Is the first layer with an induction head at the same depth?
+# Where a model hub can be reached, this makes a mosaic of many *trained* models in one command: `python -m utils.atlas gpt2-small gpt2-medium EleutherAI/pythia-160m --out atlas`, then `plots.mosaic` as above. It was not run here, where there is no hub.
 #
 # ## Recap
 #
@@ -1042,7 +1193,6 @@ widgets.atlas_browser(table_of_heads)
 # activation at its value in another run. *Induction head*: attends to what followed an earlier occurrence of the same token. *Name mover*: attends from END to IO and writes it; a *negative* one writes against it. *Previous-token head*: attends to the token before. *Self-repair*:
 # the rest of the model making up for what was removed. *Shapley value*: the mean, over all orders of exchange, of what exchanging one factor does.
 #
-# **Sources.** Wang et al. 2022, "Interpretability in the Wild". Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits". Olsson et al. 2022, "In-context Learning and Induction Heads". McGrath et al. 2023, "The Hydra Effect". McDougall et al. 2023, "Copy
-# Suppression". Rushing and Nanda 2024, "Explorations of Self-Repair in Language Models". Shapley 1953, "A Value for n-Person Games". Nanda, "Exploratory Analysis Demo" of TransformerLens.
+# **Read next.** [Olsson et al. 2022](https://arxiv.org/abs/2209.11895), "In-context Learning and Induction Heads". [Rushing and Nanda 2024](https://arxiv.org/abs/2402.15390), "Explorations of Self-Repair in Language Models". [McDougall et al. 2023](https://arxiv.org/abs/2310.04625), "Copy Suppression". [McGrath et al. 2023](https://arxiv.org/abs/2307.15771), "The Hydra Effect".
 #
 # **Next:** [05 · Path patching](05_path_patching.ipynb) follows the effect of one head through another.

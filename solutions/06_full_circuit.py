@@ -716,6 +716,40 @@ compare("circuit.minimality.below_a_tenth", sum(abs(change) < 0.1 for change in 
 # absolute values, these heads would look like helpers. Ten heads change the score by less than a tenth of a logit: the threshold on paths let them in, and the circuit does not need them one by one.
 # </details>
 #
+# ### Can you improve the circuit?
+#
+# These changes invite you to tinker. Leave out the heads that hurt, and the score goes up. Keep only the eight heads that are needed most, and the circuit becomes small. Or keep all writers and nothing that feeds them.
+#
+# *What do you expect?* Which of the three will be best by the value, and which by the error per prompt?
+
+# %%
+def placed_back(chosen: Sequence[tuple[str, tuple[int, int]]]) -> dict[str, list[tuple[int, int]]]:
+    """(role, head) pairs as a circuit."""
+    return {role: [head for where, head in chosen if where == role] for role in circuit}
+
+
+tinkered = {
+    "circuit with markers": circuit,
+    "without the heads that hurt": placed_back([member for member in members if changes[member] <= 0]),
+    "the eight needed most": placed_back(order[:8]),
+    "all writers, nothing else": {"END": writers},
+}
+tinkered_rows = {name: report(each) for name, each in tinkered.items()}
+pd.DataFrame(tinkered_rows).T.assign(heads=[len(criteria.placed(each)) for each in tinkered.values()]).round(2)
+
+# %%
+for name, key in zip(list(tinkered)[1:], ("without_harmful", "best_eight", "writers_alone"), strict=True):
+    row = tinkered_rows[name]
+    compare(f"circuit.tinkered.{key}", torch.tensor([row["value"], row["mae"], row["correlation"]]), model)
+compare("circuit.tinkered.eight", heads.names([head for _, head in order[:8]]), model)
+
+
+# %% [markdown]
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# TINKER
+# </details>
+#
 # ## 6 · What does a head carry?
 #
 # ### Exercise 6.9 · Copying scores
@@ -798,7 +832,8 @@ for head in [head for head in writers if copying[0][head] >= 0.5 and direct[head
 # %%
 chain = {"END": top_heads(into_query.abs(), 2), "S2": repeaters[:1], "S1+1": previous[:1]}
 movers = [head for head in writers if copying[0][head] >= 0.2 and direct[head] > 0]
-taken_out = {"strongest writer": {"END": [strongest]}, "name movers": {"END": movers}, "brokers": {"END": chain["END"]}, "chain without name movers": chain}
+last_layer = [head for head in writers if head[0] == n_layers - 1]
+taken_out = {"strongest writer": {"END": [strongest]}, "name movers": {"END": movers}, "brokers": {"END": chain["END"]}, "chain without name movers": chain, "writers of the last layer": {"END": last_layer}}
 left = {name: (test.scores_without(group).mean() / test.full.mean()).item() for name, group in taken_out.items()}
 pd.DataFrame({"heads": [", ".join(heads.names([h for g in group.values() for h in g])) for group in taken_out.values()], "share of F(M) left": np.round(list(left.values()), 2)}, index=list(left))
 

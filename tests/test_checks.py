@@ -94,6 +94,15 @@ def test_every_exercise_of_a_chapter_is_checked_in_it(source):
     assert set(re.findall(r"^check_(\w+)\(", text, re.MULTILINE)) == called
 
 
+@pytest.mark.parametrize("name", REGISTRY)
+def test_where_to_look_is_the_section_where_the_check_stands(name):
+    (source,) = SOLUTIONS.glob(f"{REGISTRY[name].chapter}_*.py")
+    before = source.read_text(encoding="utf-8").split(f"\ncheck_{name}({name})")[0]
+    section = re.findall(r"^# ## (\d+) ·", before, re.MULTILINE)[-1]
+    if said := re.match(r"section (\d+)", REGISTRY[name].look):
+        assert said[1] == section
+
+
 def test_failure_has_no_traceback_for_the_learner():
     with pytest.raises(CheckFailed) as caught:
         REGISTRY["zero_head"].check(lambda z, hook, head_index: None)

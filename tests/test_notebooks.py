@@ -80,7 +80,7 @@ def test_check_notices_a_changed_cell_that_was_not_run(copy):
 def test_unknown_chapter_is_named(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["notebooks", "sync", "77"])
     assert notebooks.main() == 1
-    assert "no chapter '77'; there are: 00_hooks_and_caches" in capsys.readouterr().err
+    assert "no chapter '77'; there are: start, 00_hooks_and_caches" in capsys.readouterr().err
 
 
 def test_outputs_are_kept_without_progress_bars():

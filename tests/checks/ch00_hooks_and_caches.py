@@ -23,7 +23,7 @@ PROMPTS = (  # five prompts: as many as nothing else in the fixtures, so that no
 HEADS = ((1, 2), (0, 3), (2, 0))  # layer and head
 
 
-@exercise("00", look="section 2: the axes of a pattern are [batch, head, query, key]", takes="cache")
+@exercise("00", look="section 3: the axes of a pattern are [batch, head, query, key]", takes="cache")
 def check_attention_to_first_token(learner: Callable) -> str:
     for model in both_models():
         _, cache = model.run_with_cache(model.to_tokens(PROMPTS))
@@ -59,7 +59,7 @@ def check_attention_to_first_token(learner: Callable) -> str:
     return f"every head of a GPT-2 and of a Llama agrees, on five prompts ({held})"
 
 
-@exercise("00", look="section 3: z has the axes [batch, position, head, d_head]")
+@exercise("00", look="section 4: z has the axes [batch, position, head, d_head]")
 def check_zero_head(learner: Callable) -> str:
     for model in both_models():
         _, cache = model.run_with_cache(model.to_tokens(PROMPTS))
@@ -101,7 +101,7 @@ def _zeroed(z: Tensor, index: tuple, value: float = 0.0) -> Tensor:
 
 @exercise(
     "00",
-    look="section 3: utilities.get_act_name('z', layer) names the point; run_with_hooks removes its hooks",
+    look="section 4: utilities.get_act_name('z', layer) names the point; run_with_hooks removes its hooks",
     takes="model tokens layer head_index",
 )
 def check_logits_without_head(learner: Callable) -> str:

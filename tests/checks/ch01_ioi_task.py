@@ -95,7 +95,7 @@ def _answer_mistake(got: list[Any], want: list[Any]) -> str:
 
 
 @exercise(
-    "01", look="section 3: model.to_single_token; model.to_tokens adds BOS unless told not to", takes="model answers"
+    "01", look="section 2: model.to_single_token; model.to_tokens adds BOS unless told not to", takes="model answers"
 )
 def check_answer_token_ids(learner: Callable) -> str:
     for model in both_models():
@@ -146,7 +146,7 @@ def _logits() -> tuple[Tensor, Tensor]:
 @exercise(
     "01",
     points=2,
-    look="section 4: logits[:, -1] is [batch, d_vocab]; gather picks one column per row",
+    look="section 3: logits[:, -1] is [batch, d_vocab]; gather picks one column per row",
     takes="logits answer_tokens per_prompt",
 )
 def check_logit_diff(learner: Callable) -> str:
@@ -222,7 +222,7 @@ def _require_gradient(learner: Callable, logits: Tensor, answers: Tensor) -> Non
 
 @exercise(
     "01",
-    look="section 4: log-probabilities are logits minus one number per position, which cancels",
+    look="section 3: log-probabilities are logits minus one number per position, which cancels",
     takes="logits answer_tokens",
 )
 def check_logprob_diff(learner: Callable) -> str:

@@ -117,7 +117,7 @@ def check_ioi_metric(learner: Callable) -> str:
 
 
 @exercise(
-    "03", look="section 8: the clean run is 0 and the corrupted run is −1", takes="logits answer_tokens clean corrupted"
+    "03", look="section 2: the clean run is 0 and the corrupted run is −1", takes="logits answer_tokens clean corrupted"
 )
 def check_noising_metric(learner: Callable) -> str:
     return _check_metric(learner, noising=True)
@@ -339,7 +339,7 @@ def _check_layers(learner: Callable, runs: Runs, want: Tensor, axes: str) -> Non
 
 @exercise(
     "03",
-    look="section 4: resid_pre, attn_out, mlp_out, in this order; one activation in each run",
+    look="section 3: resid_pre, attn_out, mlp_out, in this order; one activation in each run",
     points=2,
     takes="model corrupted_tokens clean_cache metric layers",
 )
@@ -532,7 +532,7 @@ def _at_scores(layer: int, head: int, runs: Runs) -> tuple[str, Callable]:
 
 @exercise(
     "03",
-    look="section 8: the clean run receives, the corrupted cache lends; noising_metric",
+    look="section 9: the clean run receives, the corrupted cache lends; noising_metric",
     points=2,
     takes="model clean_tokens corrupted_tokens answer_tokens layers",
 )
@@ -567,6 +567,6 @@ def check_noising_sweep(learner: Callable) -> str:
             want[[2, 0]],
             "the rows of layers=[2, 0]",
             axes="layer head",
-            mistakes={"`layers` is ignored: hand it on to exercise 3.5": lambda: want},
+            mistakes={"`layers` is ignored: hand it on to exercise 3.4": lambda: want},
         )
     return f"every head of a GPT-2 and of a Llama agrees with an independent noising run ({held})"

@@ -111,7 +111,7 @@ def check_log_probs_at_end(learner: Callable) -> str:
             mistakes={
                 "these are logits: take log_softmax over the vocabulary first": lambda: alone[:, ids],
                 "these are probabilities: take log_softmax, not softmax": lambda: alone.softmax(-1)[:, ids],
-                "softmax over the attributes alone: normalise over the whole vocabulary, then pick":
+                "softmax over the attributes alone: normalize over the whole vocabulary, then pick":
                     lambda: alone[:, ids].log_softmax(-1),
                 "you read the last column, which is padding for the shorter prompts: use the true last token":
                     lambda: logits[:, -1].log_softmax(-1)[:, ids],
@@ -160,7 +160,7 @@ def check_association_scores(learner: Callable) -> str:
             "the two guises are added: subtract SAE from AAE": lambda: (aae + sae).mean(0),
             "the AAE guise alone: subtract the SAE guise": lambda: aae.mean(0),
             "the SAE guise alone: subtract it from the AAE guise": lambda: sae.mean(0),
-            "normalised over the attributes first: they are some words of many, so leave the log-probabilities as they are":
+            "normalized over the attributes first: they are some words of many, so leave the log-probabilities as they are":
                 lambda: (aae.log_softmax(-1) - sae.log_softmax(-1)).mean(0),
         },
     )  # fmt: skip
@@ -344,7 +344,7 @@ def _interval_mistakes(data: list, means: list, want: np.ndarray) -> dict[str, n
             np.array([_interval(values) for values, _ in data]),
         "each verb counts by its number of rows: take one mean per verb first, then resample those means":
             np.array([_interval(*each, statistic=_pooled) for each in both]),
-        "only neighbouring rows are taken together: the rows of a verb are not side by side, so look for all of them":
+        "only neighboring rows are taken together: the rows of a verb are not side by side, so look for all of them":
             np.array([_interval(_means_of_runs(*each)) for each in data]),
         "the two ends are in the wrong order: (low, high)": want[:, ::-1],
         "this is the range of the verbs' means, not an interval of their mean: scipy needs np.mean as its statistic":
@@ -371,7 +371,7 @@ def _pooled(sums: np.ndarray, sizes: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _means_of_runs(values: np.ndarray, clusters: list[str]) -> np.ndarray:
-    """One mean per run of equal neighbours, as itertools.groupby finds them."""
+    """One mean per run of equal neighbors, as itertools.groupby finds them."""
     starts = [i for i, name in enumerate(clusters) if i == 0 or name != clusters[i - 1]]
     return np.array([part.mean() for part in np.split(values, starts[1:])])
 

@@ -110,7 +110,7 @@ def _found_pairs(got: object) -> list[tuple[int, int]]:
 
 @exercise(
     "08",
-    look="section 3: means of columns of model.W_U, which is [d_model, d_vocab]",
+    look="section 2: means of columns of model.W_U, which is [d_model, d_vocab]",
     takes="model unfavourable favourable",
 )
 def check_gap_direction(learner: Callable) -> str:
@@ -138,7 +138,7 @@ def check_gap_direction(learner: Callable) -> str:
 
 @exercise(
     "08",
-    look="section 3: the final stream, normalised as the model does, at the last position; then the bias",
+    look="section 3: the final stream, normalized as the model does, at the last position; then the bias",
     takes="model logits cache answers",
 )
 def check_reconcile(learner: Callable) -> str:
@@ -176,9 +176,9 @@ def _reconciled(learner: Callable, model: TransformerBridge, logits: Tensor, cac
             "the logits are not looked at: subtract the projection from the preference that *they* show":
                 lambda: torch.stack([bias.expand(len(logits)), torch.zeros(len(logits))]),
             "the two rows are exchanged: first without the bias term, then with it": lambda: truth.flip(0),
-            "the stream is not normalised: divide by ln_final.hook_scale (and centre it where the norm is a LayerNorm)":
+            "the stream is not normalized: divide by ln_final.hook_scale (and center it where the norm is a LayerNorm)":
                 lambda: torch.stack([raw, raw - bias]),
-            "the mean is not taken off: a LayerNorm centres the stream before it divides; apply_final_norm does both":
+            "the mean is not taken off: a LayerNorm centers the stream before it divides; apply_final_norm does both":
                 lambda: _uncentred_error(model, logits, cache, bias),
             "the bias of the unfavourable traits alone: subtract that of the favourable ones":
                 lambda: torch.stack([truth[0], truth[0] - b_u]),

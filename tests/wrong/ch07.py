@@ -264,7 +264,7 @@ WRONG = {
         "the median of each verb": interval_of_medians,
         "only the first row": interval_of_first_rows,
         "only the last row": interval_of_last_rows,
-        "only neighbouring rows": interval_of_neighbours,
+        "only neighboring rows": interval_of_neighbours,
         "by its number of rows": interval_pooled,
         "as a standard error puts them": interval_of_student,
     },

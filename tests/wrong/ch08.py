@@ -199,7 +199,7 @@ WRONG = {
             ]
         ),
         "exchanged": reconcile_order,
-        "not normalised": reconcile_norm,
+        "not normalized": reconcile_norm,
         "the stream is read at position": reconcile_position,
         "of the unfavourable traits alone": reconcile_half_bias,
     },

@@ -1,4 +1,4 @@
-"""What follows from a chapter's one source, `solutions/NN_name.py`: its executed twin, and what learners open.
+"""What follows from a chapter's one source, `solutions/NN_name.py` or `start.py`: its executed twin, what learners open.
 
 From the source come its `.ipynb` twin, which keeps its outputs, and both files in `chapters/`. There, solutions are cleared
 (nbgrader), cells tagged `solution` are gone (nbconvert), check cells are locked and worth points, and a folded answer, made
@@ -44,8 +44,8 @@ class NotebookError(RuntimeError):
 
 
 def sources(chapters: Sequence[str] = ()) -> list[Path]:
-    """The solution sources, all or those whose names begin with one of `chapters` ("03", "03_activation_patching")."""
-    found = sorted(SOLUTIONS.glob("[0-9][0-9]_*.py"))
+    """The solution sources, all or those whose names begin with one of `chapters` ("start", "03", "03_activation_patching")."""
+    found = [*SOLUTIONS.glob("start.py"), *sorted(SOLUTIONS.glob("[0-9][0-9]_*.py"))]
     for name in chapters:
         if not any(path.stem.startswith(name) for path in found):
             raise NotebookError(f"no chapter {name!r}; there are: {', '.join(path.stem for path in found)}")
