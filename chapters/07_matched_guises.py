@@ -16,7 +16,7 @@
 # - read a prediction at the true end of prompts of any length;
 # - turn "the model associates this dialect with these traits" into a number with an interval;
 # - build the comparison without which such a number means nothing: swaps that have nothing to do with dialect;
-# - recognise a circular measurement by exchanging its two sides.
+# - recognize a circular measurement by exchanging its two sides.
 
 # %% [markdown] tags=["model"]
 # **The model.** `load_model()` prints which model you have. Every figure of the course was computed on SmolLM2-135M-Instruct, a
@@ -677,7 +677,7 @@ compare("guises.all_features_against_swaps_p", together.pvalue, model)
 
 
 # %% [markdown]
-# **How to read it.** The grey band holds 95 % of the neutral swaps: this is what "nothing" looks like, and it is wide. Find a feature
+# **How to read it.** The gray band holds 95 % of the neutral swaps: this is what "nothing" looks like, and it is wide. Find a feature
 # whose interval excludes zero and whose point lies inside the band: by the usual standard it is a finding, by this one it is
 # not. Look at the lower half, too: some swaps of ordinary words have gaps as large as any feature, and nobody would write a
 # paper about them.

@@ -195,7 +195,7 @@ compare("tracing.gap.swap", gaps["swap"].mean(), model)
 #
 # ## 2 · The direction that the gap is
 #
-# Logits are the normalised final residual stream times the unembedding. So the preference for `U` over `F` is its projection on one
+# Logits are the normalized final residual stream times the unembedding. So the preference for `U` over `F` is its projection on one
 # direction, the same for every row.
 #
 # ### Exercise 8.2 · The gap's direction
@@ -244,7 +244,7 @@ check_gap_direction(gap_direction)
 #
 # <details><summary>Hint</summary>
 #
-# `apply_final_norm(stream, cache)` from `utils.attribution` centres and scales `[batch, d_model]` as the model's final norm does at the last position. The
+# `apply_final_norm(stream, cache)` from `utils.attribution` centers and scales `[batch, d_model]` as the model's final norm does at the last position. The
 # final stream is `cache["resid_post", n_layers - 1][:, -1]`. `model.b_U` may be `None`: then the bias term is zero.
 # </details>
 
@@ -328,7 +328,7 @@ compare("tracing.reconcile_toy", report["LayerNorm toy"], model)
 #
 # > Difficulty: ●●●○○  Importance: ●●●●○  15 minutes
 #
-# Split the mean gap into the embedding and every layer's attention and MLP. Each side has its **own** final norm, with its own scale: normalise first,
+# Split the mean gap into the embedding and every layer's attention and MLP. Each side has its **own** final norm, with its own scale: normalize first,
 # subtract after. The result must add up to the gap.
 #
 # <details><summary>Hint</summary>
@@ -447,7 +447,7 @@ compare("tracing.cosine_of_attention", cosine(looks["done"], looks["swap"]), mod
 
 
 # %% [markdown]
-# **How to read it.** Red heads push towards unfavourable traits on the first word of the pair, blue ones away. In the second figure, a dark cell is a head
+# **How to read it.** Red heads push toward unfavourable traits on the first word of the pair, blue ones away. In the second figure, a dark cell is a head
 # whose last position reads the swapped word. Look for heads that are dark on the left and pale on the right: only those could be said to look for *done*. If
 # the two panels are nearly the same picture, these heads read whatever stands at that place in the quotation.
 #

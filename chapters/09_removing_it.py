@@ -363,7 +363,7 @@ compare("removal.loss.random_20", random_mean["loss"], model)
 # group, the heads carried **what was said**, whatever was said; if they stay, something about *done* was special to the heads; in between, both. Fourth:
 # IOI, the control that is usually shown. Hold each group against the random draws, and look at how much the draws differ among themselves.
 #
-# Now imagine the same figure without the third group. The gap is gone, it generalises, random heads do not do it. It looks like a
+# Now imagine the same figure without the third group. The gap is gone, it generalizes, random heads do not do it. It looks like a
 # surgical removal of prejudice. On the embedded model twenty heads take more than eight tenths of the held-out gap, and with it **half of the size of gaps that are not about
 # dialect**, four tenths of IOI and a quarter of a nat of loss: a blunt tool, at the size at which it works. Five heads take a good quarter of the gap and leave the
 # rest nearly as it was. Is *that* specific? One control is missing still, and it is next.

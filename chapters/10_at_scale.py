@@ -1,14 +1,14 @@
 # %% [markdown]
 # # 10 · At scale
 #
-# Seventy-five minutes. Chapter 03 patched one cell at a time, and each cell cost a whole forward pass. That is fine for eight short
+# Ninety minutes. Chapter 03 patched one cell at a time, and each cell cost a whole forward pass. That is fine for eight short
 # prompts and hopeless for a data set. This chapter makes the same sweep many times faster without changing one number in it, and
 # then looks at a method that is faster still and does change them.
 #
 # You will be able to
 # - say which part of a patched forward pass is new, and which part has been computed before;
 # - skip, resume and batch a sweep, and show that it still equals the built-in one;
-# - tell when the gradient shortcut, *attribution patching*, can be trusted;
+# - tell when the gradient shortcut, *attribution patching*, can be trusted, and name the heads that it loses;
 # - find out what limits the speed of a computation on your own machine.
 
 # %% [markdown] tags=["model"]
@@ -76,6 +76,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from transformer_lens import patching as builtin
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.utilities import get_act_name
 
 from tests.checks import (
     check_attention_from_position,
@@ -83,6 +84,7 @@ from tests.checks import (
     check_patch_every_layer,
     check_run_from_layer,
 )
+from tests.checks.predicting import score_predictions
 from utils import patching, plots
 from utils.attribution import head_name
 from utils.experiment import run_experiment
@@ -99,7 +101,7 @@ model = load_model()
 # ## 1 · What does a sweep cost?
 #
 # Two prompts are enough to see everything here, so take the first pair of chapter 01. The clean run is about the prompt, the
-# corrupted run about its neighbour with the other name at **S2**. The metric is 0 for the corrupted run and 1 for the clean one.
+# corrupted run about its neighbor with the other name at **S2**. The metric is 0 for the corrupted run and 1 for the clean one.
 
 # %%
 pairs = ioi_pairs(model, TEMPLATES[:1], NAMES[:1])
@@ -114,11 +116,10 @@ print(pairs.clean_text[0], "|", pairs.corrupted_text[0])
 # Here is the result that we are after, computed by the engine that this chapter explains: the clean residual stream is
 # patched into the corrupted run, in one cell (layer, position) at a time.
 #
-# *What do you expect?* In how many of these cells can a patch change anything at all? And how many of them does a program run
-# that knows nothing about transformers?
+# *What do you expect?* How many of these cells could a patch possibly change? The built-in loop does not ask: it runs the whole model once for every cell. Guess both numbers, as shares of all cells, before you go on.
 # <details><summary>Our guess</summary>
-# It runs all of them, layers × positions forward passes. The two runs read the same tokens before S2, and a causal model cannot see
-# ahead, so all the columns left of S2 are zero before anything is computed.
+# It runs all of them. The two runs read the same tokens before S2, and a causal model cannot see
+# ahead, so all the columns left of S2 are zero before anything is computed. S2 is the eleventh of fifteen positions, so a third of the cells is left.
 # </details>
 
 # %%
@@ -130,7 +131,7 @@ plots.imshow(
 
 # %% [markdown]
 # **How to read it.** Red cells bring the clean answer back. It sits at S2 in the early layers, moves, and sits at END in the late ones
-# (chapter 03 says why). Now look at it as an accountant: the columns left of S2 are exactly zero.
+# (chapter 03 says why). Now look at what it costs: the columns left of S2 are exactly zero.
 #
 # **What it does not show.** What it cost. The built-in loop runs one forward pass per cell, zeros included. Time a few of its
 # cells; `index_df` names the cells to run, so you need not wait for all of them.
@@ -180,11 +181,15 @@ print(f"{len(sample)} cells in {took:.1f} s, so about {seconds['built-in']:.0f} 
 # > Difficulty: ●●○○○  Importance: ●●●○○  10 minutes
 #
 # Given the residual streams of both runs, `[layer, batch, position, d_model]`, return a boolean `[layer, position]`: True where
-# patching that cell can change something. A cell is patched in all prompts at once.
+# patching that cell can change something. A cell is patched in all prompts at once, so one prompt is enough.
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · a question</summary>
 #
 # `clean != corrupted` is boolean and has four axes. Which two have to go, and is one difference enough or are all needed?
+# </details>
+# <details><summary>Hint 2 · the line that people miss</summary>
+#
+# `any` takes one axis at a time, and after the first call the others have moved up.
 # </details>
 
 # %%
@@ -246,9 +251,13 @@ print(f"{seconds['1 skip cells']:.0f} s, {seconds['built-in'] / seconds['1 skip 
 # Return the logits `[batch, position, d_vocab]` of a run whose residual stream just before block `layer` is `resid`. No earlier block
 # may run.
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · a question</summary>
 #
-# After the last block come `model.ln_final` and `model.unembed`.
+# Which two modules does the model have after its last block? `print(model)` shows them.
+# </details>
+# <details><summary>Hint 2 · the line that people miss</summary>
+#
+# The loop begins *with* block `layer`, because `resid` is what stands before it.
 # </details>
 
 # %%
@@ -320,11 +329,11 @@ print(f"{seconds['2 resume at layer']:.1f} s, {seconds['built-in'] / seconds['2 
 # Some models have fewer key/value heads than query heads (*grouped-query attention*): with four query heads and two key/value heads, query
 # heads 0 and 1 share the first one.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1 · a question</summary>
 #
 # Query number `i` stands at position `start + i` and may read keys `0 … start + i`. `torch.tril` takes a diagonal.
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2 · the tool</summary>
 #
 # `k.repeat_interleave(n, dim=2)` repeats each key/value head `n` times in place. Scores are divided by the square root of `d_head`.
 # </details>
@@ -407,11 +416,11 @@ print(f"{seconds['3 … and at position']:.1f} s, {seconds['built-in'] / seconds
 # For one position, return the logits at the last position of one patched run per layer: `[layer, batch, d_vocab]`. You are given the
 # residual streams of both runs. Each block may run only once.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1 · a question</summary>
 #
 # Start with an empty batch, `corrupted[0][:0]`. Before each block, concatenate the new copy *behind* the old ones.
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2 · the tool</summary>
 #
 # In the end the first axis holds layer 0's prompts, then layer 1's, …: `unflatten(0, (-1, batch))` takes it apart.
 # </details>
@@ -489,6 +498,10 @@ pd.DataFrame(
 # arithmetic grows as the square too, for the same reason. `make bench` measures all three, and the memory, and plots them.
 #
 # **Try.** Use all eight prompts: `ioi_pairs(model)`. Which steps gain more than with two, and which less?
+# <details><summary>What you should find</summary>
+#
+# On our machine the factors are 3, 5, 14 and 11, and 40 for the engine, in place of 3, 4, 10, 17 and 76. Steps 1 and 2 gain about the same as before, because they save whole cells and whole layers. Steps 3 and 4 change places: with four times as many rows in every product, running few positions at a time is no longer so wasteful, and putting all layers into one batch adds less. Section 7 says why.
+# </details>
 #
 # ## 6 · Can a gradient replace the sweep?
 #
@@ -498,7 +511,7 @@ pd.DataFrame(
 # $$ m(a_\text{corrupted}) + (a_\text{clean} - a_\text{corrupted}) \cdot \nabla m(a_\text{corrupted}) $$
 #
 # and one backward pass gives the gradient at *every* cell. Two forward passes and one backward pass, whatever the number of cells:
-# **attribution patching** (Nanda 2023, "Attribution Patching: Activation Patching At Industrial Scale").
+# **attribution patching** ([Nanda 2023](https://www.neelnanda.io/mechanistic-interpretability/attribution-patching)).
 #
 # *What do you expect?* It is exact where the metric is linear in the activation. Will it be better in early or in late layers? For the whole
 # residual stream, or for a single head?
@@ -527,7 +540,7 @@ plots.imshow(
 )
 
 # %% [markdown]
-# **How to read it.** The colours of a figure share one scale, and the darkest red of the first stands for 1 *and more*. Compare the columns of S2 and
+# **How to read it.** The colors of a figure share one scale, and the darkest red of the first stands for 1 *and more*. Compare the columns of S2 and
 # END from the top down. Where is the estimate too weak, too strong, of the wrong sign? Then look at the heads: the pale ones agree,
 # which is easy. The question is whether the strong ones are the same in both panels.
 #
@@ -554,8 +567,7 @@ plots.scatter(
 # %% [markdown]
 # Look for a point far from the line and near zero on the estimate's axis: a head that matters and that the gradient does not see.
 #
-# One number for each: **Spearman's rank correlation**, the correlation of the ranks, 1 if both put the cells in the same order. It is fair to a
-# method that is used to *find* cells and not to measure them. And a second: how many of the ten strongest heads does the estimate find?
+# How good is the estimate, in one number? A common choice is **Spearman's rank correlation**, the correlation of the ranks. It is 1 if both put the cells in the same order.
 
 # %%
 def rank_correlation(a: Tensor, b: Tensor) -> float:
@@ -575,8 +587,85 @@ compare("scale.top_ten_heads_found", len(strongest(heads_exact) & strongest(head
 compare("scale.s2_in_layer_0", [exact[0, s2_on].item(), estimated[0, s2_on].item()], model)
 
 # %% [markdown]
-# Two different questions: a high rank correlation does not mean that the sizes are right. The last line is the telling one. Patching S2 before layer 0 *is* the clean run, so the exact value is 1; the gradient has its own
-# opinion. Why? Walk from the corrupted activation to the clean one in small steps and watch the metric. The estimate is the
+# Both rank correlations are high, and both are misleading. There are 270 heads in SmolLM2, and more than 240 of them change the metric by less than a hundredth. Most of what Spearman's number says is whether the estimate has put these heads, which do nothing, into the right order. Nobody wants to know that.
+#
+# ### Predict before you look
+#
+# Take the heads that matter: those whose exact effect is at least .1, now on all eight prompts. In how many of them is the estimate less than half of the exact effect, so that the head might be overlooked? Write down a number.
+
+# %%
+prediction = {"heads that the gradient loses": None}
+
+# %% [markdown]
+# There is a remedy to try. The gradient is taken at one end of the way, the corrupted run. **Integrated gradients** ([Sundararajan et al. 2017](https://arxiv.org/abs/1703.01365)) average it along the way: mix the embeddings of the two runs, a share of the clean ones from 0 to 1, take the gradient at each mixture, and use the mean
+# ([Hanna et al. 2024](https://arxiv.org/abs/2403.17806) do this for circuits).
+
+# %%
+eight = run_experiment(model, ioi_pairs(model))
+eight_exact = eight.denoise(patching.get_act_patch_attn_head_out_all_pos, progress=False)
+one_gradient = patching.attribution_patching(
+    model, eight.pairs.corrupted_tokens, eight.clean_cache, eight.denoising_metric, "attn_head_out_all_pos"
+)
+
+
+def integrated_gradients(steps: int) -> Float[Tensor, "layer head"]:
+    """Each head's estimate with the mean gradient over mixtures of the corrupted and the clean embeddings."""
+    start, names = eight.corrupted_cache["hook_embed"], [get_act_name("z", layer) for layer in range(n_layers)]
+    way = eight.clean_cache["hook_embed"] - start
+    change = [eight.clean_cache[name] - eight.corrupted_cache[name] for name in names]
+    total = torch.zeros(n_layers, model.cfg.n_heads)
+    for share in (torch.arange(steps) + 0.5) / steps:
+        found = {}
+
+        def mix(embedding, hook, share=share):
+            return (start + share * way).requires_grad_()
+
+        def keep(z, hook, found=found):
+            found[hook.name] = z
+            return z
+
+        with torch.enable_grad(), model.hooks(fwd_hooks=[("hook_embed", mix), *((name, keep) for name in names)]):
+            value = eight.denoising_metric(model(eight.pairs.corrupted_tokens))
+            gradients = torch.autograd.grad(value, [found[name] for name in names])
+        total += torch.stack([(c * g).sum((0, 1, 3)) for c, g in zip(change, gradients, strict=True)]).cpu()
+    return total / steps
+
+
+along = integrated_gradients(10)
+strong = [divmod(i, model.cfg.n_heads) for i in eight_exact.abs().flatten().argsort(descending=True).tolist()]
+strong = [head for head in strong if eight_exact[head].abs() >= 0.1]
+plots.bar(
+    {name: [table[head].item() for head in strong] for name, table in (("exact", eight_exact), ("one gradient", one_gradient), ("integrated gradients, 10 steps", along))},
+    "The heads that matter: exact effect and two estimates",
+    x="head",
+    y="effect (0 corrupted, 1 clean)",
+    x_labels=[head_name(*head) for head in strong],
+)
+
+# %%
+lost = [head for head in strong if one_gradient[head] / eight_exact[head] < 0.5]
+score_predictions(prediction, {"heads that the gradient loses": len(lost)})
+compare("scale.eight.strong_heads", [head_name(*head) for head in strong], model)
+compare("scale.eight.lost_by_one_gradient", [head_name(*head) for head in lost], model)
+for name, table in (("exact", eight_exact), ("one_gradient", one_gradient), ("integrated", along)):
+    compare(f"scale.eight.{name}", torch.stack([table[head] for head in strong]), model)
+where = tuple(torch.tensor(strong).T)
+for name, table in (("one_gradient", one_gradient), ("integrated", along)):
+    both = [rank_correlation(eight_exact, table), rank_correlation(eight_exact[where], table[where])]
+    compare(f"scale.eight.spearman.{name}_all_and_strong", both, model)
+compare("scale.eight.heads_below_a_hundredth", (eight_exact.abs() < 0.01).sum(), model)
+
+# %% [markdown]
+# *What do you see?* Which heads does one gradient lose, and what do they have in common? Do integrated gradients bring them back? And what happens to the two rank correlations?
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# One gradient loses two of the eight: L17H4 (.01 in place of .33) and L20H0 (.11 in place of .44). They are the two steps of the chain from S2 to END, so their message acts through the attention of later heads, and a softmax may hardly move on the first small step away from the corrupted run. L23H3 and the heads after it, whose effect goes nearly straight to the logits, are estimated well.
+#
+# Integrated gradients bring back half of what was lost (.15 and .22). Now compare the rank correlations. Over the heads that matter, the remedy raises it from .69 to .93. Over all heads it *lowers* it from .94 to .73, because the order of the null heads has changed. If you had looked at the usual number, you would have thrown the better method away.
+# </details>
+#
+# Why does one gradient miss so much? Patching S2 before layer 0 *is* the clean run, so the exact value there is 1, and the gradient has its own
+# opinion (the last line of the cell above the prediction). Walk from the corrupted activation to the clean one in small steps and watch the metric. The estimate is the
 # tangent at the start.
 
 # %%
@@ -615,11 +704,8 @@ figure
 # The more layers still follow, the more of that there is. At the end of the network little follows but the final norm, and curve and
 # line stay close.
 #
-# **What it does not show.** That the estimate is useless. As a way to find candidates among thousands of heads it may be good enough;
-# the two numbers above say how good, here. But a figure made with it wants a check of its strongest *and* some of its weakest
-# cells by exact patching, and the engine makes that cheap. Kramár et al. 2024 ("AtP*") study where it misses.
-#
-# **Try.** Estimate `"attn_head_q_by_pos"` and `"attn_head_pattern_all_pos"`. Behind which of them does a softmax follow directly?
+# **What it does not show.** That the estimate is useless. As a way to find candidates among thousands of heads it may be good enough, if you remember what kind of head it loses. Check the strongest *and* some of the weakest
+# cells by exact patching, which the engine makes cheap. [Kramár et al. 2024](https://arxiv.org/abs/2403.00745) ("AtP*") study where it misses, and repair the case of the saturated softmax.
 #
 # ## 7 · Where does the remaining time go?
 #
@@ -724,4 +810,6 @@ figure.update_xaxes(type="log", range=[-0.2, 4]).update_yaxes(type="log").update
 # several query heads share a key/value head. *Prefix*: the positions before the patched one. *Rank correlation*: how far two lists
 # agree in order. *Resume*: continue a run from stored activations instead of from the tokens. *Roofline*: the highest rate that reading
 # the weights, or arithmetic, allows. *Rotary positions*: queries and keys are turned by an angle that grows with their position.
-# *Sweep*: patching every cell in turn.
+# *Integrated gradients*: the same with the gradient averaged along the way between the two runs. *Sweep*: patching every cell in turn.
+#
+# **Read next.** [Kramár et al. 2024](https://arxiv.org/abs/2403.00745), "AtP*", on where gradients mislead. [Syed et al. 2023](https://arxiv.org/abs/2310.10348), "Attribution Patching Outperforms Automated Circuit Discovery".

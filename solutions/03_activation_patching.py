@@ -779,6 +779,7 @@ for name in ("S1", "IO", "S2"):
         panels["S1 fresh: keys"] = other.denoise(patching.get_act_patch_attn_head_k_all_pos)
     else:
         panels["S2 fresh: keys, noising"] = -other.noise(patching.get_act_patch_attn_head_k_all_pos)
+    del other  # its caches take 70 MB each
 plots.imshow(
     torch.stack(list(panels.values())),
     "What four corruptions show about keys and values",
@@ -1069,7 +1070,7 @@ compare("ioi.patching.noising_plus_denoising", (noising + every[0]).abs().max(),
 # To ask two questions you need one of the other corruptions. With a fresh name at S2, the information is gone and not inverted: the corrupted logit difference is near zero.
 
 # %%
-third = other  # the last one of section 6: S2 is a fresh name
+third = run_experiment(model, ioi_pairs(model, corruption="S2"))
 third_denoising = third.denoise(patching.get_act_patch_attn_head_out_all_pos)
 third_noising = third.noise(patching.get_act_patch_attn_head_out_all_pos)
 plots.scatter(
@@ -1107,6 +1108,7 @@ for pair in [(layer, head) for layer, head in ten if third_denoising[layer, head
 # *What do you expect?* Will the early and middle heads matter in every structure?
 
 # %%
+del third, few
 data = ioi_dataset(model, 36)
 flipped, structure = data.pairs("flip"), torch.tensor([prompt.structure for prompt in data.prompts])
 ends = ends_only(flipped.clean_last)  # a hook: logits at each prompt's last position only, [batch, 1, d_vocab]

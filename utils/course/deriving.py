@@ -44,7 +44,7 @@ class NotebookError(RuntimeError):
 
 
 def sources(chapters: Sequence[str] = ()) -> list[Path]:
-    """The solution sources, all or those whose names begin with one of `chapters` ("start", "03", "03_activation_patching")."""
+    """The solution sources, all or those whose names begin with one of `chapters` ("start", "03", "03_activation")."""
     found = [*SOLUTIONS.glob("start.py"), *sorted(SOLUTIONS.glob("[0-9][0-9]_*.py"))]
     for name in chapters:
         if not any(path.stem.startswith(name) for path in found):

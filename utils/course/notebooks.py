@@ -48,7 +48,9 @@ def problems() -> list[str]:
         if path.suffix == ".ipynb" and path.exists():
             found += [f"{name}: {problem}" for problem in _cell_problems(path)]
     folders = (deriving.SOLUTIONS, deriving.CHAPTERS)
-    strays = {path for folder in folders for path in folder.iterdir() if path.suffix in (".py", ".ipynb")} - derived.keys()
+    strays = {
+        path for folder in folders for path in folder.iterdir() if path.suffix in (".py", ".ipynb")
+    } - derived.keys()
     return found + [f"{path.relative_to(deriving.ROOT)}: has no source in solutions/" for path in sorted(strays)]
 
 
