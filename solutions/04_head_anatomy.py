@@ -895,6 +895,7 @@ accounts = []
 for head in removed:
     _, without_head = ablation.ablate_at_end(model, tokens, *head)  # as your function, with a small cache
     accounts.append(ablation.change_by_source(model, clean_cache, without_head, directions, [head]))
+del without_head  # a cache takes 70 MB
 plots.bar(
     {source: [account[source] for account in accounts] for source in accounts[0]},
     "What happens to the logit difference when one head is removed at END",
@@ -959,6 +960,7 @@ compare("backup.repair.helpers_opponents_norm_mlps", list(repair.values()), mode
 strongest = removed[0]
 _, without_strongest = ablation.ablate_at_end(model, tokens, *strongest)
 by_route = ablation.change_by_route(model, clean_cache, without_strongest, directions)
+del without_strongest
 by_route[(slice(None), *strongest)] = 0
 answering = top_heads(by_route.sum(0).abs(), 6)
 plots.bar(
