@@ -230,13 +230,12 @@ for name, table in scores.items():
 # *What do you see?* Find the darkest cells of each panel in the lists just printed. Do induction heads stand earlier or later than previous-token heads, and why?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# L16H0 leads the previous-token heads, L8H0 the duplicate-token heads, and L18H6, L17H3 and L17H4 the induction heads. The induction heads are in layers 17 and 18, after the strongest previous-token head. The usual explanation predicts this order ([Elhage et al. 2021](https://transformer-circuits.pub/2021/framework/index.html)): to find what followed the same token, an induction head needs each position to carry the name of
-# the token before it, and a previous-token head in an earlier layer writes it there. Chapter 05 tests this for L16H0 and L17H4.
+# L16H0 leads the previous-token heads, L8H0 the duplicate-token heads, and L18H6, L17H3 and L17H4 the induction heads. The induction heads are in layers 17 and 18, after the strongest previous-token head. The usual explanation predicts this order ([Elhage et al. 2021](https://transformer-circuits.pub/2021/framework/index.html)): an induction head needs each position to carry the name of the token before it. A previous-token head in an earlier layer writes it there. Chapter 05 tests this for L16H0 and L17H4.
 # </details>
 #
 # Duplicate-token heads and induction heads do the same job in two ways: both find out that a token has occurred before. Neither needs the other. A duplicate-token head compares words directly, and an induction head compares this word with what previous-token heads have noted.
 #
-# **What it does not show.** A score is about where a head looks on random tokens. A head with three low scores has other habits, not none.
+# **What it does not show.** A score is about where a head looks on random tokens. A head with three low scores has other habits, not none. Nor does a score say what the head writes: there are heads that look where induction heads look and write *against* the token that they find (*anti-induction heads*). Section 10 has a score for that half.
 #
 # **Try.** Put a BOS in front: `heads.repeated_tokens(seq_len, bos=model.tokenizer.bos_token_id)`. Do the same heads lead? And with another `seed`?
 # <details><summary>What you should find, on SmolLM2</summary>
@@ -321,8 +320,7 @@ compare("anatomy.induction_in_ioi.correlation", together, model)
 # **How to read it.** If the points rise to the right, a habit measured on noise predicts what a head does in a sentence. Points
 # high on the left look at the token after S1 for another reason. Points low on the right have the habit and do not use it here.
 #
-# Chapter 03 asked which heads *matter* for the task: take a head's output `z` from the clean run, put it into the run with the other name at S2,
-# and see how much of the logit difference comes back. Here is that sweep again, and for each of the heads it finds, its habits.
+# Chapter 03 asked which heads *matter* for the task. It took a head's output `z` from the clean run, put it into the run with the other name at S2, and measured how much of the logit difference came back. Here is that sweep again, and for each of the heads it finds, its habits.
 
 # %% tags=["nbval-ignore-output"]
 patched = run_experiment(model, pairs).denoise(patching.get_act_patch_attn_head_out_all_pos)
@@ -842,8 +840,7 @@ compare("backup.route.largest", [ablation.ROUTES[parts.abs().argmax()] for parts
 #
 # ### Freeze it, in a real run
 #
-# The split was computed from two caches. Is it what the model would do? Run the ablated model again, and hold one thing of one head at its clean value with
-# a hook: its attention pattern; its query at END (the pattern is then made from the old query and the new keys); its own key at END; its value at END. What is left of its change? (Heads that share keys
+# The split was computed from two caches. Is it what the model would do? Run the ablated model again, and hold one thing of one head at its clean value with a hook. There are four things to hold: its attention pattern, its query at END, its own key at END, and its value at END. (With the old query, the pattern is made anew from the new keys.) What is left of its change? (Heads that share keys
 # or values share the freezing too.)
 
 # %%
@@ -1166,8 +1163,7 @@ compare("atlas.random_models.highest_copying", float(random_heads["copying"].abs
 widgets.atlas_browser(table_of_heads)
 
 # %% [markdown]
-# For a survey, run it from a terminal. Models are scored in parallel on this machine, or on the workers of a Dask scheduler that you already have (a SLURM cluster, a gateway); each is kept as soon as it is done, and a second run does only what
-# is missing:
+# For a survey, run it from a terminal. Models are scored in parallel on this machine, or on the workers of a Dask scheduler that you already have (a SLURM cluster, a gateway). Each table is kept as soon as it is done, and a second run does only what is missing:
 #
 # ```
 # python -m utils.atlas gpt2-small smollm2-135m my/folder --workers 2

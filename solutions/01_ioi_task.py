@@ -462,7 +462,7 @@ compare("ioi.dataset.by_structure", torch.tensor(by_structure), model)
 # ## 5 · Before you look inside: how would *you* do it?
 #
 # Write down, in words, a procedure that a model could follow to get these right, given that each position can only read earlier ones
-# and attention moves information between positions. Then compare.
+# and attention moves information between positions. Two traps wait here. If you begin to measure without any idea, you are soon lost in figures. If you begin with a single idea, you will find it confirmed everywhere. So write down at least two procedures, and think of a result that would tell them apart. Then compare.
 #
 # <details><summary>Four candidate procedures</summary>
 #

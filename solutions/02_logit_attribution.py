@@ -1,9 +1,7 @@
 # %% [markdown]
 # # 02 · Direct logit attribution
 #
-# Ninety minutes. The model prefers one name to another by some logits. Which of its parts wrote that preference? The
-# residual stream is a sum, and reading an answer off it is almost linear, so the question has an exact answer: one number
-# for each part, and the numbers add up to what the model said.
+# Ninety minutes. The model prefers one name to another by some logits. Which of its parts wrote that preference? The residual stream is a sum, and reading an answer off it is almost linear. So the question has an exact answer: one number for each part, and the numbers add up to what the model said.
 #
 # You will be able to
 # - turn "Mary rather than John" into a direction, and read it off any part of the residual stream;
@@ -221,9 +219,7 @@ print("largest difference:", (directions - (built_in[:, 0] - built_in[:, 1])).ab
 #
 # $$\text{logit difference} = \frac{x_\text{final}}{\text{scale}} \cdot \text{direction} + \text{bias}$$
 #
-# The scale depends on the whole stream. If you take the scale as it was in the run and hold it fixed, the expression is
-# linear: you can divide each part of the sum by *that same scale* and multiply it by the direction, and the results
-# still add up. If you divide each part by its own length, nothing adds up any more. A cache holds the scale as `ln_final.hook_scale` and, if nothing is filtered out, the normalized stream as `ln_final.hook_normalized`.
+# The scale depends on the whole stream. If you take the scale as it was in the run and hold it fixed, the expression is linear. You can divide each part of the sum by *that same scale* and multiply it by the direction, and the results still add up. If you divide each part by its own length, nothing adds up any more. A cache holds the scale as `ln_final.hook_scale` and, if nothing is filtered out, the normalized stream as `ln_final.hook_normalized`.
 #
 # ### Exercise 2.2 · Logit difference of a stack of vectors
 #
@@ -357,7 +353,7 @@ compare("ioi.attribution.added_after_the_peak", added_later, model)
 # grows 2.5 times. So "the answer fades after layer 23" would be a wrong reading of the lens, and "the answer is complete after layer 23" a wrong reading of the cumulative curve.
 # </details>
 #
-# The executed demo of TransformerLens has the cumulative curve for gpt2-small, under the name of logit lens: flat before layer 7, most of the rise in the attention of layer 9, and some of it taken back after that.
+# TransformerLens' demo has the cumulative curve for gpt2-small, under the name of logit lens. It is flat before layer 7, rises mostly in the attention of layer 9, and loses some of the rise after that.
 #
 # **What it does not show.** That nothing happens in the flat part. END may be gathering *which* name to look for long before
 # any name can be read there. Chapter 03 finds exactly that.

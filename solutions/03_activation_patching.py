@@ -912,7 +912,7 @@ compare("ioi.patching.heads_at_end_that_read_io", [h["name"] for h in found if h
 #
 # L17H4 at S2 looks back to S1+1, the word after the first mention. L19H2 and L20H0 at END look at S2, and what they read there matters. L23H0 and L23H7 at END look at IO, and L24H4 looks at IO and writes against it. So far this is the published story.
 #
-# Two things are not. L23H3, the strongest head here and the one with the largest direct attribution, reads S2 and not IO, and its values matter, not its pattern: it reads the repeated name and lowers it, and it hardly needs the earlier heads (section 8 measures that). And the last layer has a pair of heads with opposite
+# Two things are not. L23H3 is the strongest head here and has the largest direct attribution. It reads S2 and not IO, and its values matter, not its pattern. So it reads the repeated name and lowers it, and it hardly needs the earlier heads (section 8 measures that). And the last layer has a pair of heads with opposite
 # effects that read END itself. Their values matter, so what they find there is what earlier heads have brought.
 # </details>
 #

@@ -469,13 +469,11 @@ pd.DataFrame(
 # %% [markdown]
 # **How to read it.** Step 4 has the layers' loop of step 2, not step 3's positions: it does *more* arithmetic than step 3.
 # The last row puts all of them together: `utils.patching`, with the names and signatures of `transformer_lens.patching`, for every
-# kind of activation. The engine's first part is a run of its own on the corrupted tokens, which it compares with the model's, so that
-# an architecture that it does not understand is sent to the built-in loops rather than answered wrongly. One saving is the engine's own: at S2,
+# kind of activation. The engine begins with a run of its own on the corrupted tokens, and compares it with the model's. An architecture that it does not understand is handed to the built-in loops, with a warning, and not answered wrongly. One saving is the engine's own: at S2,
 # the first position that differs, everything that a patched stream can read is as in the clean run. So it goes on as the clean run does, and only the
 # positions behind it are computed.
 #
-# **What it does not show.** How the time grows. Twice the prompts take twice the time. With the length it is the *square*, but only of the $n$ positions from the first
-# difference on: a patch at one of them computes all that follow, $n(n+1)/2$ in all; what stands before costs almost nothing. With the number of layers the
+# **What it does not show.** How the time grows. Twice the prompts take twice the time. With the length it is the *square*, but only of the $n$ positions from the first difference on. A patch at one of them computes all that follow, $n(n+1)/2$ in all, and what stands before costs almost nothing. With the number of layers the
 # arithmetic grows as the square too, for the same reason. `make bench` measures all three, and the memory, and plots them.
 #
 # **Try.** Use all eight prompts: `ioi_pairs(model)`. Which steps gain more than with two, and which less?
@@ -581,7 +579,7 @@ prediction = {"heads that the gradient loses": None}
 prediction = {"heads that the gradient loses": 0}  # what we guessed
 
 # %% [markdown]
-# There is a remedy to try. The gradient is taken at one end of the way, the corrupted run. **Integrated gradients** ([Sundararajan et al. 2017](https://arxiv.org/abs/1703.01365)) average it along the way: mix the embeddings of the two runs, a share of the clean ones from 0 to 1, take the gradient at each mixture, and use the mean
+# There is a remedy to try. The gradient is taken at one end of the way, the corrupted run. **Integrated gradients** ([Sundararajan et al. 2017](https://arxiv.org/abs/1703.01365)) average it along the way. Mix the embeddings of the two runs in shares from 0 to 1, take the gradient at each mixture, and use the mean
 # ([Hanna et al. 2024](https://arxiv.org/abs/2403.17806) do this for circuits).
 
 # %%
@@ -765,8 +763,7 @@ figure.layout.shapes = []
 figure.update_xaxes(type="log", range=[-0.2, 4]).update_yaxes(type="log").update_layout(showlegend=True, height=480)
 
 # %% [markdown]
-# **How to read it.** The line is the **roofline** of your machine: it rises while the time goes into *reading the weights* (a product of
-# one row reads every weight for two operations), and becomes flat where *arithmetic* is the limit. Each point is a sweep: the FLOP it
+# **How to read it.** The line is the **roofline** of your machine. It rises while the time goes into *reading the weights*: a product of one row reads every weight for two operations. It becomes flat where *arithmetic* is the limit. Each point is a sweep: the FLOP it
 # does, by the seconds you measured, at the average number of rows in its products. A point below the line pays for something else: the
 # small steps between products, Python, hooks.
 #
@@ -776,7 +773,7 @@ figure.update_xaxes(type="log", range=[-0.2, 4]).update_yaxes(type="log").update
 #
 # **What it does not show.** Memory. A batch that grows without bound does not fit at some point, so the engine splits it: `max_memory`
 # bounds what the patched copies take, and is 256 MiB unless you say otherwise. On the embedded model every cell of this chapter runs in
-# less than 1.6 GiB, weights included, which fits on Binder. What `max_memory` does not bound are the clean cache and the corrupted run,
+# less than 1.7 GiB, weights included, which fits on Binder. What `max_memory` does not bound are the clean cache and the corrupted run,
 # which grow with the prompts. A sweep over some hundred prompts, such as the one of `make bench`, therefore needs more than Binder's 2 GB.
 #
 # ## Recap

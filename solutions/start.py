@@ -1,8 +1,7 @@
 # %% [markdown]
 # # Start here
 #
-# You are about to take a language model apart, twice. In the first part you find out how a model completes "When John and Mary went to the shops, John gave the bag to" with " Mary", down to single attention heads. In the second part you use the same tools on a question about
-# people: does a model attach other traits to a speaker of African American English than to a speaker of Standard American English, where does that happen in the network, and how do you keep from fooling yourself about it?
+# You are about to take a language model apart, twice. In the first part you find out how a model completes "When John and Mary went to the shops, John gave the bag to" with " Mary", down to single attention heads. In the second part you use the same tools on a question about people. Does a model attach other traits to a speaker of African American English than to a speaker of Standard American English? Where in the network does that happen, and how do you keep from fooling yourself about it?
 #
 # You need Python and a little PyTorch. You do not need to have seen the inside of a transformer: chapter 00 begins with a tour.
 
