@@ -95,6 +95,7 @@ from tests.checks import (
     check_null_swaps,
     check_trait_gap,
 )
+from tests.checks.predicting import score_predictions
 from utils import dialect, plots, stats
 from utils.models import load_model
 from utils.inference import end_logits
@@ -410,7 +411,8 @@ check_trait_gap(trait_gap)
 #
 # `he be working` → `he is working` → `he's usually working`
 #
-# The first step is dialect and nothing else. The second is plain SAE on both sides. Because a gap is a difference, the two steps add up to the
+# The first step changes *is* to *be*. It changes the dialect, and with it the aspect: *he be working* says that he works habitually, and *he is working* says that he is at it now. The second step has plain SAE on both sides, and it also changes two things,
+# the adverb and the contraction (*is* to *'s*). So neither step is "the dialect and nothing else". Because a gap is a difference, the two steps add up to the
 # published contrast exactly.
 
 # %% [markdown]
@@ -425,9 +427,9 @@ gap = {name: dialect.preference(values, words, U, F) for name, values in ratio.i
 gap["grumbling"] = dialect.trait_gaps(model, grumbling, PROMPTS)
 names = {
     "be_usually": "he be … / he's usually …: the published contrast",
-    "habitual_be": "he be … / he is …: dialect alone",
-    "is_usually": "he is … / he's usually …: no dialect in it",
-    "grumbling": "the same with disagreeable verbs: no dialect either",
+    "habitual_be": "he be … / he is …: AAE, and another aspect",
+    "is_usually": "he is … / he's usually …: SAE on both sides",
+    "grumbling": "the same with disagreeable verbs",
 }
 means = {name: gap[name].mean().item() for name in names}
 bounds = list(zip(*(stats.crossed_interval(gap[name]) for name in names), strict=True))
@@ -444,18 +446,17 @@ for name, mean in means.items():
     compare(f"guises.gap.{name}", mean, model)
 
 # %% [markdown]
-# **How to read it.** The second and the third row add up to the first. If the third lies as far right as the first, the published gap is
-# the word *usually*, and dialect has no part in it; if the second does, it is the other way round. The fourth row is what *usually* does to
+# **How to read it.** The second and the third row add up to the first. If the third lies as far right as the first, a contrast without any AAE in it has the same gap as the published one, and you cannot say that the dialect made it. The fourth row is what *usually* does to
 # less friendly verbs: compare its size with the first row.
 #
-# The gap is one projection of a profile of 37 traits. Is the profile, too, made of one step rather than the other?
+# The gap is one projection of a profile of 37 traits. Which of the two steps does the whole profile resemble?
 
 # %%
 plots.scatter(
     score["is_usually"],
     score["be_usually"],
-    "Two profiles: the published contrast, and the one without dialect",
-    x="q(x) of he is … / he's usually … (no dialect)",
+    "Two profiles: the published contrast, and the one with SAE on both sides",
+    x="q(x) of he is … / he's usually … (SAE on both sides)",
     y="q(x) of he be … / he's usually … (published)",
     labels=words,
     diagonal=True,
@@ -470,17 +471,74 @@ def correlation(one: Float[Tensor, "trait"], other: Float[Tensor, "trait"]) -> f
 compare("guises.profiles.usually", correlation(score["be_usually"], score["is_usually"]), model)
 compare("guises.profiles.dialect", correlation(score["be_usually"], score["habitual_be"]), model)
 
+# %% [markdown]
+# **How to read it.** Each point is a trait. If *usually* were all there is, the points would lie on the dotted line. Compare the two correlations printed above.
+#
+# Do not read too much into them. The two contrasts share a side: both subtract *he's usually …*. Whatever that sentence does to a trait, it does to both, so the two profiles are correlated even if *be* and *is* have nothing in common. Which half of the contrast looks like the whole also depends on the way from one end to the other. We went by way of
+# *he is*. We might have gone by way of *he's*.
+#
+# ### The ladder of contrasts, and the paper's own number
+#
+# Here are all six contrasts between four forms, *he be*, *he is*, *he's* and *he's usually*, on twelve neutral verbs, with two measures. One is our gap. The other one comes from the paper. In 1933, Katz and Braly asked students which adjectives describe African Americans. The five that were named most often, *lazy*, *ignorant*, *musical*, *religious* and *stupid*, are a
+# record of a stereotype. The **strength** of a contrast is the mean of q(x) over these five, minus its mean over the other 32. Note how the two measures differ: *musical* and *religious* count as a stereotype in the one, and are favourable or neutral in the other.
+#
+# ### Predict before you look
+#
+# Which of the six will have the largest strength? Answer with its two forms, for example `"be, is"` or `"is, 's usually"`.
+
+# %%
+prediction = {"largest strength": None}
+
+# %% tags=["solution"]
+prediction = {"largest strength": "be, 's usually"}  # what we guessed
+
+# %%
+verbs = [pair.aae.split()[-1] for pair in dialect.pairs_of("be_usually", 12)]
+halves = [dialect.Pair(f"he be {verb}", f"he is {verb}", verb) for verb in verbs]
+halves += [dialect.Pair(f"he's {verb}", f"he's usually {verb}", verb) for verb in verbs]
+left, right = dialect.guise_logits(model, halves, PROMPTS, words, log_softmax=True)
+logp = {"be": left[:12], "is": right[:12], "'s": left[12:], "'s usually": right[12:]}  # [verb, frame, trait] each
+STEREOTYPE_1933 = "lazy ignorant musical religious stupid".split()
+in_1933 = torch.tensor([word in STEREOTYPE_1933 for word in words])
+ladder = [("be", "'s usually"), ("be", "is"), ("is", "'s usually"), ("be", "'s"), ("'s", "'s usually"), ("'s", "is")]
+steps = {f"{one} / {other}": logp[one] - logp[other] for one, other in ladder}
+measures = {
+    "strength (1933 stereotype)": {name: q[..., in_1933].mean(-1) - q[..., ~in_1933].mean(-1) for name, q in steps.items()},
+    "gap (U − F)": {name: dialect.preference(q, words, U, F) for name, q in steps.items()},
+}  # measure → contrast → [verb, frame]
+plots.intervals(
+    {measure: [table.mean().item() for table in tables.values()] for measure, tables in measures.items()},
+    "Six contrasts between four forms",
+    x="logits (95 % intervals over verbs and prompts)",
+    labels=dict.fromkeys(measures, list(steps)),
+    bounds={measure: list(zip(*(stats.crossed_interval(table) for table in tables.values()), strict=True)) for measure, tables in measures.items()},
+)
+
+# %%
+strength, by_gap = (torch.stack([table.mean() for table in tables.values()]) for tables in measures.values())
+score_predictions(prediction, {"largest strength": ", ".join(ladder[strength.argmax()])})
+for key, values in (("strength", strength), ("gap", by_gap)):
+    compare(f"guises.ladder.{key}", values, model)
+profile = {name: q.mean((0, 1)) for name, q in steps.items()}
+ways = [[correlation(profile["be / 's usually"], profile[step]) for step in way] for way in (("be / is", "is / 's usually"), ("be / 's", "'s / 's usually"))]
+compare("guises.ladder.profiles_by_way_of_is", ways[0], model)  # first step, second step
+compare("guises.ladder.profiles_by_way_of_s", ways[1], model)
+
 
 # %% [markdown]
-# **How to read it.** Each point is a trait. Were *usually* all there is, the points would lie on the dotted line; were it
-# nothing, they would form a round cloud. Compare the two correlations printed above: which of the two steps does the published profile
-# resemble, the one without dialect or the one that is dialect alone?
+# *What do you see?* How large is the paper's measure for the contrast without any AAE in it? Do the two measures agree? And which half of the contrast resembles the whole, by way of *he is* and by way of *he's*?
+# <details><summary>What we see, for SmolLM2</summary>
 #
-# **Is the gap mostly the word *usually*?** On the embedded model, and as the figures show it: **for the profile yes, for the gap it depends on
-# the verbs.** Which trait goes up and which goes down is nearly the same without any dialect. But on neutral verbs *usually* moves
-# favourable and unfavourable traits about equally, and what gap there is belongs to *be*. On disagreeable verbs *usually* alone, in plain
-# SAE, makes a gap larger than the whole published contrast on neutral ones. So a gap measured on a mixture of verbs can be mostly the adverb, and a
-# reader who told a story about the tallest bars of the first chart told a story about the adverb in any case.
+# The largest strength, .45, is that of *he is* against *he's usually*, with SAE on both sides. The published contrast has .42, and *he be* against *he is* has −.03. So on this model the paper's measure of these pairs is as large without any AAE in them. The gap tells another story: .19 for the published contrast, .16 for *he be* against *he is*, and .03 for *he is* against *he's usually*.
+#
+# By either way, the second step resembles the whole (.86). The first step has −.14 by way of *he is*, and .66 by way of *he's*. Whether "the dialect half" looks like the whole depends on which way you go, and neither way is the right one.
+# </details>
+#
+# So a number that is large for the published contrast is not yet a number about the dialect. It needs the same number on a contrast that has no AAE in it, and section 6 needs many of these.
+#
+# **Is the gap mostly the word *usually*?** On SmolLM2 the answer depends on the verbs. On neutral verbs *usually* moves
+# favourable and unfavourable traits about equally. On disagreeable verbs *usually* alone, in plain
+# SAE, makes a gap larger than the whole published contrast on neutral ones. So a gap measured on a mixture of verbs can be mostly about the adverb.
 #
 # **What it does not show.** What other verbs and pronouns do, one by one; the intervals are wide.
 #
@@ -544,8 +602,10 @@ compare("guises.interval.crossed", three["verbs and prompts resampled"], model)
 
 
 # %% [markdown]
-# **How to read it.** The widest interval is the honest one: it asks what another experimenter would find, with other verbs and other
-# prompts. Compare the two in the middle: which matters more, the verb or the wording of the question?
+# **How to read it.** The interval that resamples both asks the question that we want answered: what would another experimenter find, with other verbs and other
+# prompts? Compare the two in the middle: which matters more, the verb or the wording of the question?
+#
+# It is the right question, and with six verbs and nine prompts it is still answered too confidently. Resampling a handful of clusters underestimates how much they vary, so intervals of this kind miss the truth more often than one time in twenty. Take them as a lower bound on the uncertainty.
 #
 # **What it does not show.** That an effect is about dialect. An interval says how far a number would move with other verbs
 # and prompts. It says nothing about *why* the number is not zero.
@@ -641,10 +701,9 @@ compare("guises.all_features_against_swaps_p", together.pvalue, model)
 
 
 # %% [markdown]
-# **How to read it.** The gray band holds 95 % of the neutral swaps: this is what "nothing" looks like, and it is wide. Find a feature
+# **How to read it.** The gray band holds 95 % of these neutral swaps, and it is wide. It is one of several possible nulls: other sets of swaps, for example of words that stand before the verb as most dialect features do, give other bands. Find a feature
 # whose interval excludes zero and whose point lies inside the band: by the usual standard it is a finding, by this one it is
-# not. Look at the lower half, too: some swaps of ordinary words have gaps as large as any feature, and nobody would write a
-# paper about them.
+# not. Look at the lower half, too: some swaps of ordinary words have gaps as large as any feature.
 #
 # **All features together** are another question. Count those outside the band: of thirteen, luck alone would put there fewer than one. The last number
 # printed compares the *sizes* of all features' gaps with those of all swaps (Mann-Whitney). If it is small, "it is all noise" is as wrong a summary as
@@ -654,7 +713,7 @@ compare("guises.all_features_against_swaps_p", together.pvalue, model)
 # **Several features were tested**, so the smallest p-value is small by luck more often than it says. Holm's correction makes
 # the chance of any false claim among all thirteen at most 5 %. With 34 swaps no p-value can fall below 1/35, and after the
 # correction none below 13/35: this design *cannot* establish a single feature on its own, however large its gap. That is
-# a property of the experiment, and it is knowable before it is run. To reach 5 % after correction takes 259 swaps.
+# a property of the experiment, and it is knowable before it is run. With 259 swaps the smallest possible p-value, 1/260, times 13 is 5 %, but only a gap larger than that of *every* swap would reach it.
 #
 # **What it does not show.** That the model has no prejudice. A gap within the band may be real and small. Nor are the swaps a perfect null:
 # *he has worked* / *he had worked* changes the meaning a little, and so does a dialect feature whose SAE side is no
@@ -744,7 +803,7 @@ compare("guises.circular.held_out", held_out, model)
 #
 # Adjectives are one set of attributes. The paper also asks for occupations, for verdicts and for sentences, decisions that models
 # may be asked to prepare. The measurement is the same, with other words and prompts; each is shown for the published contrast, for its
-# half without dialect, and for *done*.
+# half with SAE on both sides, and for *done*.
 
 # %%
 decisions = {}
@@ -757,7 +816,7 @@ kinds = list(dialect.grammar()["attributes"])
 labels = ["degree − no degree", "guilty − innocent", "death − life"]
 plots.bar(
     {name: [decisions[kind, name] for kind in kinds] for name in ("be_usually", "is_usually", "done")},
-    "Other attributes: the published contrast, its half without dialect, and one feature",
+    "Other attributes: the published contrast, its half with SAE on both sides, and one feature",
     x="attribute",
     y="gap (logits)",
     x_labels=labels,
@@ -796,16 +855,14 @@ compare("guises.gap.other_bos", with_other_bos.mean(), model)
 #
 # - *The measurement.* Reading padded prompts at the last column gives the wrong sign for a large share of rows. Choosing traits row by row gives
 #   the same large "gap" for either order of the guises. Neither number has anything to do with prejudice.
-# - *The published contrast* mixes dialect with an adverb. Its profile over traits is nearly that of the adverb alone (the scatter in section
-#   4). On neutral verbs its gap is small, with an interval that includes zero on the embedded model, and is not the adverb's doing; with
+# - *The published contrast* mixes a dialect form with an adverb, an aspect and a contraction. The paper's own measure is as large for a contrast that has SAE on both sides (section 4). On neutral verbs the gap is small, with an interval that includes zero on SmolLM2; with
 #   disagreeable verbs the adverb alone makes a larger one.
 # - *Single features.* Many gaps have intervals that exclude zero, and so do those of many neutral swaps. Ranked among the swaps a few features
 #   stand out one by one; after correction for thirteen features none does, and with 34 swaps none could.
-# - *All features.* Together their gaps are compared with those of the swaps by the last number of section 6. Where it is small, and most gaps have the same
-#   sign, as on the embedded model, that is a sign of prejudice against the dialect as a whole, and deserves a larger null.
+# - *All features.* Together their gaps are compared with those of the swaps by the last number of section 6. Where it is small, as on SmolLM2, the set of features differs from *this* set of swaps. The features are not independent of each other, and another null may give another answer, so this is a reason to look further and not a verdict.
 # - *Uncertainty.* Four to six verbs, six to nine prompts, two pronouns, one spelling of each feature, one model, one BOS.
 #
-# What was **not** shown: that this model is free of dialect prejudice; that the results of the paper, on models up to a
+# What was **not** shown, and must not be quoted from here: that this model is free of dialect prejudice; that the results of the paper, on models up to a
 # thousand times larger and other features, are wrong (they were measured with other sets of pairs); or
 # anything about people who speak AAE.
 #
