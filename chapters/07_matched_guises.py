@@ -531,7 +531,7 @@ plots.intervals(
     {measure: [table.mean().item() for table in tables.values()] for measure, tables in measures.items()},
     "Six contrasts between four forms",
     x="logits (95 % intervals over verbs and prompts)",
-    labels=dict.fromkeys(measures, list(steps)),
+    labels={measure: list(steps) for measure in measures},
     bounds={measure: list(zip(*(stats.crossed_interval(table) for table in tables.values()), strict=True)) for measure, tables in measures.items()},
 )
 

@@ -643,11 +643,11 @@ compare("tracing.null.rank_of_total_size", int((sizes >= sizes[0]).sum()), model
 #
 # For the model named at the top, one feature (*done* / *has*), one prompt, three or four verbs:
 #
-# - The gap can be split into parts that add up to it in every row, if the bias is counted and the true last token read.
+# - The gap can be split into parts that add up to it in every row, if the true last token is read. The bias cancels in a gap, which is a difference of two guises. It matters for the *preference* of one guise.
 # - By patching, the difference sits at the swapped word first, moves through the quotation, and ends at the last token. The cells that must be 1 and 0 are.
 # - No single head restores most of it; the direct parts are many and mostly late.
-# - The neutral swap's maps are beside every map of dialect. The cosines printed above say how alike they are: what the two share is the machinery for *quoted
-#   content*, not a mechanism for dialect.
+# - The neutral swap's maps are beside every map of dialect, and the cosines printed above say how alike they are. What the two share may be the machinery for *quoted
+#   content*. But this is one swap. Two neutral swaps can be less alike or more, so a cosine near 1 with one of them is no proof that the maps are the same for all.
 #
 # What was **not** shown: that a "dialect circuit" exists, or that none does. The maps are means over few pairs in one prompt; one aligned feature stands for
 # thirteen; and agreement with one neutral swap does not make a mechanism unspecific, just as a difference from one would not make it specific.
