@@ -9,6 +9,10 @@
 # (Labov 1969, 1972; Rickford & Rickford 2000; Green 2002). Its speakers are judged by it all the same: at school, at court, on
 # the phone to a landlord. **What we study here is a model's prejudice, not a dialect and not its speakers.**
 #
+# Two words need care. AAE is not one thing: it varies from place to place and from speaker to speaker, and not all Black Americans speak it. And "Standard" American English (SAE) is the name of the variety that schools and courts prefer. It is no better or more logical than another.
+#
+# **Where the sentences come from.** A small grammar in this course generates them from features that linguists have described, and section 6 names the source of each. No speaker of AAE has checked them, and some may sound odd. Several features are not AAE's alone: dropped *g*'s, *ain't*, *was* with *they*, and double negation occur in many varieties of English.
+#
 # **Content note.** You will see unkind adjectives (*lazy*, *stupid*) as things that a model may or may not predict. No slurs appear,
 # and all sentences are about neutral activities: working, cooking, singing.
 #
@@ -838,6 +842,8 @@ compare("guises.circular.held_out", held_out, model)
 # numbers that makes it circular.
 #
 # ## 8 · Jobs, verdicts, sentences
+#
+# **Content note for this section.** It is about verdicts and sentences, among them the death sentence.
 #
 # Adjectives are one set of attributes. The paper also asks for occupations, for verdicts and for sentences, decisions that models
 # may be asked to prepare. The measurement is the same, with other words and prompts; each is shown for the published contrast, for its

@@ -8,6 +8,9 @@
 # African American English (AAE) is a rule-governed variety of English, and the prejudice studied here is the model's (chapter 07). **Content note:** unkind
 # adjectives appear as predictions.
 #
+# **Should one?** Ask this before you ask how. If a model treats speakers of a dialect unfairly, something should change. But a model that no longer takes in what is said in a dialect does not treat its speakers fairly either: it serves them worse. So the aim cannot be that AAE and SAE make no difference anywhere. It can only be that the *judgment of the person* does not depend on the dialect, while
+# everything else that the model does with the sentence stays. Keep this in mind when a number goes to zero.
+#
 # You will be able to
 # - replace heads by their means, and say what the mean was taken over;
 # - test a removal on held-out words and prompts, against random heads, and for side effects;
@@ -363,8 +366,8 @@ compare("removal.loss.random_20", random_mean["loss"], model)
 # group, the heads carried **what was said**, whatever was said; if they stay, something about *done* was special to the heads; in between, both. Fourth:
 # IOI, the control that is usually shown. Hold each group against the random draws, and look at how much the draws differ among themselves.
 #
-# Now imagine the same figure without the third group. The gap is gone, it generalizes, random heads do not do it. It looks like a
-# surgical removal of prejudice. On the embedded model twenty heads take more than eight tenths of the held-out gap, and with it **half of the size of gaps that are not about
+# Now imagine the same figure without the third group. The gap is gone, it generalizes, random heads do not do it. It looks as if
+# prejudice had been removed, and nothing else. On the embedded model twenty heads take more than eight tenths of the held-out gap, and with it **half of the size of gaps that are not about
 # dialect**, four tenths of IOI and a quarter of a nat of loss: a blunt tool, at the size at which it works. Five heads take a good quarter of the gap and leave the
 # rest nearly as it was. Is *that* specific? One control is missing still, and it is next.
 #
