@@ -154,8 +154,7 @@ plots.line(
 # **Try.** Use `pos_slice=0` (BOS), where so many heads rest their attention. Which layers write there, and how much?
 # <details><summary>What you should find, on SmolLM2</summary>
 #
-# The MLP of layer 11 alone adds a vector of length 25,000 at BOS. At END the longest vector, from the MLP of layer 29, has length 620. Only four MLPs write that much at BOS. Such *massive activations* ([Sun et al. 2024](https://arxiv.org/abs/2402.17762)) occur in many models. They mark the position as a place where
-# heads can rest.
+# The MLP of layer 11 alone adds a vector of length 25,000 at BOS. At END the longest vector, from the MLP of layer 29, has length 620. Only four MLPs write that much at BOS. Such *massive activations* ([Sun et al. 2024](https://arxiv.org/abs/2402.17762)) occur in many models, and are connected with the attention that heads pay to the first position.
 # </details>
 #
 # ## 2 · Which direction is "Mary, not John"?
@@ -367,7 +366,7 @@ compare("ioi.attribution.added_after_the_peak", added_later, model)
 # **Try.** Draw the lens of another position: `pos_slice=10`, where the subject returns. Where does it begin?
 # <details><summary>What you should find, on SmolLM2</summary>
 #
-# At −58, for the embedding alone. SmolLM2 uses the same matrix to embed and to unembed, so a token's embedding, made large by its own norm, "predicts" that token, and the word at S2 is the *wrong* name. After three layers the value is −1.8, and it stays between −1.8 and 0 until the end: the position predicts what follows it, and no longer itself.
+# At −58, for the embedding alone. SmolLM2 uses the same matrix to embed and to unembed, so a token's embedding, made large by its own norm, "predicts" that token, and the word at S2 is the *wrong* name. After three layers the value is −1.8, and from then on it is smaller still: the position predicts what follows it, and no longer itself.
 # </details>
 #
 # ## 5 · Which layers write it?

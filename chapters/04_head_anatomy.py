@@ -1101,7 +1101,7 @@ compare("anatomy.classes.fit_several", int(table["our evidence"].str.contains(";
 # **How to read it.** A head may show the evidence of several classes, or of none. *Differ* does not mean that the paper is wrong. The rule of the highest tenth is crude, random tokens are not its prompts, and the
 # paper's classes were found by path patching. The last column says what this chapter has not looked at.
 #
-# A class is a name for what a head was seen to do in *one* task. The same induction heads work in every text that repeats something, so this task did not make them; it makes use of them. Many circuits seem to share parts in this way ([Merullo et al. 2024](https://arxiv.org/abs/2310.08744)).
+# A class is a name for what a head was seen to do in *one* task. The induction heads of section 1 work in other texts that repeat something as well (section 2). This task did not make them; it makes use of them. Many circuits seem to share parts in this way ([Merullo et al. 2024](https://arxiv.org/abs/2310.08744)).
 #
 # ## 10 · And in any other model?
 #

@@ -507,8 +507,7 @@ compare("guises.profiles.dialect", correlation(score["be_usually"], score["habit
 #
 # ### The ladder of contrasts, and the paper's own number
 #
-# Here are all six contrasts between four forms, *he be*, *he is*, *he's* and *he's usually*, on twelve neutral verbs, with two measures. One is our gap. The other one comes from the paper. In 1933, Katz and Braly asked students which adjectives describe African Americans. The five that were named most often, *lazy*, *ignorant*, *musical*, *religious* and *stupid*, are a
-# record of a stereotype. The **strength** of a contrast is the mean of q(x) over these five, minus its mean over the other 32. Note how the two measures differ: *musical* and *religious* count as a stereotype in the one, and are favourable or neutral in the other.
+# Here are all six contrasts between four forms, *he be*, *he is*, *he's* and *he's usually*, on twelve neutral verbs, with two measures. One is our gap. The other one comes from the paper. In 1933, Katz and Braly asked students which adjectives describe African Americans. Of the 37 adjectives here, five were named most often: *lazy*, *ignorant*, *musical*, *religious* and *stupid*. They are a record of a stereotype. The **strength** of a contrast is the mean of q(x) over these five, minus its mean over the other 32. Note how the two measures differ: *musical* and *religious* count as a stereotype in the one, and are favourable or neutral in the other.
 #
 # ### Predict before you look
 #

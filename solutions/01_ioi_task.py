@@ -473,8 +473,8 @@ compare("ioi.dataset.by_structure", torch.tensor(by_structure), model)
 # 4. *Go by position.* Work out at which of the first two places the repeated name stands, and copy from the other place.
 # </details>
 #
-# **What any procedure needs.** One layer cannot do it. END would have to ask "which name is repeated?", but the streams at the names' positions know in the first layer only which word stands there, and not that another position holds the same word. Someone has to find the
-# repetition first, and that takes a layer. So at least two steps follow each other: find the repetition, then use it. (The second procedure is an exception. It needs one step only.)
+# **How many steps does each need?** In the first layer, the stream at a name knows which word stands there, and not that another position holds the same word. So *find the repetition, then use it* takes at least two attention layers, one after the other: procedures 1 and 4 need two steps. Procedures 2 and 3 need only one. A single head at END that looks at all names alike and writes against
+# each of them has written twice against the name that stands there twice, without knowing that anything is repeated.
 #
 # **What success does not tell you.** On our prompts all four procedures give the right answer. A high logit difference cannot choose among them. You need a prompt on which they *disagree*.
 #

@@ -1152,8 +1152,7 @@ pd.DataFrame({head_name(*pair): values.numpy().round(2) for pair, values in by_s
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# L23H3 holds everywhere: .54, [.48, .60]. The chain does not. L20H0 brings back .30 on average, [.14, .45], but .03 in structures 3 and 4 ("While … was with … in the …", "At first … knew … from the … only. One day …"), and L17H4 behaves in the same way. In those sentences the first mention is followed by other words than "and" or "went", or stands in another sentence, and
-# the chain finds nothing there. So the two mechanisms really are two: one is at work in all six structures, the other in four.
+# L23H3 holds everywhere: .54, [.48, .60]. The chain does not. L20H0 brings back .30 on average, [.14, .45], but .03 in structures 3 and 4 ("While … was with … in the …", "At first … knew … from the … only. One day …"), and L17H4 behaves in the same way. These are the two structures that do not join the names by "and". Whether that is the reason would take another experiment. But the two mechanisms really are two: one is at work in all six structures, the other in four.
 # </details>
 #
 # A mean over eight prompts of one shape could not have told you this.
