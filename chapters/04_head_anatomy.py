@@ -938,7 +938,7 @@ compare("backup.account.total", [sum(account.values()) for account in accounts],
 for source in accounts[0]:
     key = source.replace(":", "").replace("'", "").replace(" ", "_").lower()
     compare(f"backup.account.{key}", [account[source] for account in accounts], model)
-compare("backup.account.adds_up", sum(accounts[removed.index(top)].values()) - (measured - clean_diff).item(), model)
+compare("backup.account.adds_up", abs(sum(accounts[removed.index(top)].values()) - (measured - clean_diff).item()) < 1e-4, model)
 
 # %% [markdown]
 # **How to read it.** The first part of each bar is the naive prediction. Parts of the other sign are repair, and parts of the same sign are further loss. The diamond is what was measured.
@@ -1017,7 +1017,7 @@ later += [f"blocks.{layer}.hook_mlp_out" for layer in range(top_layer, n_layers)
 hooks = [*ablation.set_heads([top]), *ablation.freeze(clean_cache, later)]
 warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")  # which is what we mean to do
 nothing_reacts = logit_diff(model.run_with_hooks(tokens, fwd_hooks=hooks), answers)
-compare("backup.nothing_reacts_minus_naive", nothing_reacts - naive, model)
+compare("backup.nothing_reacts_gives_the_naive_prediction", (nothing_reacts - naive).abs().item() < 1e-4, model)
 
 # %% [markdown]
 # ### How far does this hold?

@@ -62,7 +62,9 @@ def test_check_names_every_kind_of_drift(copy):
 
 def test_check_notices_a_source_that_was_not_synced(copy):
     source = copy / "solutions" / "01_ioi_task.py"
-    source.write_text(source.read_text().replace("Forty-five minutes", "An hour"))
+    text = source.read_text()
+    assert "# One hour." in text
+    source.write_text(text.replace("# One hour.", "# An hour."))
     found = " ".join(notebooks.problems())
     assert "chapters/01_ioi_task.ipynb: differs" in found and "solutions/01_ioi_task.ipynb: differs" in found
 
