@@ -2,12 +2,12 @@
 
 import re
 from collections import Counter
+from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 
-from utils.course.deriving import ROOT
-
+ROOT = Path(__file__).resolve().parents[1]
 PAGE, LIBRARY = ROOT / "docs/coverage.md", ROOT / "references.bib"
 CHAPTERS = {path.stem[:2]: path for path in sorted((ROOT / "solutions").glob("[0-9][0-9]_*.py"))}
 LINK = re.compile(r"\[([^\[\]]+)\]\(([^()\s]+)\)")

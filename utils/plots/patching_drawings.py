@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from utils.models import DEFAULT_PUBLISHED
 from utils.plots.drawings import BLUE, COLORS, GREY, INK, RED, Drawing, arrow, box, text
+from utils.reference import figures
 
 
 def patching_drawing() -> Drawing:
@@ -15,8 +17,8 @@ def patching_drawing() -> Drawing:
             x = left + 24 + 48 * column
             body.append(text(x, 268, word or name, 12, weight="normal" if word else "bold"))
             for row in range(4):
-                changed = receives and column >= 4 and row >= 1 and (column, row) != (4, 1) and (column > 4 or row > 1)
-                kind = "sender" if (column, row) == (4, 1) else "changed" if changed and row > 1 else "frozen"
+                behind = receives and column >= 4 and row > 1
+                kind = "sender" if (column, row) == (4, 1) else "changed" if behind else "frozen"
                 body.append(box(x, 236 - 48 * row, "", kind, 38, 34))
         body.append(text(left + 360, 52, "logits", 12))
         body.append(arrow([(left + 360, 74), (left + 360, 58)]))
@@ -64,11 +66,17 @@ def gates_drawing() -> Drawing:
     return Drawing("".join(body), 880, 305, alt)
 
 
-PUBLISHED = [  # class, members on gpt2-small, position and height of its box
-    ("previous token", "L2H2, L4H11", 300, 330), ("duplicate token", "L0H1, L0H10, L3H0", 470, 330),
-    ("induction", "L5H5, L5H8, L5H9, L6H9", 470, 250), ("S-inhibition", "L7H3, L7H9, L8H6, L8H10", 690, 200),
-    ("name movers", "L9H6, L9H9, L10H0", 620, 110), ("negative name movers", "L10H7, L11H10", 800, 110),
+PUBLISHED = [  # what a class is called here and among the published figures, position and height of its box
+    ("previous token", "previous_token", 300, 330), ("duplicate token", "duplicate_token", 470, 330),
+    ("induction", "induction", 470, 250), ("S-inhibition", "s_inhibition", 690, 200),
+    ("name movers", "name_mover", 620, 110), ("negative name movers", "negative_name_mover", 800, 110),
 ]  # fmt: skip
+
+
+def _members(kind: str) -> str:
+    """The published heads of a class, in order of layer and head."""
+    names = figures(DEFAULT_PUBLISHED)[f"paper.heads.{kind}"]["value"]
+    return ", ".join(sorted(names, key=lambda name: [int(part) for part in name[1:].split("H")]))
 
 
 def published_circuit_drawing() -> Drawing:
@@ -76,9 +84,9 @@ def published_circuit_drawing() -> Drawing:
     body = []
     for x, role in ((80, "IO"), (190, "S1"), (300, "S1+1"), (470, "S2"), (710, "END")):
         body += [arrow([(x, 382), (x, 60)], "#d5dae1", 4), text(x, 404, role, 14, weight="bold")]
-    for name, members, x, y in PUBLISHED:
+    for name, kind, x, y in PUBLISHED:
         body.append(box(x, y, "", "sender" if name.startswith("negative") else "computed", 156, 44))
-        body += [text(x, y - 3, name, 12, weight="bold"), text(x, y + 14, members, 11)]
+        body += [text(x, y - 3, name, 12, weight="bold"), text(x, y + 14, _members(kind), 11)]
     body.append(arrow([(190, 350), (222, 336)], GREY, 2))  # S1 is read at S1+1
     body.append(arrow([(378, 318), (440, 274)], INK, 2))  # keys of the induction heads
     body.append(arrow([(190, 372), (360, 372), (400, 352)], GREY, 2))  # duplicate-token heads read S1
