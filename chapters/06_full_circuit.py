@@ -966,7 +966,7 @@ check_flip_signals(flip_signals)
 # </details>
 
 # %% [markdown]
-# Four groups of heads, on one prompt of each template: the brokers, the strongest repeater at S2, the strongest writer, and brokers and writer together. `criteria.flip_signals` is the same for padded prompts.
+# Four groups of heads, on one prompt of each template: the brokers, the strongest repeater at S2, the strongest writer, and brokers and writer together. `criteria.flip_signals` does it for padded prompts, and for several circuits at once.
 
 # %%
 variants = {
@@ -980,7 +980,7 @@ groups = {
     f"strongest writer {head_name(*strongest)}": {"END": [strongest]},
     "brokers and strongest writer": {"END": [*main_brokers, strongest]},
 }
-flips = {name: criteria.flip_signals(some, variants, group) for name, group in groups.items()}
+flips = dict(zip(groups, criteria.flip_signals(some, variants, list(groups.values())), strict=True))
 plots.imshow(
     torch.stack(list(flips.values())),
     "The six-way flip: mean logit difference when some heads carry another message",

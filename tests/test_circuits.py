@@ -185,7 +185,9 @@ def test_flip_begins_with_the_model_and_strengths_fit(circuit_tests):
         signal: test.pairs.clean_tokens if name is None else data.pairs(name)[:24].corrupted_tokens
         for signal, name in SIGNALS.items()
     }
-    scores = criteria.flip_signals(test, tokens, {"END": [(2, 0), (1, 3)]})
+    circuits = [{"END": [(2, 0), (1, 3)]}, {"S2": [(0, 1)], "END": [(2, 0)]}]
+    scores, other = criteria.flip_signals(test, tokens, circuits)
+    assert torch.equal(other, criteria.flip_signals(test, tokens, circuits[1:])[0])  # each as if it were alone
     assert scores.shape == (3, 2) and scores[0, 0] == pytest.approx(float(test.full.mean()), abs=1e-4)
     assert len(scores.flatten().unique()) == 6
     token, position = torch.tensor([1.0, 0.0, -1.0])[:, None], torch.tensor([1.0, -1.0])
