@@ -1139,7 +1139,7 @@ for pair in [(layer, head) for layer, head in ten if third_denoising[layer, head
 # *What do you expect?* Will the early and middle heads matter in every structure?
 
 # %%
-del third, few
+del third, few  # for memory; sections 9 and 3 make them
 data = ioi_dataset(model, 36)
 flipped, structure = data.pairs("flip"), torch.tensor([prompt.structure for prompt in data.prompts])
 ends = ends_only(flipped.clean_last)  # a hook: logits at each prompt's last position only, [batch, 1, d_vocab]

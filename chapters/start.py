@@ -69,7 +69,7 @@ from utils.models import load_model
 # %% [markdown]
 # ## Does everything work?
 #
-# Run the cell above and the one below. (In JupyterLab: Shift+Enter.) The first run takes a quarter of a minute. It prints one line that says which model you have, and why.
+# Run the two cells above, and then the one below. (In JupyterLab: Shift+Enter.) The first run takes a quarter of a minute. It prints one line that says which model you have, and why.
 
 # %% tags=["nbval-ignore-output"]
 model = load_model()

@@ -1001,9 +1001,12 @@ compare("backup.nothing_reacts_gives_the_naive_prediction", (nothing_reacts - na
 data = ioi_dataset(model, 36)
 set_pairs, structure = data.pairs("flip"), [prompt.structure for prompt in data.prompts]
 set_answers, ends = set_pairs.answer_tokens, set_pairs.clean_last
-needed = lambda name: name.endswith("hook_z") or name == "ln_final.hook_scale"  # noqa: E731
 with model.hooks(fwd_hooks=[ends_only(ends)]):
-    set_logits, set_cache = model.run_with_cache(set_pairs.clean_tokens, attention_mask=set_pairs.clean_mask, names_filter=needed)
+    set_logits, set_cache = model.run_with_cache(
+        set_pairs.clean_tokens,
+        attention_mask=set_pairs.clean_mask,
+        names_filter=lambda name: name.endswith("hook_z") or name == "ln_final.hook_scale",
+    )
 before = logit_diff(set_logits, set_answers, per_prompt=True)
 predicted = attribution.head_attributions(model, set_cache, logit_diff_directions(model, set_answers), per_prompt=True, last=ends)
 without = {}

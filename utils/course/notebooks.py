@@ -172,6 +172,7 @@ def _run_one(source: Path, model: str, build: Path, progress: Progress) -> dict:
     known = [row for row in compared if row["known"]]
     agree = sum(row["agrees"] for row in known)
     row = {"title": title_of(source), "stem": source.stem, "seconds": done.seconds, "error": done.error}
+    row["compared"] = len(compared)
     return row | {"known": len(known), "agree": agree, "peak_gib": done.peak_gib}
 
 
@@ -179,7 +180,8 @@ def _table(rows: list[dict], model: str) -> Table:
     columns = ("chapter", "seconds", "peak memory", "references compared", "all within tolerance")
     table = Table(*columns, title=f"the course on {model}")
     for row in rows:
-        verdict = "NO" if row["known"] != row["agree"] else "yes" if row["known"] else "no figures for this model"
+        none = "no figures for this model" if row["compared"] else "compares nothing"
+        verdict = "NO" if row["known"] != row["agree"] else "yes" if row["known"] else none
         verdict = f"stopped: {row['error']}" if row["error"] else verdict
         table.add_row(row["title"], f"{row['seconds']:.0f}", _gib(row["peak_gib"]), str(row["known"]), verdict)
     return table

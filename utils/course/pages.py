@@ -18,6 +18,7 @@ FORMULA = re.compile(
     r"|(?<![\\\w$])\$(?P<inline>[^\s$](?:[^$\n]*[^\s$])?)\$(?!\d)",
     re.DOTALL,
 )
+CHAPTER_LINK = re.compile(r'href="(start|\d\d_\w+)\.ipynb"')
 PLOTLY = "application/vnd.plotly.v1+json"
 STYLE = (
     "body{font-family:sans-serif;max-width:60em;margin:2em auto;padding:0 1em}td,th{text-align:left;padding:.3em 1em}"
@@ -32,6 +33,7 @@ def write_page(notebook: NotebookNode, title: str, path: Path) -> None:
             importlib.resources.files("plotly").joinpath("package_data/plotly.min.js").read_text("utf-8"), "utf-8"
         )
     page, _ = HTMLExporter().from_notebook_node(_with_plots(_with_formulas(notebook)), {"metadata": {"name": title}})
+    page = CHAPTER_LINK.sub(r'href="\1.html"', page)  # another chapter's page, not its notebook
     page = page.replace("<head>", f'<head><script src="{library.name}"></script>', 1)
     path.write_text(page, encoding="utf-8")
 
