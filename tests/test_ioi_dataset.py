@@ -106,7 +106,7 @@ def test_the_real_model_does_the_task(smollm2):
     pairs = data.pairs()
     logits = smollm2(pairs.clean_tokens, attention_mask=pairs.clean_mask)
     ends = logits[torch.arange(24), pairs.clean_last]
-    difference = ends.gather(-1, pairs.answer_tokens) @ torch.tensor([1.0, -1.0])
+    difference = ends.gather(-1, pairs.answer_tokens) @ torch.tensor([1.0, -1.0], device=ends.device)
     assert len(data.template.unique()) == 12
     assert (difference > 0).float().mean() > 0.7
 

@@ -25,27 +25,32 @@ work working sing singing cook cooking walk walked talk car truck kind lazy smar
 MAX_LENGTH = 128
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Words above are one token (with or without a leading space); anything else falls apart into characters."""
+END, UNKNOWN = "<|endoftext|>", "<unk>"
+
+
+def tiny_tokenizer(padding: str = END) -> PreTrainedTokenizerFast:
+    """Words above are one token (with or without a leading space); anything else falls apart into characters.
+
+    padding: END, which is BOS too, as in GPT-2; or UNKNOWN, which is not, as in many a Llama.
+    """
     words = WORDS.split()
     pieces = [chr(c) for c in range(32, 127)] + ["\n", "’", "“", "”"] + words + [f" {w}" for w in words]
-    vocab = {piece: i for i, piece in enumerate(dict.fromkeys(["<|endoftext|>", "<unk>", *pieces]))}
+    vocab = {piece: i for i, piece in enumerate(dict.fromkeys([END, UNKNOWN, *pieces]))}
     tokenizer = Tokenizer(
-        models.WordPiece(vocab, unk_token="<unk>", continuing_subword_prefix="", max_input_chars_per_word=1000)
+        models.WordPiece(vocab, unk_token=UNKNOWN, continuing_subword_prefix="", max_input_chars_per_word=1000)
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r" ?[A-Za-z]+| ?[^A-Za-z ]| "), "isolated")
     tokenizer.decoder = decoders.Fuse()
-    end = "<|endoftext|>"
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=end, eos_token=end, pad_token=end, unk_token="<unk>"
+        tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=padding, unk_token=UNKNOWN
     )
 
 
 def _config(family: str, n_layers: int, vocab_size: int):
-    special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    special = {"bos_token_id": 0, "eos_token_id": 0, "vocab_size": vocab_size}
     if family == "gpt2":
         return GPT2LMHeadModel, GPT2Config(
-            n_layer=n_layers, n_head=4, n_embd=32, n_positions=MAX_LENGTH, vocab_size=vocab_size, **special
+            n_layer=n_layers, n_head=4, n_embd=32, n_positions=MAX_LENGTH, pad_token_id=0, **special
         )
     if family == "llama":
         return LlamaForCausalLM, LlamaConfig(
@@ -55,7 +60,7 @@ def _config(family: str, n_layers: int, vocab_size: int):
             hidden_size=32,
             intermediate_size=64,
             max_position_embeddings=MAX_LENGTH,
-            vocab_size=vocab_size,
+            pad_token_id=1,
             **special,
         )
     raise ValueError(f"family {family!r} is not one of 'gpt2', 'llama'")
@@ -63,7 +68,7 @@ def _config(family: str, n_layers: int, vocab_size: int):
 
 def save_tiny_model(folder: Path, family: str, n_layers: int = 3, seed: int = 0) -> Path:
     """Write a random model with its tokenizer. All weights are random, biases and norms too, so that nothing cancels."""
-    tokenizer = tiny_tokenizer()
+    tokenizer = tiny_tokenizer(UNKNOWN if family == "llama" else END)
     model_class, config = _config(family, n_layers, len(tokenizer))
     model = model_class(config)
     generator = torch.Generator().manual_seed(seed)
@@ -81,7 +86,7 @@ def save_tiny_model(folder: Path, family: str, n_layers: int = 3, seed: int = 0)
 @functools.cache
 def tiny_model(family: str = "gpt2", n_layers: int = 3, seed: int = 0) -> TransformerBridge:
     """A loaded tiny model: 'gpt2' (LayerNorm, biases, learned positions) or 'llama' (RMSNorm, rotary, 4 query and 2
-    key/value heads). 3 layers, d_model 32. The same object every time: leave no hooks on it."""
+    key/value heads, padding that is not BOS). 3 layers, d_model 32. The same object every time: leave no hooks on it."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         model = load_model(str(save_tiny_model(Path(folder), family, n_layers, seed)), device="cpu")
     model.cfg.model_name = f"tiny-{family}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import torch
@@ -11,16 +12,23 @@ from transformer_lens import ActivationCache
 from transformer_lens.model_bridge import TransformerBridge
 
 from tests.checks.calling import call
-from tests.checks.comparing import require_equal
+from tests.checks.comparing import Mistakes, once, require_equal
 from tests.checks.core import both_models, exercise, require
 from utils.ioi import ioi_pairs
+from utils.prompts import PromptPairs
 
 KEEP = [0, 1, 2, 4, 6]  # most of them without their mirrors, so that a sign, a bias or a mean cannot cancel
 
 
+@cache
+def _pairs(model: TransformerBridge) -> PromptPairs:
+    return ioi_pairs(model)
+
+
+@cache
 def _run(model: TransformerBridge) -> tuple[Tensor, Tensor, ActivationCache, Tensor]:
     """answer tokens, logits, cache and directions (from the built-in) on five of the eight prompts."""
-    pairs = ioi_pairs(model)
+    pairs = _pairs(model)
     answers = pairs.answer_tokens[KEEP]
     logits, cache = model.run_with_cache(pairs.clean_tokens[KEEP])
     correct, incorrect = model.tokens_to_residual_directions(answers).unbind(1)
@@ -41,7 +49,7 @@ def _model_logit_diff(logits: Tensor, answers: Tensor) -> Tensor:
 )
 def check_logit_diff_directions(learner: Callable) -> str:
     for model in both_models():
-        answers = ioi_pairs(model).answer_tokens
+        answers = _pairs(model).answer_tokens
         correct, incorrect = model.tokens_to_residual_directions(answers).unbind(1)
         want = correct - incorrect
         held = require_equal(
@@ -78,21 +86,20 @@ def check_residual_stack_to_logit_diff(learner: Callable) -> str:
     for model in both_models():
         name = model.cfg.model_name
         answers, logits, cache, directions = _run(model)
-        final = cache["resid_post", model.cfg.n_layers - 1][:, -1]
-        held = require_equal(
-            call(learner, final, cache, directions),
-            (_model_logit_diff(logits, answers) - _bias(model, answers)).mean(),
-            f"the model's mean logit difference without the bias of the unembedding, from the final residual, on {name}",
-            mistakes=_norm_mistakes(final, cache, directions),
-        )
-        stack = cache.decompose_resid(layer=-1, pos_slice=-1)
-        want = (cache.apply_ln_to_stack(stack, layer=-1, pos_slice=-1) * directions).sum(-1)
+        stack, want = _parts(model)
         require_equal(
             call(learner, stack, cache, directions),
             want.mean(-1),
             f"the contribution of each component on {name}",
             axes="component",
             mistakes=_norm_mistakes(stack, cache, directions),
+        )
+        final = cache["resid_post", model.cfg.n_layers - 1][:, -1]
+        held = require_equal(
+            call(learner, final, cache, directions),
+            (_model_logit_diff(logits, answers) - _bias(model, answers)).mean(),
+            f"the model's mean logit difference without the bias of the unembedding, from the final residual, on {name}",
+            mistakes=_norm_mistakes(final, cache, directions),
         )
         require_equal(
             call(learner, stack, cache, directions, per_prompt=True),
@@ -104,6 +111,14 @@ def check_residual_stack_to_logit_diff(learner: Callable) -> str:
     return (
         f"the final residual gives the logit difference of five prompts, and the parts agree with the built-in ({held})"
     )
+
+
+@cache
+def _parts(model: TransformerBridge) -> tuple[Tensor, Tensor]:
+    """What every component writes at END, and what each contributes to every prompt, by the built-in."""
+    _, _, cache, directions = _run(model)
+    stack = cache.decompose_resid(layer=-1, pos_slice=-1)
+    return stack, (cache.apply_ln_to_stack(stack, layer=-1, pos_slice=-1) * directions).sum(-1)
 
 
 def _norm_mistakes(stack: Tensor, cache: ActivationCache, directions: Tensor) -> dict[str, Callable[[], Tensor]]:
@@ -128,6 +143,7 @@ def _norm_mistakes(stack: Tensor, cache: ActivationCache, directions: Tensor) ->
         "each vector is divided by its own size: use the run's scale for all, or the parts do not add up":
             lambda: (own / own.pow(2).mean(-1, keepdim=True).sqrt() * directions).sum(-1).mean(-1),
         "summed over prompts: take the mean": lambda: read(at_end).sum(-1),
+        "summed over every axis: only d_model is summed over": lambda: read(at_end).sum(),
         "not averaged over prompts: take the mean unless per_prompt is set": lambda: read(at_end),
     }  # fmt: skip
 
@@ -140,60 +156,65 @@ def _norm_mistakes(stack: Tensor, cache: ActivationCache, directions: Tensor) ->
 )
 def check_attribution_total(learner: Callable) -> str:
     for model in both_models():
-        answers, logits, cache, directions = _run(model)
-        want = _model_logit_diff(logits, answers)
-        bias = _bias(model, answers)
-        scale = cache["ln_final.hook_scale"][:, -1]
-
-        def part(*names: str, layers=range(model.cfg.n_layers)) -> Tensor:
-            total = sum(cache[name, layer][:, -1] for name in names for layer in layers)
-            return (total / scale * directions).sum(-1)
-
-        start = part("resid_pre", layers=[0])
-        everything = part("attn_out", "mlp_out") + start
-
-        def at(position: int) -> Tensor:
-            stack = cache.decompose_resid(layer=-1, pos_slice=position)
-            return (stack.sum(0) / scale * directions).sum(-1) + bias
-
-        positional = (start - (cache["embed"][:, -1] / scale * directions).sum(-1)) if "hook_embed" in cache else 0
+        answers, logits, cache, _ = _run(model)
         held = require_equal(
             call(learner, model, cache, answers),
-            want,
+            _model_logit_diff(logits, answers),
             f"each prompt's logit difference on {model.cfg.model_name}",
             axes="prompt",
             atol=1e-3,
-            mistakes={
-                "the bias is forgotten: add b_U[correct] − b_U[incorrect] (it cancels only when each prompt has its mirror)":
-                    lambda: want - bias,
-                "the bias is subtracted: add it": lambda: want - 2 * bias,
-                "only the correct answer's bias is added: subtract the incorrect one's":
-                    lambda: want + model.b_U[answers[:, 1]],
-                "the MLPs are left out": lambda: want - part("mlp_out"),
-                "the attention layers are left out": lambda: want - part("attn_out"),
-                "the embedding is left out": lambda: want - start,
-                "the positional embedding is left out: start from cache['resid_pre', 0]": lambda: want - positional,
-                "this is the bias alone: add the components' contributions": lambda: bias,
-                "this is the incorrect answer's bias alone": lambda: model.b_U[answers[:, 1]],
-                "this is the correct answer's bias alone": lambda: model.b_U[answers[:, 0]],
-                "both answers' biases are added: subtract the incorrect one's":
-                    lambda: everything + model.b_U[answers].sum(-1),
-                "the correct answer's bias is subtracted and the incorrect one's is not added: correct minus incorrect":
-                    lambda: everything - model.b_U[answers[:, 0]],
-                "both answers' biases are subtracted: add the correct one's": lambda: everything - model.b_U[answers].sum(-1),
-                "only the incorrect answer's bias is subtracted: add the correct one's":
-                    lambda: everything - model.b_U[answers[:, 1]],
-                "the components are averaged: sum them": lambda: everything / (1 + 2 * model.cfg.n_layers) + bias,
-                "the contributions are averaged over prompts before the bias is added: use per_prompt=True":
-                    lambda: everything.mean() + bias,
-                "the contributions of all prompts are summed: sum over components only": lambda: everything.sum() + bias,
-                "the contributions of position 0: take END, pos_slice=-1": lambda: at(0),
-                "the contributions of position 1: take END, pos_slice=-1": lambda: at(1),
-                "averaged over prompts: return one value per prompt": lambda: want.mean(),
-            },
-        )  # fmt: skip
+            mistakes=_total_mistakes(model),
+        )
     worth = _bias_worth()
     return f"every prompt's logit difference to 1e-3; on the GPT-2 the bias was worth {worth:.1f} of it ({held})"
+
+
+@cache
+def _total_mistakes(model: TransformerBridge) -> Mistakes:
+    answers, logits, cache, directions = _run(model)
+    want, bias = _model_logit_diff(logits, answers), _bias(model, answers)
+    scale = cache["ln_final.hook_scale"][:, -1]
+
+    def part(*names: str, layers=range(model.cfg.n_layers)) -> Tensor:
+        total = sum(cache[name, layer][:, -1] for name in names for layer in layers)
+        return (total / scale * directions).sum(-1)
+
+    start = part("resid_pre", layers=[0])
+    everything = part("attn_out", "mlp_out") + start
+
+    def at(position: int) -> Tensor:
+        stack = cache.decompose_resid(layer=-1, pos_slice=position)
+        return (stack.sum(0) / scale * directions).sum(-1) + bias
+
+    positional = (start - (cache["embed"][:, -1] / scale * directions).sum(-1)) if "hook_embed" in cache else 0
+    return once({
+        "the bias is forgotten: add b_U[correct] − b_U[incorrect] (it cancels only when each prompt has its mirror)":
+            lambda: want - bias,
+        "the bias is subtracted: add it": lambda: want - 2 * bias,
+        "only the correct answer's bias is added: subtract the incorrect one's":
+            lambda: want + model.b_U[answers[:, 1]],
+        "the MLPs are left out": lambda: want - part("mlp_out"),
+        "the attention layers are left out": lambda: want - part("attn_out"),
+        "the embedding is left out": lambda: want - start,
+        "the positional embedding is left out: start from cache['resid_pre', 0]": lambda: want - positional,
+        "this is the bias alone: add the components' contributions": lambda: bias,
+        "this is the incorrect answer's bias alone": lambda: model.b_U[answers[:, 1]],
+        "this is the correct answer's bias alone": lambda: model.b_U[answers[:, 0]],
+        "both answers' biases are added: subtract the incorrect one's":
+            lambda: everything + model.b_U[answers].sum(-1),
+        "the correct answer's bias is subtracted and the incorrect one's is not added: correct minus incorrect":
+            lambda: everything - model.b_U[answers[:, 0]],
+        "both answers' biases are subtracted: add the correct one's": lambda: everything - model.b_U[answers].sum(-1),
+        "only the incorrect answer's bias is subtracted: add the correct one's":
+            lambda: everything - model.b_U[answers[:, 1]],
+        "the components are averaged: sum them": lambda: everything / (1 + 2 * model.cfg.n_layers) + bias,
+        "the contributions are averaged over prompts before the bias is added: use per_prompt=True":
+            lambda: everything.mean() + bias,
+        "the contributions of all prompts are summed: sum over components only": lambda: everything.sum() + bias,
+        "the contributions of position 0: take END, pos_slice=-1": lambda: at(0),
+        "the contributions of position 1: take END, pos_slice=-1": lambda: at(1),
+        "averaged over prompts: return one value per prompt": lambda: want.mean(),
+    })  # fmt: skip
 
 
 def _bias(model: TransformerBridge, answers: Tensor) -> Tensor:
@@ -202,7 +223,7 @@ def _bias(model: TransformerBridge, answers: Tensor) -> Tensor:
 
 def _bias_worth() -> float:
     model = next(both_models())
-    return _bias(model, ioi_pairs(model).answer_tokens).abs().mean().item()
+    return _bias(model, _pairs(model).answer_tokens).abs().mean().item()
 
 
 @exercise(
@@ -220,8 +241,7 @@ def check_head_attributions(learner: Callable) -> str:
         def read(written: Tensor) -> Tensor:
             return (written / scale * directions).sum(-1).mean(-1)
 
-        results = cache.stack_head_results(layer=-1)  # layer × head, batch, position, d_model
-        everywhere = results.unflatten(0, (n_layers, n_heads))
+        everywhere = _head_results(model)
         results = everywhere[..., -1, :]
         want = read(results)
         held = require_equal(
@@ -243,14 +263,25 @@ def check_head_attributions(learner: Callable) -> str:
                     lambda: read(torch.einsum("lbhd,lhdm->lhbm", torch.stack(
                         [cache["q", layer][:, -1] for layer in range(n_layers)]), model.W_O)),
                 "the final norm is not applied: use exercise 2.2": lambda: (results * directions).sum(-1).mean(-1),
-                "b_O is given to every head: it belongs to none":
-                    lambda: want + read(model.b_O[:, None, None].expand_as(results)),
+                **({"b_O is given to every head: it belongs to none":
+                    lambda: want + read(model.b_O[:, None, None].expand_as(results))} if _has_b_o(model) else {}),
                 "summed over prompts: take the mean": lambda: want * len(directions),
                 "only the first prompt is used: average over all of them":
                     lambda: (results / scale * directions).sum(-1)[..., 0],
             },
         )  # fmt: skip
     return f"every head of a GPT-2 and of a Llama agrees with stack_head_results ({held})"
+
+
+def _has_b_o(model: TransformerBridge) -> bool:
+    return model.cfg.normalization_type.startswith("LN")  # the Llama fixture has no biases there
+
+
+@cache
+def _head_results(model: TransformerBridge) -> Tensor:
+    """[layer, head, batch, position, d_model], by the built-in."""
+    results = _run(model)[2].stack_head_results(layer=-1)  # layer × head, batch, position, d_model
+    return results.unflatten(0, (model.cfg.n_layers, model.cfg.n_heads))
 
 
 @exercise(
