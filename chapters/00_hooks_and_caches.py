@@ -93,12 +93,12 @@ model = load_model()
 # A language model reads a text and gives a score to every possible next piece of text. Follow one text, "When John and Mary went to the
 # shops, John gave the bag to", through the model:
 #
-# - The text is cut into **tokens**, usually a word or a part of one. Each token is an integer.
+# - The text is cut into **tokens**. A token is usually a word or a part of one, and the model knows it by a number.
 # - Each token becomes a vector, its **embedding**, with 576 numbers in SmolLM2-135M and 768 in gpt2-small. This vector starts the
 #   **residual stream** of its position.
 # - The model has several **layers**: 30 in SmolLM2-135M, 12 in gpt2-small. Each layer consists of two parts, **attention** and an **MLP**
-#   (multi-layer perceptron). Each part reads the residual stream and *adds* its output to it. Nothing is ever erased.
-# - After the last layer, the stream at the last position is normalized (the **final norm**) and multiplied by a matrix, the
+#   (multi-layer perceptron). Each part reads the residual stream and *adds* its output to it. Nothing is overwritten. A later part can cancel what an earlier one wrote, but only by adding the opposite.
+# - After the last layer, the stream at the last position is scaled to a standard size (the **final norm**) and multiplied by a matrix, the
 #   **unembedding**. That gives the **logits**, one score for every token of the vocabulary. **Softmax** turns scores into
 #   probabilities: it exponentiates them and divides by their sum.
 
@@ -128,8 +128,7 @@ plots.head_drawing()
 # 3. Something is passed on. Every position also offers a **value**. The head takes the average of the values with these weights. This average
 #    is called **z**, and the head's output matrix $W_O$ turns it into the vector that the head adds to the stream.
 #
-# Keep the two questions apart, because the whole course will: *where* a head reads from is decided by queries and keys, and *what* it passes on is decided by values
-# and $W_O$. Every head has matrices of its own for all four.
+# Keep two questions apart, because the whole course does. *Where* does a head read from? Its queries and keys decide that. *What* does it pass on? Its values and $W_O$ decide that. Queries, keys and values are made by matrices, too, so four matrices describe a head.
 #
 # ## 2 · What does the model read?
 #
@@ -165,8 +164,7 @@ for probability, token in zip(probabilities, candidates, strict=True):
 #
 # ## 3 · What happens inside?
 #
-# TransformerLens, the library of this course, gives you two tools. `run_with_cache` runs the model and copies every **activation**, that is
-# every intermediate result, into a dictionary. `run_with_hooks` hands one activation to a function of yours, and goes on with whatever that function returns.
+# TransformerLens, the library of this course, gives you two tools. `run_with_cache` runs the model and copies its intermediate results, the **activations**, into a dictionary. `run_with_hooks` hands one activation to a function of yours, and goes on with whatever that function returns.
 
 # %%
 plots.hooks_drawing()
@@ -207,11 +205,9 @@ plots.attention_of_heads(
 
 # %% [markdown]
 # **How to read it.** The upper right is empty, because a position cannot read from later ones (the *causal mask*). Look
-# at the first column: in most heads it is the darkest. A head that finds nothing to do still has to spend its attention
-# somewhere, because softmax makes every row add up to 1. Trained models learn to spend it on the first position, which [Xiao et al. (2023)](https://arxiv.org/abs/2309.17453) call an *attention sink*.
+# at the first column: in most heads it is the darkest. A head that finds nothing to do still has to spend its attention somewhere, because softmax makes every row add up to 1. Many trained models spend it on the first position, which [Xiao et al. (2023)](https://arxiv.org/abs/2309.17453) call an *attention sink*.
 #
-# **What it does not show.** A dark cell says where a head reads *from*. It does not say *what* it reads, nor whether
-# anything later uses it. The rest of the course is about those two questions.
+# **What it does not show.** A dark cell says where a head reads *from*. It does not say *what* the head takes from there, nor whether any later part uses it. Those two questions fill the rest of part one.
 #
 # ### Predict before you look
 #
@@ -227,8 +223,7 @@ prediction = {"heads that rest on position 0": None}
 #
 # > Difficulty: ●●○○○  Importance: ●●●○○  10 minutes
 #
-# For every layer and head, average the attention paid to position 0, over all prompts in the batch and over all queries except
-# the first (BOS can read only itself, so its row says nothing). Return a tensor `[layer, head]`.
+# How much attention does each head pay to position 0? Take the mean over all prompts in the batch and over all queries except the first. (BOS can read only itself, so its row says nothing.) Return a tensor `[layer, head]`.
 #
 # The signature below says `-> Float[Tensor, "layer head"]`. Read it as: a tensor of floats with two axes, which we call `layer` and `head`. These annotations come from
 # the library *jaxtyping*. Python does not check them, but they tell you the shape that is wanted, and every function of this course has them.
@@ -285,7 +280,7 @@ compare("hooks.share_of_heads_above_half", above_half, model)
 # *What do you see?* Which layers are pale? And what might a pale head in a dark layer be doing?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# On average a head spends .54 of its attention on BOS, and 59 % of all heads spend more than half. The first layers are the palest. Heads there look at the word before and at equal words, which needs no knowledge of the text. A pale head in a later, darker layer has found something in this sentence.
+# On average a head spends .54 of its attention on BOS, and 59 % of all heads spend more than half. The first layers are the palest. A pale head in a later, darker layer looks at something in this sentence instead. Chapter 04 asks what such heads look at.
 # </details>
 #
 # **Try.** Change `prompt` to `"2 4 6 8 10 12 14"`. Which heads become darker, and which become paler?
@@ -306,8 +301,7 @@ compare("hooks.share_of_heads_above_half", above_half, model)
 #
 # The second argument, `hook`, is a small object that knows the activation's full name (`hook.name`). TransformerLens always passes it, so your function has to accept it.
 #
-# The crudest change is to set an activation to zero. Replacing an activation by something without information is called an **ablation**. Zero is a good first choice and a poor last
-# one, because later layers have never met a head that writes exactly nothing. Chapter 04 has better ones.
+# The crudest change is to set an activation to zero. Replacing an activation by something without information is called an **ablation**. Zero is a good first choice. It is also a strange input for the layers that follow, because no head ever wrote exactly nothing while the model was trained. Chapter 04 has better replacements.
 #
 # ### Exercise 0.2 · Remove a head
 #
@@ -340,10 +334,9 @@ check_zero_head(zero_head)
 # %% [markdown]
 # `logits_without_head` runs the model with that hook and returns the logits. Use
 # `model.run_with_hooks(tokens, fwd_hooks=[(name, function)])`, which takes its hooks away when it is done. A hook that you add with `model.add_hook` stays, and silently
-# changes every run after it. This is the most common way to get wrong results without an error.
+# changes every run after it. You get wrong results and no error.
 #
-# Your hook function has three arguments, and TransformerLens passes two. `functools.partial(zero_head, head_index=3)` makes a new function in which the third argument is
-# filled in.
+# Your hook function has three arguments, and TransformerLens passes only two of them. `functools.partial(zero_head, head_index=3)` makes a new function in which the third one is filled in.
 #
 # <details><summary>Hint 1 · a question</summary>
 #
@@ -378,9 +371,8 @@ check_logits_without_head(logits_without_head)
 # </details>
 
 # %% [markdown]
-# Now the experiment. The prompt asks for `" Mary"` and against `" John"`. Remove the heads of one layer, one at a time. How does the
-# difference between the two names' logits change? We take a layer at about three quarters of the depth, layer 23 of SmolLM2 and layer 9 of gpt2-small,
-# because chapter 02 will find it to be the one that writes the answer.
+# Now the experiment. The right next word is `" Mary"`, and the tempting wrong one is `" John"`. Remove the heads of one layer, one at a time. How does the
+# difference between the two names' logits change? We take a layer at about three quarters of the depth: layer 23 of SmolLM2, layer 9 of gpt2-small. Chapter 02 shows why we chose it: no other attention layer writes as much for the right name.
 
 # %%
 mary, john = model.to_single_token(" Mary"), model.to_single_token(" John")
@@ -410,8 +402,7 @@ compare("hooks.most_needed_head", f"L{layer}H{min(range(len(drops)), key=drops._
 #
 # ### Interpret: what does a bar above zero mean?
 #
-# An earlier draft of this chapter said: *"A head with a bar above zero argues for John."* The sentence is tempting, and it does not follow. When a head is removed, every later head and MLP reads
-# something else, and the bar mixes what the head itself wrote with all of these reactions. Take the head with the tallest bar. Which of these is true of it?
+# An earlier draft of this chapter said: *"A head with a bar above zero argues for John."* The sentence is tempting, and it does not follow. When a head is removed, every later head and MLP may read something else. The bar is therefore a sum: the loss of what the head itself wrote, and all of these reactions. Take the head with the tallest bar. Which of these is true of it?
 #
 # - **a** It writes for John, and the bar is about as large as what it wrote.
 # - **b** It writes for Mary, and what others do in its absence outweighs this.
@@ -445,8 +436,7 @@ compare("hooks.tallest_bar_decided", decided, model)
 # **Try.** Change `layer`. In which layers does no single head matter, and where is the largest bar of all?
 # <details><summary>What you should find, on SmolLM2</summary>
 #
-# In layer 0, in layers 3 to 14 and in layers 25 to 28 no head changes the difference by more than half a logit. The largest changes come from layer 1: without L1H5 the difference falls by 3.2, without L1H3 by 2.6. Then come L20H0 (−2.3) and L23H3 (−2.2). In the last layer two heads have opposite effects, L29H0 (+1.7) and L29H1 (−1.5). You will meet all of these but the first two again. The heads of layer 1 are needed for reading any text
-# at all, so removing them breaks much more than this task; chapter 04 comes back to that.
+# In layer 0, in layers 3 to 14 and in layers 25 to 28 no head changes the difference by more than half a logit. The largest changes come from layer 1: without L1H5 the difference falls by 3.2, without L1H3 by 2.6. Then come L20H0 (−2.3) and L23H3 (−2.2). In the last layer two heads have opposite effects, L29H0 (+1.7) and L29H1 (−1.5). You will meet all of these but the first two again. Do the heads of layer 1 know about names? The bars cannot tell. A head that later layers read from in every text has a large bar in this text, too. Remove L1H5 and look at the probabilities of the words in some ordinary sentence: they fall there as well.
 # </details>
 #
 # ## Recap
@@ -463,10 +453,14 @@ compare("hooks.tallest_bar_decided", decided, model)
 # **Glossary.** *Ablation*: replacing an activation by something without information, such as zero. *Activation*: any number
 # the model computes on the way. *BOS*: the token put at position 0. *Cache*: all activations of one run. *Causal mask*: no
 # position reads from later ones. *Embedding*: the vector that a token starts with. *END*: the last position. *Grouped-query attention*: several heads share one key and one value. *Head*: one of several attention mechanisms in a layer; `L9H6`.
-# *Hook*: a function called in the middle of a run. *Key, query, value*: what a position offers, what a head asks for, what is passed on. *Layer*: one attention and one MLP. *Logits*: one score for every possible next token, before softmax. *MLP*: the part of a layer that sees one position only. *Pattern*: a head's attention weights. *Residual
+# *Hook*: a function called in the middle of a run. *Key*: what a position offers to be found by. *Query*: what a head is looking for. *Value*: what a position passes on. *Layer*: one attention and one MLP. *Logits*: one score for every possible next token, before softmax. *MLP*: the part of a layer that sees one position only. *Pattern*: a head's attention weights. *Residual
 # stream*: the running sum of everything the layers have written at one position. *Token*: a piece of text as an integer. *Unembedding*: the matrix that turns the final residual stream into logits. *z*: the values that a head has read, averaged with its pattern.
+
+# %% [markdown] tags=["read-next"]
+# **Read next**
 #
-# **Read next.** [Elhage et al. 2021](https://transformer-circuits.pub/2021/framework/index.html), "A Mathematical Framework for Transformer Circuits", introduces the residual stream and the two halves of a head. [Vaswani et al. 2017](https://arxiv.org/abs/1706.03762), "Attention Is All You Need", is where
-# the architecture comes from.
-#
+# - Vaswani et al. 2017, [Attention Is All You Need](https://arxiv.org/abs/1706.03762). The architecture comes from this paper. Sections 1 to 3 are enough.
+# - Elhage et al. 2021, [A Mathematical Framework for Transformer Circuits](https://transformer-circuits.pub/2021/framework/index.html). Read this one first. It introduces the residual stream, and the two halves of a head: where it looks, and what it passes on.
+
+# %% [markdown]
 # **Next:** [01 · The IOI task](01_ioi_task.ipynb) turns "Mary, not John" into a number worth explaining.

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 02 · Direct logit attribution
 #
-# Ninety minutes. The model prefers one name to another by some logits. Which of its parts wrote that preference? The residual stream is a sum, and reading an answer off it is almost linear. So the question has an exact answer: one number for each part, and the numbers add up to what the model said.
+# Ninety minutes. The model prefers one name to another by some logits. Which of its parts wrote that preference? The residual stream is a sum of what the parts wrote, and you can read the preference off that sum term by term. So the question has an exact answer: one number for each part, and the numbers add up to what the model said.
 #
 # You will be able to
 # - turn "Mary rather than John" into a direction, and read it off any part of the residual stream;
@@ -93,9 +93,7 @@ from utils.tiny_models import tiny_model
 model = load_model()
 
 # %% [markdown]
-# The task is that of chapter 01: eight prompts in which two people are named, one of them (the *subject*, S) comes back, and the
-# other (the *indirect object*, IO) is the answer. `ioi_pairs` builds them. `small_cache` is a names filter: it keeps the
-# activations that this course reads, and leaves out the rest, which would take three times the memory.
+# The task is that of chapter 01. Each of the eight prompts names two people. One of them, the *subject* (S), comes back, and the other, the *indirect object* (IO), is the answer. `ioi_pairs` builds the prompts. `small_cache` tells the model which activations to keep: those that this course reads. All of them together would take three times the memory.
 
 # %%
 pairs = ioi_pairs(model)
@@ -118,12 +116,11 @@ compare("ioi.logit_diff.mean_clean", per_prompt.mean(), model)
 # $$x_\text{final} = x_\text{embed} + \sum_l \text{attn}_l + \sum_l \text{mlp}_l$$
 #
 # So "which part did it?" is a question about the terms of a sum. Only one position matters here: END, whose logits are the
-# prediction. `cache.decompose_resid` lists the terms. (A word on words: "layer 5" may mean the whole block or one of its two parts. We say *layer*
-# for the block, and *attention of layer 5* or *MLP of layer 5* for the parts.)
+# prediction. `cache.decompose_resid` lists the terms. (People say "layer 5" for the whole block and for either of its two parts. We say *layer* for the block, and *attention of layer 5* or *MLP of layer 5* for the parts.)
 #
 # *What do you expect?* Do all layers write about as much, or do a few write most?
 # <details><summary>Our guess</summary>
-# Later layers more: they have to be heard over everything that is already in the sum.
+# We guess that later layers write more. Their output has to make a difference in a sum that is already long.
 # </details>
 
 # %%
@@ -148,13 +145,12 @@ plots.line(
 # **How to read it.** There is one point for each layer and kind: the length of the vector that it adds at END, averaged over the eight prompts.
 # The last layers write much longer vectors than the first ones, so our guess was right.
 #
-# **What it does not show.** What is written. Most of the numbers in a long vector may concern anything but names. We
-# need the one direction that separates the two answers.
+# **What it does not show.** The length of a vector does not say what is in it, and most of it may have nothing to do with names. We need the one direction that separates the two answers.
 #
 # **Try.** Use `pos_slice=0` (BOS), where so many heads rest their attention. Which layers write there, and how much?
 # <details><summary>What you should find, on SmolLM2</summary>
 #
-# The MLP of layer 11 alone adds a vector of length 25,000 at BOS. At END the longest vector, from the MLP of layer 29, has length 620. Only four MLPs write that much at BOS. Such *massive activations* ([Sun et al. 2024](https://arxiv.org/abs/2402.17762)) occur in many models, and are connected with the attention that heads pay to the first position.
+# The MLP of layer 11 alone adds a vector of length 25,000 at BOS. At END the longest vector, from the MLP of layer 29, has length 620. Only four MLPs write longer vectors than that at BOS. Such *massive activations* ([Sun et al. 2024](https://arxiv.org/abs/2402.17762)) occur in many models, and are connected with the attention that heads pay to the first position.
 # </details>
 #
 # ## 2 · Which direction is "Mary, not John"?
@@ -216,8 +212,7 @@ print("largest difference:", (directions - (built_in[:, 0] - built_in[:, 1])).ab
 #
 # Before the unembedding comes a last **LayerNorm** (in Llama-like models an RMSNorm). It subtracts the mean of the
 # vector (RMSNorm does not), divides by a **scale** (its standard deviation; in RMSNorm its root mean square) and applies learned
-# weights. `load_model` has simplified this, without changing any output. The learned weights are multiplied into $W_U$ and $b_U$ (*folding*). Where the mean would be subtracted, every part of the model already
-# writes vectors of mean zero. And from each row of $W_U$ its mean over the vocabulary is subtracted (*centering*): that moves all logits by the same amount, which softmax does not notice. What is left is a division:
+# weights. `load_model` has simplified this, without changing any output. The learned weights are multiplied into $W_U$ and $b_U$ (*folding*). In a model with LayerNorm, the matrices that write to the stream are shifted so that all they write has mean zero. Then there is no mean left to subtract. Finally, from each row of $W_U$ its mean over the vocabulary is subtracted (*centering*). This moves all logits by the same amount, so softmax gives the same probabilities. What is left is a division:
 #
 # $$\text{logit difference} = \frac{x_\text{final}}{\text{scale}} \cdot \text{direction} + \text{bias}$$
 #
@@ -227,9 +222,7 @@ print("largest difference:", (directions - (built_in[:, 0] - built_in[:, 1])).ab
 #
 # > Difficulty: ●●●○○  Importance: ●●●●●  15 minutes
 #
-# `stack` holds vectors at END of shape `[..., batch, d_model]`: parts of the residual stream, or the stream itself. Divide them by
-# the scale of the final norm at END (one number per prompt), take the dot product with each prompt's direction, and average over
-# prompts, or do not, if `per_prompt` is set.
+# `stack` holds vectors at END of shape `[..., batch, d_model]`: parts of the residual stream, or the stream itself. Divide them by the scale of the final norm at END, which is one number per prompt. Take the dot product with each prompt's direction. Then average over prompts, unless `per_prompt` is set.
 #
 # <details><summary>Hint 1 · a question</summary>
 #
@@ -300,8 +293,7 @@ print(f"the model itself says    {per_prompt.mean():.4f}")
 #
 # *What do you expect?* A slow rise from layer to layer, or a jump? And will the two curves agree?
 # <details><summary>Our guess</summary>
-# A jump. To name Mary, some head has to find out that she is the one who was not repeated and bring her name to END, and before
-# that happens END knows nothing about names. We expected two curves of the same shape.
+# A jump. Before END can name Mary, some head has to bring her name there, and until then nothing at END should favor either name. We expected two curves of the same shape.
 # </details>
 #
 # `cache.accumulated_resid(incl_mid=True)` stacks the streams before each layer (`3_pre`), between its attention and its MLP (`3_mid`),
@@ -330,8 +322,7 @@ compare("ioi.attribution.size_grows_by", (streams[-1].norm(dim=-1) / streams[len
 compare("ioi.attribution.both_end_at", torch.stack([lens[-1], cumulative[-1]]), model)
 
 # %% [markdown]
-# **How to read it.** For more than half of the layers both lines lie near zero. Then they jump, within a single layer or over two or
-# three, and at a `mid`: attention did it, not an MLP. After the jump the two curves can go different ways, and at the end they meet,
+# **How to read it.** For more than half of the layers both lines lie near zero. Then they jump, within a single layer or over two or three. The jump comes at a `mid`, the point after an attention and before the next MLP, so attention made it. After the jump the two curves can go different ways, and at the end they meet,
 # because the last stream is divided by its own size in both.
 #
 # ### Interpret: does the answer fade?
@@ -360,13 +351,12 @@ compare("ioi.attribution.added_after_the_peak", added_later, model)
 #
 # TransformerLens' demo has the cumulative curve for gpt2-small, under the name of logit lens. It is flat before layer 7, rises mostly in the attention of layer 9, and loses some of the rise after that.
 #
-# **What it does not show.** That nothing happens in the flat part. END may be gathering *which* name to look for long before
-# any name can be read there. Chapter 03 finds exactly that.
+# **What it does not show.** A flat curve does not mean that nothing happens. END may already hold *which* name to look for, before any name can be read there. Chapter 03 tests this.
 #
 # **Try.** Draw the lens of another position: `pos_slice=10`, where the subject returns. Where does it begin?
 # <details><summary>What you should find, on SmolLM2</summary>
 #
-# At −58, for the embedding alone. SmolLM2 uses the same matrix to embed and to unembed, so a token's embedding, made large by its own norm, "predicts" that token, and the word at S2 is the *wrong* name. After three layers the value is −1.8, and from then on it is smaller still: the position predicts what follows it, and no longer itself.
+# At −58, for the embedding alone. SmolLM2 uses the same matrix to embed and to unembed, so a token's embedding has a large dot product with that token's own column. Read by the lens, the stream at S2 begins by "predicting" the name that stands there, which is the *wrong* one. After three layers the value is −1.8, and from then on it is closer to zero still. By then the stream has to predict the word after S2.
 # </details>
 #
 # ## 5 · Which layers write it?
@@ -404,10 +394,9 @@ compare("ioi.attribution.worst_attention_layer", attention_parts.argmin(), model
 #
 # It makes sense that attention does most of it: an MLP sees one position, and the names stand at other positions than END.
 #
-# **An MLP is a sum, too.** Its output is the sum over its *neurons*: each has an activation (`cache["post", layer]` in an unfiltered cache) and one row of `model.W_out[layer]` that it writes, multiplied by the activation. So you could go on and attribute the logit difference to single neurons in the same way. On this task there is little to find there, and the course stays with heads.
+# **An MLP is a sum, too.** Its output is the sum over its *neurons*: each has an activation (`cache["post", layer]` in an unfiltered cache) and one row of `model.W_out[layer]` that it writes, multiplied by the activation. So you could go on and attribute the logit difference to single neurons in the same way. The course stays with heads, because attention writes most of the difference on this task.
 #
-# **What it does not show.** Whether a layer *needs* what an earlier one wrote. This is the **direct** effect: from the part
-# straight to the logits. A layer that prepares the ground for another one shows zero here.
+# **What it does not show.** Whether a layer *needs* what an earlier one wrote. A bar is a **direct** effect: what goes from the part straight to the logits. A layer that only prepares the ground for a later one has no bar here, however much depends on it.
 #
 # **Try.** Plot one prompt instead of the mean, with `per_prompt=True`. Is it the same layer every time?
 # <details><summary>What you should find, on SmolLM2</summary>
@@ -417,9 +406,7 @@ compare("ioi.attribution.worst_attention_layer", attention_parts.argmin(), model
 #
 # ## 6 · Do the parts add up?
 #
-# A decomposition that does not add up to the thing it decomposes explains something else. In the mean over our eight prompts the
-# parts gave the model's logit difference. In the mean, an error can hide: each name is the correct answer in one prompt and
-# the incorrect one in its neighbor, so anything that depends on the names alone cancels. Such a thing exists: the bias $b_U$.
+# If the parts do not add up to the whole, then something is missing from your list of parts. In the mean over our eight prompts they did add up. But an error can hide in a mean. Each name is the correct answer in one prompt and the incorrect one in its neighbor, so whatever depends on the names alone cancels. One thing does depend on them alone: the bias $b_U$.
 #
 # ### Exercise 2.3 · The total, prompt by prompt
 #
@@ -474,9 +461,7 @@ plots.bar(
 )
 
 # %% [markdown]
-# How much was the bias worth? That depends on the model: where a LayerNorm's own bias was put into $b_U$, as in GPT-2, each prompt
-# has some; a model with RMSNorm and no biases, such as SmolLM2, has none. So here is the same on your model and on the small
-# random GPT-2 that the checks use:
+# How much was the bias worth? That depends on the model. The final LayerNorm of GPT-2 has a bias of its own, which `load_model` has put into $b_U$, so each prompt has some. SmolLM2 has an RMSNorm and no biases, so it has none. Here is the bias in your model, and in the small random GPT-2 that the checks use:
 
 # %%
 for some_model in (model, tiny_model("gpt2")):
@@ -490,7 +475,7 @@ compare("ioi.attribution.largest_bias", bias_term(model, answer_tokens).abs().ma
 
 # %% [markdown]
 # **How to read it.** Neighboring prompts have opposite signs, so the mean is zero on any model. On prompts whose answers are not
-# mirrored (chapter 08 has some), leaving out the bias gives a wrong total that nobody notices.
+# mirrored (chapter 08 has some), leaving out the bias gives a wrong total, and no error message.
 #
 # ## 7 · Which heads?
 #
@@ -628,8 +613,7 @@ plots.attention_of_heads(cache, negative, str_tokens, title="The three heads tha
 
 
 # %% [markdown]
-# One prompt can mislead: here the subject stands first, in the next prompt second. So name positions by their *role*: IO where the
-# answer stands, S1 and S2 where the subject is named first and again, S1+1 right behind S1. Then average over prompts.
+# One prompt can mislead: here the subject stands first, in the next prompt second. So name positions by their *role*. IO is where the answer stands. S1 and S2 are the subject's first and second mention, and S1+1 is the position right after S1. Then average over prompts.
 
 # %%
 def attention_by_role(pair: tuple[int, int], query: str = "END") -> dict[str, float]:
@@ -695,13 +679,16 @@ compare("ioi.attribution.top_head_on_other_names", writes["other names, mean"][p
 #
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# L23H3 leaves the answer where it was and lowers the subject. It reads the repeated name and writes against it. Both kinds of head give the same number in a heatmap of logit differences, so you need this second look to tell them apart.
+# L23H3 leaves the answer where it was and lowers the subject. It reads the repeated name and writes against it. A head that raises the right name and a head that lowers the wrong one can have the same color in the heatmap of section 7. This second figure tells them apart.
 # </details>
 #
-# We keep the paper's term **name mover** for a head that looks at IO and raises it. Which of your heads deserve it? Look for a group
-# whose attention is on IO *and* whose first bar stands up.
+# We keep the paper's term **name mover** for a head that looks at IO and raises it. Which of your heads deserve it? Look for a head whose attention is on IO in the first figure *and* whose first bar is above zero in the second.
+# <details><summary>What we see, for SmolLM2</summary>
 #
-# **What a pattern says.** From where a head *may* have carried something, in this run.
+# Of these six, only L23H0. L29H1 raises the answer as well, but it looks at END. L24H4 looks at IO as well, but it lowers the answer.
+# </details>
+#
+# **What a pattern says.** It says from where a head *may* have carried something, in this run.
 #
 # **What it does not say.**
 # - *What* was carried: that depends on the head's values and on $W_O$, as you just saw.
@@ -781,9 +768,16 @@ compare("ioi.attribution.dataset.weakest_structure_of_positive", torch.tensor(we
 # minus another. *Cumulative attribution*: how much of the final logit difference has been written so far; every stream is divided by the size of the last one. *Logit lens*: reading an answer off the residual stream before the last layer, each stream divided by its own size. *Name mover*: a head that attends from END to IO
 # and raises its logit (Wang et al. 2022). *RMSNorm*: a LayerNorm that does not subtract the mean. *S1, S2*: the subject's first and second
 # mention. *Unembedding*: the matrix that turns the final residual into logits.
+
+# %% [markdown] tags=["read-next"]
+# **Read next**
 #
-# **Read next.** [Elhage et al. 2021](https://transformer-circuits.pub/2021/framework/index.html), "A Mathematical Framework for Transformer Circuits", for the stream as a sum. [nostalgebraist 2020](https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens), "interpreting GPT: the logit lens". [Wang et al. 2022](https://arxiv.org/abs/2211.00593),
-# section 3.1, for name movers. The prompts are those of TransformerLens' Exploratory Analysis Demo.
-#
+# - Wang et al. 2022, [Interpretability in the Wild: a Circuit for Indirect Object Identification in GPT-2 small](https://arxiv.org/abs/2211.00593). Section 3.1 is about name movers.
+# - Nanda 2022, [Exploratory Analysis Demo](https://transformerlensorg.github.io/TransformerLens/generated/demos/Exploratory_Analysis_Demo.html). It takes the same first steps with the same prompts, on gpt2-small.
+# - Elhage et al. 2021, [A Mathematical Framework for Transformer Circuits](https://transformer-circuits.pub/2021/framework/index.html). It treats the residual stream as a sum, to which every head and MLP adds its part.
+# - nostalgebraist 2020, [interpreting GPT: the logit lens](https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens). This post introduced the logit lens.
+# - Belrose et al. 2023, [Eliciting Latent Predictions from Transformers with the Tuned Lens](https://arxiv.org/abs/2303.08112). It trains one affine map for each layer, so that early layers can be read more reliably than with the plain lens.
+
+# %% [markdown]
 # **Next:** [03 · Activation patching](03_activation_patching.ipynb) changes one activation at a time, and finds the heads that
 # attribution cannot see.

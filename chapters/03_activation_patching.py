@@ -1,16 +1,14 @@
 # %% [markdown]
 # # 03 · Activation patching
 #
-# Two and a half hours. Attribution sees the last step only: from a part straight to the logits. To see what the parts before it do, change
-# one of them and run the rest of the model. **Activation patching** takes the change from a second run on a
-# nearly identical prompt, and so asks about one difference at a time.
+# Two and a half hours. Attribution sees only the last step, from a part straight to the logits. To see what earlier parts do, you have to change one of them and let the rest of the model run. **Activation patching** takes the change from a second run on a nearly identical prompt, so you learn about one difference at a time.
 #
 # You will be able to
 # - build a pair of prompts that differs in one respect only, and a metric from 0 to 1 between them;
 # - write every common patching sweep as a plain loop: residual stream, layers, heads, and a head's query, key, value and pattern;
 # - tell what a head does by *which of its inputs* matters;
 # - choose a corruption, and say what it can show and what it cannot;
-# - say what it takes to call a part sufficient, and what to call it necessary;
+# - say when you may call a part sufficient, and when necessary;
 # - draw the circuit you found, and see where it agrees with the published one.
 #
 # If time is short, do sections 1 to 5 and the summary in section 11.
@@ -113,19 +111,16 @@ n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
 # %% [markdown]
 # ## 1 · Two runs that differ in one word
 #
-# The **clean** prompt is one where the model gives the answer we want to explain. The **corrupted** prompt is as similar as can
-# be, and the answer changes. Here it is the clean prompt with the subject's second mention, S2, exchanged for the other name:
+# The **clean** prompt is one where the model gives the answer we want to explain. The **corrupted** prompt is as similar to it as possible, but has another answer. Ours is the clean prompt with one word exchanged: at S2, the subject's second mention, stands the other name:
 #
 # > When John and Mary went to the shops, **John** gave the bag to → Mary
 # >
 # > When John and Mary went to the shops, **Mary** gave the bag to → John
 #
 # Why only S2? Whatever the two runs share cannot explain their difference: grammar, shops, bags, the fact that a name comes
-# next, the names themselves. What is left is which of the two was repeated. If you exchange more words, you find the heads that
-# care about any of them, all at once.
+# next, the names themselves. What is left is which of the two was repeated. If you exchange more words, you find the heads that react to any of them, all mixed together.
 #
-# Now carry one activation from the clean run into the corrupted run, and let the rest of the model compute what follows from it. If the clean answer comes back, this activation was enough to bring it back. This is how you *localize* a behavior: not by looking at
-# every number of the model, but by asking of one place after the other whether it carries the difference.
+# Now carry one activation from the clean run into the corrupted run, and let the rest of the model compute what follows from it. If the clean answer comes back, this activation was enough to bring it back. This is how you *localize* a behavior. You do not look at every number in the model. You ask of one place after another whether it carries the difference.
 
 # %%
 plots.patching_drawing()
@@ -153,7 +148,7 @@ compare("ioi.prompt_tokens", pairs.clean_tokens.shape[1], model)
 # %% [markdown]
 # *What do you expect?* At which positions and layers do the two runs differ at all?
 # <details><summary>Our guess</summary>
-# At S2 from the start. At the positions before it never, because they cannot see it. At the positions after it a little, and more with every layer.
+# At S2 they differ from the start. Before S2 they never differ, because no earlier position can read S2. After S2 they differ a little, and more with every layer.
 # </details>
 
 # %%
@@ -190,7 +185,7 @@ plots.imshow(
 #
 # > Difficulty: ●●○○○  Importance: ●●●●○  10 minutes
 #
-# Both functions return the mean logit difference of `logits`, rescaled by the two baselines. `ioi_metric` is for denoising: 0 means "as in the corrupted run" and 1 "as in the clean run". `noising_metric` is for noising: 0 means "as in the clean run" and −1 "as in the corrupted run". Keep the results tensors without axes, because sweeps stack them, and
+# The two *baselines* are the mean logit differences of the clean and of the corrupted run without any patch. Both functions return the mean logit difference of `logits`, rescaled by these two. `ioi_metric` is for denoising: 0 means "as in the corrupted run" and 1 "as in the clean run". `noising_metric` is for noising: 0 means "as in the clean run" and −1 "as in the corrupted run". Keep the results tensors without axes, because sweeps stack them, and
 # chapter 10 takes gradients through them.
 #
 # <details><summary>Hint 1 · a question</summary>
@@ -394,8 +389,7 @@ check_get_act_patch_block_every(get_act_patch_block_every)
 
 # %% [markdown]
 # Compare your loops on two prompts with `transformer_lens.patching`, which has functions of the same names, on a few
-# cells of the same sweeps. (`index_df` names the cells; without it the built-in does all of them.) `few.denoise(sweep, …)` calls a sweep,
-# yours or the built-in one, with the experiment's model, corrupted tokens, clean cache and metric, and hands on what you add.
+# cells of the same sweeps. (`index_df` names the cells; without it the built-in does all of them.) `few.denoise(sweep, …)` calls a sweep, yours or the built-in one, with the experiment's model, corrupted tokens, clean cache and metric, and with any further arguments that you give.
 
 # %%
 few = run_experiment(model, ioi_pairs(model, TEMPLATES[:1], NAMES[:1]))  # two prompts
@@ -431,14 +425,12 @@ compare("ioi.patching.first_layer_where_end_holds_more_than_s2", (at_end > at_s2
 compare("ioi.patching.end_before_last_layer", at_end[-1], model)
 
 # %% [markdown]
-# **How to read it.** Read the column of S2 from the top: it is 1, layer after layer. If you put the clean stream back at this one
-# position, the whole answer comes back, although END is corrupted. Then, within a few layers, the column fades and END's
-# column fills up. Whatever S2 knew has been carried to END.
+# **How to read it.** Read the column of S2 from the top: it is 1, layer after layer. If you put the clean stream back at this one position, the whole answer comes back, although every other position still holds what it held in the corrupted run. Then, within a few layers, the column fades and END's column fills up. By then the information at S2 on which the answer depends has been carried to END.
 #
 # *What do you see?* In which layers does this **handover** happen? Does it begin before or after the layer in which chapter 02 saw the answer appear?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# S2 holds everything until layer 19, and from layer 21 on END holds more than S2. The answer itself appeared in the attention of layer 23. So *which* name to say is decided at END before any name can be read there. Hardly another position matters; a faint column stands just behind S2. On gpt2-small the handover is in layers 7 and 8 (TransformerLens' Exploratory Analysis Demo).
+# S2 holds everything until layer 19, and from layer 21 on END holds more than S2. The answer itself appeared in the attention of layer 23. So *which* name to say is decided at END before any name can be read there. Hardly any other position matters; there is a faint column just after S2. On gpt2-small the handover is in layers 7 and 8 (TransformerLens' Exploratory Analysis Demo).
 # </details>
 #
 # **What it does not show.** How it was carried. The stream holds everything there is at a position, and what moved may be a small part of it.
@@ -489,12 +481,12 @@ compare("ioi.patching.mlp_0_of_the_name_alone", from_alone, model)
 
 
 # %% [markdown]
-# On SmolLM2 that brings back .87 of the answer, although it comes from a run without a sentence. So MLP 0 acts as a **second embedding**: later layers read from its output which word stands at a position. A patch there is nearly as good as exchanging the word itself, and explains as little.
+# On SmolLM2 that brings back .87 of the answer, although it comes from a run without a sentence. So MLP 0 acts as a **second embedding**: from its output, later layers read which word stands at a position. Patching it is nearly the same as exchanging the word itself, so it explains no more than that would.
 #
-# **Try.** Add up the attention panel's column at END. Is the sum the 1 of the residual panel?
+# **Try.** Add up all cells of the attention panel in the column of END. Is the sum 1, the value that the residual panel shows at S2?
 # <details><summary>What you should find, on SmolLM2</summary>
 #
-# The sum is 1.20, and all cells of the attention panel together give 1.87. Effects of parts that feed each other are counted more than once: what layer 20 brings to END is also what makes layer 23 write the name. Sums of patching effects are not shares of a whole.
+# The sum is 1.20, and all cells of the attention panel together give 1.87. Effects of parts that feed each other are counted more than once: what layer 20 brings to END is also what makes layer 23 write the name. So do not read patching effects as shares of one whole.
 # </details>
 #
 # ## 5 · Which heads?
@@ -512,7 +504,7 @@ compare("ioi.patching.mlp_0_of_the_name_alone", from_alone, model)
 # </details>
 # <details><summary>Hint 2 · the line that people miss</summary>
 #
-# You need another hook function. Define it inside, give it an argument `head`, and fill that in with `partial`. A function that reads the loop's variable would work here, and surprise you elsewhere.
+# You need another hook function. Define it inside, give it an argument `head`, and fill that in with `partial`. A function that reads the loop's variable `head` itself is right only as long as it is called inside the loop.
 # </details>
 
 # %%
@@ -649,8 +641,7 @@ compare("ioi.patching.strongest_head_effect", every[0].abs().max(), model)
 # **How to read it.** Red: with this head clean and everything else corrupted, the answer moves toward the clean one. Blue: it moves away from
 # it. Only a few heads matter, and patching finds them with generic tools, without any idea about what they do.
 #
-# **What it does not show.** That a white head does nothing. It does nothing that depends on which name S2 is. A head
-# that finds "the last word is *to*, so a name comes next" is the same in both runs.
+# **What it does not show.** A white head may still do a great deal, as long as it does not depend on which name stands at S2. A head that finds "the last word is *to*, so a name comes next" writes the same in both runs, and patching it changes nothing.
 #
 # Now the reasons. The limit of the colors is the same in all five panels.
 
@@ -670,8 +661,7 @@ plots.imshow(
 # the head matters because of where it looks. If it is red in *value*, it looks at the same place in both runs, and what it finds
 # there differs.
 #
-# If your model shares keys and values, a cell of *key* or *value* stands for several query heads. Two of them may pull in
-# opposite directions, and the cell shows the sum. To take it apart, give one *query* head the clean values and leave it its corrupted
+# If your model shares keys and values, a cell of *key* or *value* stands for several query heads. Two of them may pull in opposite directions, and the cell shows only what they do together. To take it apart, give one *query* head the clean values and leave it its corrupted
 # pattern. Its `z` is then (corrupted pattern) × (clean values): put that into a cache and sweep over outputs again. (Without
 # sharing, this is the value panel itself.)
 
@@ -767,7 +757,7 @@ plots.scatter(
 misses = together - every[0]
 off_both = [pair for pair in ten if reasons[pair] == "neither"]
 score_predictions(choice, {"pattern and values": "a" if all(misses[pair].abs() < 0.5 * every[0][pair].abs() for pair in off_both) else "b"})
-compare("ioi.patching.additivity.correlation", np.corrcoef(together.flatten(), every[0].flatten())[0, 1], model)
+compare("ioi.patching.additivity.correlation", np.corrcoef(together.flatten().cpu(), every[0].flatten().cpu())[0, 1], model)
 compare("ioi.patching.additivity.root_mean_square", misses.pow(2).mean().sqrt(), model)
 compare("ioi.patching.additivity.largest_miss", head_name(*top_heads(misses.abs(), 1)[0]), model)
 compare("ioi.patching.additivity.largest_miss_is", misses.abs().max(), model)
@@ -775,11 +765,11 @@ compare("ioi.patching.additivity.largest_miss_is", misses.abs().max(), model)
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# **a.** The points lie on the diagonal (correlation .998, root mean square of the misses .003). The largest miss is that of L24H4, and it is .05. So pattern and values work independently there, in opposite directions: the head looks more at the name that is being promoted, and what it reads there is worth less.
+# **a.** The points lie on the diagonal (correlation .998, root mean square of the misses .003). The largest miss is that of L24H4, and it is .05. So the two act side by side in L24H4, in opposite directions: the clean pattern alone takes .25 of the answer away, and the clean values alone bring .13 back.
 # </details>
 #
 # On gpt2-small the heads of layers 7 and 8 are the ones whose values matter, and those before and after them are the ones whose
-# patterns matter (TransformerLens' demo). SmolLM2 has the same order of three, and late heads that break it.
+# patterns matter (TransformerLens' demo). SmolLM2 has the same order: first pattern (L17H4), then values (L19H2, L20H0), then pattern (L23H0). Some late heads do not fit it, L23H3 above all.
 #
 # ## 6 · What a corruption can show
 #
@@ -829,10 +819,10 @@ compare("ioi.corruption.logit_diffs", torch.stack(list(corrupted_to.values())), 
 # *What do you see?* Which keys light up, and what does each corruption leave in the dark?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# - **S2 flipped.** No key reaches .2. This is a consequence of the corruption and not a fact about keys: every key at an earlier position, IO and S1 included, is the same in both runs, so patching it cannot change anything.
+# - **S2 flipped.** No key reaches .2. This is a consequence of the corruption and not a fact about keys. Every key at an earlier position, IO and S1 included, is the same in both runs, and patching it cannot change anything.
 # - **S1 fresh.** The keys of layer 17 bring back .74, and those of layers 23, 8 and 24 about .4 each. Now the mark "this name has been here before" differs between the runs.
-# - **S2 fresh.** With the fresh name's key, .28 of the answer is lost in layer 23, in the key/value head that L23H3 uses.
-# - **IO fresh.** One value head of layer 23 brings back .81: the name that the name movers copy. With the answer's own name gone, it is the values at IO that matter.
+# - **S2 fresh.** In layer 23, L23H3 shares a key/value head with two others. If its keys come from the run with the fresh name, .28 of the answer is lost.
+# - **IO fresh.** Now the answer's own name is gone, and the values at IO matter. One value head of layer 23, from which L23H0 reads, brings back .81.
 # </details>
 #
 # So a dark cell means one of two things: the part does not matter, or it does not differ between *these* two runs. Before you conclude anything from a dark panel, name the corruption that would light it up.
@@ -843,14 +833,13 @@ compare("ioi.corruption.logit_diffs", torch.stack(list(corrupted_to.values())), 
 # | S1 fresh | whether the name at S2 has occurred before | what is done with a name that is not repeated |
 # | S2 fresh | both: nothing is repeated, and a new name acts | which of the two made the difference |
 # | IO fresh | the answer itself | how the model knows which name to avoid |
-# | Gaussian noise on the embeddings ([Meng et al. 2022](https://arxiv.org/abs/2202.05262)) | everything about a word | what exactly about the word mattered; it takes the model where it has never been |
+# | Gaussian noise on the embeddings ([Meng et al. 2022](https://arxiv.org/abs/2202.05262)) | everything about a word | what exactly about the word mattered; such embeddings are unlike any that the model has met |
 #
 # Exchanging the order of the two names is a sixth choice. It changes which place holds the answer and keeps the answer. Chapter 06 uses it to tell names from places.
 #
 # ## 7 · Early, middle, late
 #
-# You know three layers by now: where the handover from S2 to END begins (section 3), and where the answer is
-# written (chapter 02: the attention layer with the largest direct attribution). They split the ten heads into early, middle and late ones.
+# You know two layers by now. In one the handover from S2 to END begins (section 3). In the other the answer is written: its attention has the largest direct attribution (chapter 02). These two split the ten heads into early, middle and late ones.
 #
 # *What do you expect?* Where do early heads look, and from where? And the middle ones?
 # <details><summary>Our guess</summary>
@@ -891,8 +880,7 @@ view("late", "END")
 
 
 # %% [markdown]
-# The views show one prompt. For all eight, measure three things of each head: the position where its output matters (patch `z` at S2
-# only, then at END only), the role it looks at from there, and its direct attribution.
+# The views show one prompt. For all eight, measure three things of each head. Where does its output matter? (Patch `z` at S2 only, then at END only.) Which role does it look at from there? And what is its direct attribution?
 
 # %%
 def effect_at(layer: int, head: int, pos: int) -> float:
@@ -940,7 +928,7 @@ compare("ioi.patching.heads_at_end_that_read_io", [h["name"] for h in found if h
 #
 # L17H4 at S2 looks back to S1+1, the word after the first mention. L19H2 and L20H0 at END look at S2, and what they read there matters. L23H0 and L23H7 at END look at IO, and L24H4 looks at IO and writes against it. So far this is the published story.
 #
-# Two things are not. L23H3 is the strongest head here and has the largest direct attribution. It reads S2 and not IO, and its values matter, not its pattern. So it reads the repeated name and lowers it, and it hardly needs the earlier heads (section 8 measures that). And the last layer has a pair of heads with opposite
+# Two things differ from it. L23H3 is the strongest head here and has the largest direct attribution. It reads S2 and not IO, and its values matter, not its pattern. So it reads the name that stands at S2 and lowers it. It hardly needs the earlier heads for that (section 8 measures this). And the last layer has a pair of heads with opposite
 # effects that read END itself. Their values matter, so what they find there is what earlier heads have brought.
 # </details>
 #
@@ -990,7 +978,7 @@ compare("ioi.patching.top_attribution_head_heard", max(change[top_heads(direct, 
 #
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# All three speakers move the same heads: L23H0 and its neighbors rise (L23H0 by 1.4 logits if L20H0 is patched), and L24H4 falls (by 1.3). The message turns both kinds toward the clean IO, and they write it with opposite signs. L23H3, the head with the largest direct attribution, changes by less than .3. It hardly listens to this chain.
+# All three patched heads move the same later heads. L23H0 and its neighbors write more for the clean answer (L23H0 by 1.4 logits if L20H0 is patched), and L24H4 writes more against it (by 1.3). L23H3, the head with the largest direct attribution, changes by less than .3. It hardly listens to this chain.
 # </details>
 #
 # **What it does not show.** Which link is direct. The message may have passed through other heads and MLPs on its way. Chapter 05 patches
@@ -998,7 +986,7 @@ compare("ioi.patching.top_attribution_head_heard", max(change[top_heads(direct, 
 #
 # ## 9 · Sufficient, or necessary?
 #
-# If denoising a head brings the answer back, the head is **sufficient** in this setting. If noising it destroys the answer, it is **necessary**. The two come apart, depending on how heads work together.
+# If denoising a head brings the answer back, the head is **sufficient** in this setting. If noising it destroys the answer, it is **necessary**. A head can be one and not the other. Which of the two it is depends on how heads work together.
 #
 # ### Predict before you look
 #
@@ -1076,7 +1064,7 @@ check_noising_sweep(noising_sweep)
 
 # %%
 two = few.pairs
-print("your loop, two prompts:", noising_sweep(model, two.clean_tokens, two.corrupted_tokens, two.answer_tokens, [layer]).numpy().round(3))
+print("your loop, two prompts:", noising_sweep(model, two.clean_tokens, two.corrupted_tokens, two.answer_tokens, [layer]).cpu().numpy().round(3))
 noising = experiment.noise(patching.get_act_patch_attn_head_out_all_pos)  # corrupted into clean, with `.noising_metric`
 plots.scatter(
     every[0],
@@ -1094,16 +1082,15 @@ compare("ioi.patching.noising_plus_denoising", (noising + every[0]).abs().max(),
 
 # %% [markdown]
 # **How to read it.** Every head lies on a straight line: noising is denoising with its sign turned. That is no discovery about heads.
-# Each corrupted prompt is itself one of the eight clean ones, so to patch the run on prompt 0 into the run on prompt 1 denoises one pair
-# and noises the other. On a set that is its own corruption the two questions are one, and the result cannot tell
-# sufficient from necessary.
+# Each corrupted prompt is itself one of the eight clean ones. So if you patch the run on prompt 0 into the run on prompt 1, this is denoising for prompt 0 and noising for prompt 1. Both sweeps consist of the same runs. On such a set of prompts, they cannot tell sufficient from necessary.
 #
-# To ask two questions you need one of the other corruptions. With a fresh name at S2, the information is gone and not inverted: the corrupted logit difference is near zero.
+# To ask two questions you need one of the other corruptions. With a fresh name at S2, the corrupted run does not call for the other name. It prefers neither, and its logit difference is near zero.
 
 # %%
 third = run_experiment(model, ioi_pairs(model, corruption="S2"))
 third_denoising = third.denoise(patching.get_act_patch_attn_head_out_all_pos)
 third_noising = third.noise(patching.get_act_patch_attn_head_out_all_pos)
+del third  # its caches take 70 MB each
 plots.scatter(
     third_denoising,
     -third_noising,
@@ -1126,11 +1113,10 @@ for pair in [(layer, head) for layer, head in ten if third_denoising[layer, head
 
 # %% [markdown]
 # **How to read it.** Left to right: how much the clean head brings back. Bottom to top: how much is lost when it alone is corrupted.
-# Right of zero, a point *below* the diagonal brings back more than its loss costs, as stand-ins would. A point above it
-# is needed more than it suffices, as partners would be. The same heads stand out as before, so the choice of corruption did not make them up. Their sizes changed, so
+# Look at the points right of zero. For a point *below* the diagonal, making the head clean brings back more than corrupting it takes away, which is the sign of stand-ins. A point above the diagonal shows the sign of partners. The same heads stand out as before, so the choice of corruption did not make them up. Their sizes changed, so
 # a size is a statement about a head *and* a corruption.
 #
-# **What it does not show.** Who the stand-ins are. Chapter 04 removes heads and watches others step in.
+# **What it does not show.** Who the stand-ins are. Chapter 04 removes heads and watches how the others react.
 #
 # ## 10 · How far does this hold?
 #
@@ -1139,31 +1125,25 @@ for pair in [(layer, head) for layer, head in ten if third_denoising[layer, head
 # *What do you expect?* Will the early and middle heads matter in every structure?
 
 # %%
-del third, few  # for memory; sections 9 and 3 make them
 data = ioi_dataset(model, 36)
 flipped, structure = data.pairs("flip"), torch.tensor([prompt.structure for prompt in data.prompts])
-ends = ends_only(flipped.clean_last)  # a hook: logits at each prompt's last position only, [batch, 1, d_vocab]
-with model.hooks(fwd_hooks=[ends]):
+set_score = partial(logit_diff, answer_tokens=flipped.answer_tokens, per_prompt=True)
+with model.hooks(fwd_hooks=[ends_only(flipped.clean_last)]):  # logits at each prompt's last position only, [batch, 1, d_vocab]
     set_logits, set_cache = model.run_with_cache(
         flipped.clean_tokens, attention_mask=flipped.clean_mask, names_filter=lambda name: name.endswith("hook_z")
     )
-
-
-def corrupted_scores(hooks: Sequence = ()) -> Float[Tensor, "batch"]:
-    """Each prompt's logit difference in the corrupted run with these hooks."""
-    logits = model.run_with_hooks(flipped.corrupted_tokens, attention_mask=flipped.corrupted_mask, fwd_hooks=[*hooks, ends])
-    return logit_diff(logits, flipped.answer_tokens, per_prompt=True)
-
-
-def put_head(z: Float[Tensor, "batch position head d_head"], hook: HookPoint, head: int) -> Float[Tensor, "batch position head d_head"]:
-    z = z.clone()
-    z[:, :, head] = set_cache[hook.name][:, :, head]
-    return z
-
-
-baseline = corrupted_scores()
-scale = logit_diff(set_logits, flipped.answer_tokens) - baseline.mean()
-shares = {(layer, head): (corrupted_scores([(get_act_name("z", layer), partial(put_head, head=head))]) - baseline) / scale for layer, head in tqdm(ten)}
+result = patching.get_act_patch_attn_head_out_all_pos(
+    model,
+    flipped.corrupted_tokens,
+    set_cache,
+    set_score,
+    attention_mask=flipped.corrupted_mask,
+    index_df=pd.DataFrame(ten, columns=["layer", "head"]),  # these cells of the sweep, and no others
+    reduce="none",  # one score for each prompt
+    baseline=True,  # and the scores of the corrupted run
+)
+scale = set_score(set_logits).mean() - result.baseline.mean()
+shares = dict(zip(ten, (result.values - result.baseline) / scale, strict=True))
 bounds = [bootstrap_interval(share, structure.tolist()) for share in shares.values()]
 group, names = "36 prompts of six structures", [head_name(*pair) for pair in ten]
 plots.intervals(
@@ -1178,12 +1158,12 @@ plots.intervals(
 by_structure = {pair: torch.stack([share[structure == number].mean() for number in structure.unique()]) for pair, share in shares.items()}
 for pair, (low, high) in zip(ten, bounds, strict=True):
     compare(f"ioi.patching.dataset.{head_name(*pair)}", torch.tensor([shares[pair].mean(), low, high]), model)  # mean, interval
-pd.DataFrame({head_name(*pair): values.numpy().round(2) for pair, values in by_structure.items()}).rename_axis("structure")
+pd.DataFrame({head_name(*pair): values.cpu().numpy().round(2) for pair, values in by_structure.items()}).rename_axis("structure")
 
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# L23H3 holds everywhere: .54, [.48, .60]. The chain does not. L20H0 brings back .30 on average, [.14, .45], but .03 in structures 3 and 4 ("While … was with … in the …", "At first … knew … from the … only. One day …"), and L17H4 behaves in the same way. These are the two structures that do not join the names by "and". Whether that is the reason would take another experiment. But the two mechanisms really are two: one is at work in all six structures, the other in four.
+# L23H3 holds everywhere: .54, [.48, .60]. The chain does not. L20H0 brings back .30 on average, [.14, .45], but only .03 in structures 3 and 4, and L17H4 behaves in the same way. Structure 3 is "While … was with … in the …", and structure 4 is "At first … knew … from the … only. One day …". These two do not join the names by "and". Whether that is the reason would take another experiment. But it is one more reason to think of two mechanisms: one is at work in all six structures, the other in four.
 # </details>
 #
 # A mean over eight prompts of one shape could not have told you this.
@@ -1259,7 +1239,7 @@ for kind in ("induction", "s_inhibition", "name_mover", "negative_name_mover"):
 # - **Previous-token heads.** They work at S1+1, before S2, where the two runs are the same. With S2 flipped, no patch can find them. (The corruption of S1 can: `run_experiment(model, ioi_pairs(model, corruption="S1")).denoise(patching.get_act_patch_attn_head_out_all_pos)`.)
 # - **Arrows between heads.** An arrow here goes from a position to a position. That L20H0 *feeds* L23H0 is a hypothesis that section 8 supports and chapter 05
 #   tests.
-# - **Completeness.** Ten heads were chosen because ten is a round number. Chapter 06 asks how much of the behavior such a list explains.
+# - **Completeness.** We took the ten largest effects, and ten is an arbitrary number. Chapter 06 asks how much of the behavior such a list explains.
 #
 # **Try.** Run the sweep in the first point. Which head comes out on top that no other figure of this chapter has shown?
 # <details><summary>What you should find, on SmolLM2</summary>
@@ -1286,8 +1266,15 @@ for kind in ("induction", "s_inhibition", "name_mover", "negative_name_mover"):
 # present token. *Localizing*: finding the places that carry a difference. *Necessary, sufficient*: see section 9; both with respect to a corruption. *Negative name mover*: a head that reads IO and lowers it. *Noising*: corrupted into
 # clean; shows what is necessary. *S-inhibition head*: a head at END that reads S2 and steers name movers away from the subject. *Sweep*: the same patch at every layer and
 # position, or head.
+
+# %% [markdown] tags=["read-next"]
+# **Read next**
 #
-# **Read next.** [Heimersheim and Nanda 2024](https://arxiv.org/abs/2404.15255), "How to use and interpret activation patching", for denoising, noising and the choice of a corruption. [Zhang and Nanda 2023](https://arxiv.org/abs/2309.16042), "Towards Best Practices of Activation Patching". [Meng et al. 2022](https://arxiv.org/abs/2202.05262), "Locating and Editing Factual Associations in GPT", where
-# the technique became known. [Olsson et al. 2022](https://arxiv.org/abs/2209.11895), on induction heads. The sweeps, their names and the published figures for gpt2-small follow `transformer_lens.patching` and TransformerLens' Exploratory Analysis Demo.
-#
+# - Nanda 2022, [Exploratory Analysis Demo](https://transformerlensorg.github.io/TransformerLens/generated/demos/Exploratory_Analysis_Demo.html). The sweeps, their names and the published figures for gpt2-small come from here.
+# - Olsson et al. 2022, [In-context Learning and Induction Heads](https://arxiv.org/abs/2209.11895). This is the long study of induction heads.
+# - Meng et al. 2022, [Locating and Editing Factual Associations in GPT](https://arxiv.org/abs/2202.05262). With this paper the technique became widely known. It corrupts prompts with noise.
+# - Heimersheim and Nanda 2024, [How to use and interpret activation patching](https://arxiv.org/abs/2404.15255). It explains denoising, noising and the choice of a corruption with small examples.
+# - Zhang and Nanda 2023, [Towards Best Practices of Activation Patching in Language Models: Metrics and Methods](https://arxiv.org/abs/2309.16042). It tries several corruptions and metrics on the same questions, and finds that they can give different answers.
+
+# %% [markdown]
 # **Next:** [04 · What kind of head is it?](04_head_anatomy.ipynb) scores heads by what they do on other texts, and removes some.

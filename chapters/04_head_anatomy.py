@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 04 · What kind of head is it?
 #
-# Two and a half hours. Chapters 02 and 03 found heads that matter for one task. What are they when the task is gone? And what does the model do when one of them is gone?
+# Two and a half hours. Chapters 02 and 03 found heads that matter for one task. What do these heads do on other texts? And what does the model do without one of them?
 # The first half of this chapter (sections 1 to 3) looks for habits that a head has on any text. The second half (sections 4 to 8) removes a name mover and finds that the model hardly misses it. It then takes the reasons apart, one by one.
 #
 # You will be able to
@@ -108,21 +108,18 @@ all_heads = [head_name(layer, head) for layer in range(n_layers) for head in ran
 # %% [markdown]
 # ## 1 · What does a head do where nothing means anything?
 #
-# Take a hundred tokens at random and give them to the model twice in a row. There is no grammar and there are no facts or names, so the only way to predict
-# anything is to notice that the second hundred tokens are the first hundred again.
+# Take a hundred tokens at random and give them to the model twice in a row. There is no grammar in them, and there are no facts or names. The only way to predict anything is to notice that the second hundred tokens repeat the first hundred.
 #
 # *What do you expect?* How well can the model predict the next token in the first copy, and in the second?
 # <details><summary>Our guess</summary>
-# In the first copy, hardly at all. A model that spread its guess evenly would pay the logarithm of the size of the vocabulary for each token (10.8 for 49,152 tokens), and
-# a model that expects ordinary text pays more. In the second copy
-# almost every token, beginning with the second one: by then the model has seen one token repeat, and can look up what followed it.
+# In the first copy it can hardly predict anything. If a model gave the same probability to each of 49,152 tokens, the log-probability of the right one would be −10.8. A model that expects ordinary text does worse than that. In the second copy it should predict almost every token from the second one on: by then it has seen one token come again, and can look up what followed it.
 # </details>
 #
 # These tokens have no BOS in front, because the published scores that we compare with were made without one.
 
 # %%
 seq_len = 100
-random_tokens = heads.repeated_tokens(seq_len, batch=2, seed=0)  # [2, 200]
+random_tokens = heads.repeated_tokens(seq_len, batch=2, seed=0).to(model.cfg.device)  # [2, 200]
 log_probs = model(random_tokens).log_softmax(-1)[:, :-1]  # [batch, position, d_vocab]
 correct = log_probs.gather(-1, random_tokens[:, 1:, None])[..., 0]  # [batch, position]
 del log_probs  # 80 MB with this vocabulary
@@ -139,8 +136,7 @@ compare("anatomy.random_tokens.second_copy", correct[:, seq_len:].mean(), model)
 
 
 # %% [markdown]
-# **How to read it.** The left half is guessing. At position 100 the first token comes again, and within a few tokens the curve climbs toward zero:
-# the model copies what came after the same token a hundred positions earlier.
+# **How to read it.** The left half is guessing. At position 100 the first token comes again, and within a few tokens the curve climbs toward zero. The model now predicts what came after the same token a hundred positions earlier.
 #
 # <details><summary>What we see, for SmolLM2</summary>
 #
@@ -164,7 +160,7 @@ compare("anatomy.random_tokens.second_copy", correct[:, seq_len:].mean(), model)
 #
 # `tokens` holds `seq_len` tokens and the same again, and perhaps a BOS in front of both. Return a dictionary with the keys
 # `"previous_token"`, `"duplicate_token"` and `"induction"`; each value is `[layer, head]`, the mean of the whole diagonal, over the
-# batch too. If there is a BOS, cut its row and its column off first: it is nobody's copy, and it draws attention to itself.
+# batch too. If there is a BOS, cut its row and its column off first: it belongs to neither copy, and many heads look at it.
 #
 # <details><summary>Hint 1 · a question</summary>
 #
@@ -233,9 +229,9 @@ for name, table in scores.items():
 # L16H0 leads the previous-token heads, L8H0 the duplicate-token heads, and L18H6, L17H3 and L17H4 the induction heads. The induction heads are in layers 17 and 18, after the strongest previous-token head. The usual explanation predicts this order ([Elhage et al. 2021](https://transformer-circuits.pub/2021/framework/index.html)): an induction head needs each position to carry the name of the token before it. A previous-token head in an earlier layer writes it there. Chapter 05 tests this for L16H0 and L17H4.
 # </details>
 #
-# Duplicate-token heads and induction heads do the same job in two ways: both find out that a token has occurred before. Neither needs the other. A duplicate-token head compares words directly, and an induction head compares this word with what previous-token heads have noted.
+# Duplicate-token heads and induction heads find out the same thing in two ways: that a token has occurred before. A duplicate-token head can compare the words themselves. An induction head compares the present word with the notes that a previous-token head has left, so it needs such a head, but no duplicate-token head.
 #
-# **What it does not show.** A score is about where a head looks on random tokens. A head with three low scores has other habits, not none. Nor does a score say what the head writes: there are heads that look where induction heads look and write *against* the token that they find (*anti-induction heads*). Section 10 has a score for that half.
+# **What it does not show.** A score is about where a head looks on random tokens. A head with three low scores may well have other habits. Nor does a score say what the head writes: there are heads that look where induction heads look and write *against* the token that they find (*anti-induction heads*). Section 10 has a score for that half.
 #
 # **Try.** Put a BOS in front: `heads.repeated_tokens(seq_len, bos=model.tokenizer.bos_token_id)`. Do the same heads lead? And with another `seed`?
 # <details><summary>What you should find, on SmolLM2</summary>
@@ -280,14 +276,13 @@ def detected(text: str, offset: int) -> Float[Tensor, "layer head"]:
     return detect_head(model, text, cells.to(model.cfg.device)).cpu() * n / cells.sum()
 
 
-difference = detected(text + text, text_len - 1) - heads.head_scores(model, twice, text_len)["induction"]
+difference = detected(text + text, text_len - 1) - heads.head_scores(model, twice, text_len)["induction"].cpu()
 compare("anatomy.detector_difference", difference.abs().max(), model)
 
 # %% [markdown]
 # ## 3 · What do these heads do in the IOI task?
 #
-# The eight prompts repeat something too: a name. In *When John and Mary went to the shops, John gave the bag to*, the second `" John"` is **S2**; the
-# first is **S1**; `" Mary"` is **IO**, the indirect object; the last position is **END**.
+# The eight prompts repeat something too: a name. In *When John and Mary went to the shops, John gave the bag to*, the first `" John"` is **S1** and the second one **S2**. The answer, `" Mary"`, is **IO**, the indirect object. The last position is **END**.
 #
 # *What do you expect?* At S2, where will an induction head look?
 # <details><summary>Our guess</summary>
@@ -320,7 +315,7 @@ compare("anatomy.induction_in_ioi.correlation", together, model)
 # **How to read it.** If the points rise to the right, a habit measured on noise predicts what a head does in a sentence. Points
 # high on the left look at the token after S1 for another reason. Points low on the right have the habit and do not use it here.
 #
-# Chapter 03 asked which heads *matter* for the task. It took a head's output `z` from the clean run, put it into the run with the other name at S2, and measured how much of the logit difference came back. Here is that sweep again, and for each of the heads it finds, its habits.
+# Chapter 03 asked which heads *matter* for the task. It took a head's output `z` from the clean run and put it into the run with the other name at S2. Then it measured how much of the logit difference came back. Here is that sweep again. The table shows the habits of the ten heads with the largest effects.
 
 # %% tags=["nbval-ignore-output"]
 patched = run_experiment(model, pairs).denoise(patching.get_act_patch_attn_head_out_all_pos)
@@ -465,15 +460,14 @@ compare("backup.measured", measured, model)
 # *What do you expect?* Which heads *can* have changed their direct effect, and which cannot?
 # <details><summary>Our guess</summary>
 # Heads in earlier layers ran before the ablation, and heads in the same layer run beside it: what they write is the same. Only later heads can write something
-# else. But every head's direct effect is divided by the final norm's scale, and that scale sees everything, so all may move a little.
+# else. But every head's direct effect is divided by the final norm's scale. That scale depends on the whole stream, so all direct effects may move a little.
 # </details>
 #
 # ### Exercise 4.3 · The change of direct effect
 #
 # > Difficulty: ●●●○○  Importance: ●●●●○  10 minutes
 #
-# For each head: its direct effect on the mean logit difference in the ablated run, minus the same in the clean run. Each run has its own final
-# norm scale; use each with its own. Return `[layer, head]`.
+# For each head: its direct effect on the mean logit difference in the ablated run, minus the same in the clean run. The final norm's scale differs between the two runs; use each run's own. Return `[layer, head]`.
 #
 # <details><summary>Hint</summary>
 #
@@ -545,8 +539,7 @@ compare("backup.changed.by", torch.stack([others[head] for head in changed]), mo
 #
 # ## 6 · Is it the normalization?
 #
-# The first suspect is cheap: the final norm divides by the size of the residual stream. Take away a large vector and the rest is divided by another
-# number, so that every head changes without doing anything.
+# The first suspect is easy to test. The final norm divides by the size of the residual stream. If you take a large vector away, all that is left is divided by another number. Then every direct effect changes, although no head has done anything new.
 #
 # *What do you expect?* If that were all, where would the points of the scatter lie?
 # <details><summary>Our guess</summary>
@@ -608,13 +601,11 @@ compare("backup.share_by_scale_alone", explained, model)
 # The ratio is 1.05: without L23H0's output the stream is shorter, so everything that is left counts 5 % more. For L23H3 this is the whole change (share 1.02). For L24H4 it is none of it: its effect is negative, so the scale alone would make it *more* negative (share −.07).
 # </details>
 #
-# Is 5 % little? It multiplies everything in the stream, and all of it together is worth more than four logits. Section 8 adds it up. [Rushing and Nanda (2024)](https://arxiv.org/abs/2402.15390) found the final norm to be one of the general causes of self-repair.
+# Five percent may sound like little. But it multiplies everything in the stream, which together is worth more than four logits. Section 8 adds it up. [Rushing and Nanda (2024)](https://arxiv.org/abs/2402.15390) found the final norm to be one of the general causes of self-repair.
 #
 # ## 7 · Or is it the zero?
 #
-# Zero is not "nothing to say": a head that always writes a constant is missed when the constant goes, and later layers see something they never
-# met in training. A gentler ablation puts in the head's **mean** over a set of prompts. Over our eight prompts every name is right as often as it is wrong, so
-# the mean keeps what the head always writes and forgets which name it is.
+# A head may write the same vector on every prompt, whatever the names are. If you set the head to zero, later layers miss that vector too, and may react to its absence. A gentler ablation puts in the head's **mean** over a set of prompts. Over our eight prompts every name is right as often as it is wrong. So the mean keeps what the head always writes, and holds nothing about which name is right.
 #
 # *What do you expect?* Will the mean leave more of the logit difference than zero did?
 # <details><summary>Our guess</summary>
@@ -709,13 +700,11 @@ compare("backup.changed.by_mean", torch.stack([others_by_mean[head] for head in 
 # effect = Σ over positions k of  A[k] · w[k] / s          with  w[k] = v[k] W_O · direction
 # ```
 #
-# where `A[k]` is the head's attention from END to position k, `w[k]` is what the value at k would add to the logit difference, and `s` is the final norm's scale. Three things can change and no others: **where it
-# looks** (`A`), **what it finds there** (`w`), and **the scale** (`s`).
+# Here `A[k]` is the head's attention from END to position k. `w[k]` is what the value at k would add to the logit difference, and `s` is the final norm's scale. So only three things can change: **where the head looks** (`A`), **what it finds there** (`w`), and **the scale** (`s`).
 #
 # *What do you expect?* The head was removed at END only, and no position sees a later one. So at which positions can queries, keys and values of later heads have changed?
 # <details><summary>Our guess</summary>
-# Only at END. Every earlier position is computed without END. So the values at IO, S1 and S2 are exactly what they were, and the values route is open only to heads
-# that attend to END itself. The attention can change through END's query (toward every position) or through END's key (toward END).
+# Only at END. Every earlier position is computed without END. So the values at IO, S1 and S2 are exactly what they were. Only a head that attends to END itself can find other values. The attention can change through END's query (toward every position) or through END's key (toward END).
 # </details>
 
 # %%
@@ -757,15 +746,18 @@ print(f"{head_name(*changed[0])}: {again:.4f} from the factors, {direct[changed[
 # %% [markdown]
 # Now the split. Exchange the three factors one at a time, from the clean run's to the ablated run's, and note what each exchange does to the effect. The three steps
 # add up to the whole change. But there are six orders, and because the factors multiply, a factor exchanged first gives another number than the
-# same factor exchanged last. No order has a better claim than another, so take the mean over all six. This is the **Shapley value**, the one split that adds
-# up, treats the factors alike, gives zero to a factor that changes nothing, and splits a sum of two effects into the sum of their splits ([Shapley 1953](https://doi.org/10.1515/9781400881970-018)).
+# same factor exchanged last. No order has a better claim than another, so take the mean over all six. This mean is the **Shapley value** ([Shapley 1953](https://doi.org/10.1515/9781400881970-018)). It is the only split with four properties:
+#
+# - The parts add up to the whole change.
+# - The factors are treated alike.
+# - A factor that changes nothing gets zero.
+# - The split of a sum of two effects is the sum of their splits.
 #
 # ### Exercise 4.5 · The change, by route
 #
 # > Difficulty: ●●●●○  Importance: ●●●●●  20 minutes
 #
-# Return `[3]`: how much of the change of one head's direct effect (mean over prompts, ablated minus clean) is due to its attention pattern, to its values, and to the final norm's
-# scale; each averaged over the six orders.
+# Take the change of one head's direct effect: ablated minus clean, mean over prompts. Return `[3]`: how much of it is due to the head's attention pattern, to its values, and to the final norm's scale. Average each of the three over the six orders.
 #
 # <details><summary>Hint 1 · a question</summary>
 #
@@ -773,8 +765,7 @@ print(f"{head_name(*changed[0])}: {again:.4f} from the factors, {direct[changed[
 # </details>
 # <details><summary>Hint 2 · the tools</summary>
 #
-# `effect_factors` above gives the three factors of a run. `itertools.permutations(range(3))` gives the orders. For each order, begin with the list of clean factors; for
-# each `i` in it, compute the effect, put in the ablated factor `i`, compute again, and credit the difference to `i`.
+# `effect_factors` above gives the three factors of a run. `itertools.permutations(range(3))` gives the orders. For each order, begin with the list of clean factors and go through the order. For each `i`, compute the effect, put in the ablated factor `i`, and compute again. Credit the difference to `i`.
 # </details>
 
 # %%
@@ -798,7 +789,7 @@ check_backup_by_route(backup_by_route)
 #
 # ```python
 # clean, ablated = (effect_factors(model, cache, directions, layer, head) for cache in (clean_cache, ablated_cache))
-# routes = torch.zeros(3)
+# routes = torch.zeros(3, device=directions.device)
 # orders = list(itertools.permutations(range(3)))
 # for order in orders:
 #     now = list(clean)
@@ -830,7 +821,7 @@ compare("backup.route.largest", [ablation.ROUTES[parts.abs().argmax()] for parts
 
 
 # %% [markdown]
-# **How to read it.** There is one bar for each head, in order of the size of its change. The diamond is the change itself, where the parts meet. If one color fills the bar, that is the answer:
+# **How to read it.** There is one bar for each head, in order of the size of its change. The diamond is the change itself, the sum of the parts. If one color fills the bar, that is the answer:
 # the head *looks elsewhere*, or *finds something else at END*, or is *scaled*.
 #
 # <details><summary>What we see, for SmolLM2</summary>
@@ -840,7 +831,7 @@ compare("backup.route.largest", [ablation.ROUTES[parts.abs().argmax()] for parts
 #
 # ### Freeze it, in a real run
 #
-# The split was computed from two caches. Is it what the model would do? Run the ablated model again, and hold one thing of one head at its clean value with a hook. There are four things to hold: its attention pattern, its query at END, its own key at END, and its value at END. (With the old query, the pattern is made anew from the new keys.) What is left of its change? (Heads that share keys
+# The split was computed from two caches. Is it what the model would do? Run the ablated model again, and hold one thing of one head at its clean value with a hook. There are four things to hold: its attention pattern, its query at END, its own key at END, and its value at END. (Holding the query does not hold the pattern, which is then computed from the old query and the new keys.) What is left of its change? (Heads that share keys
 # or values share the freezing too.)
 
 # %%
@@ -872,11 +863,11 @@ for what, values in left.items():
 
 # %% [markdown]
 # **How to read it.** A bar that falls to zero names the cause: freeze that, and the head behaves as if nothing had been removed. If the pattern's bar and the query's bar fall together, the head looks elsewhere *because
-# END asks another question*. If only the value's bar falls, the head reads END itself, where less is written than before.
+# END asks another question*. If only the value's bar falls, the head reads END itself, and what it finds there has changed.
 #
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# For L24H4, freezing the pattern or only the query leaves −.04 of .36, and freezing its key or its value leaves everything. So END asks L24H4 another question when L23H0 is gone. For L23H3 nothing helps, since only the norm has changed. The split and the real runs tell one story.
+# For L24H4, freezing the pattern or only the query leaves −.04 of .36, and freezing its key or its value leaves everything. So END asks L24H4 another question when L23H0 is gone. For L23H3 freezing changes nothing, since only the norm has changed. So the real runs agree with the split.
 # </details>
 #
 # And where does the attention go?
@@ -906,15 +897,14 @@ for name, values in moved.items():
 #
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# L24H4 looks at IO less (−.17), and at BOS (+.12) and S2 (+.05) more. This fits what [McDougall et al. (2023)](https://arxiv.org/abs/2310.04625) call **copy suppression**, shown for gpt2-small's L10H7: such a head attends to a name to the degree that the model is already about to say it, and writes against it. With less said for the name, there is less to suppress.
+# L24H4 looks at IO less (−.17), and at BOS (+.12) and S2 (+.05) more. This fits what [McDougall et al. (2023)](https://arxiv.org/abs/2310.04625) call **copy suppression** and show for gpt2-small's L10H7. The more the model is already about to say a name, the more such a head attends to that name, and it writes against it. With less said for the name, there is less to suppress.
 # </details>
 #
-# A head whose attention hardly moved and whose *value* route is long reads END itself: it echoes or damps whatever END already holds. "Backup" would be a misleading word for it, too.
+# What about a head whose attention hardly moved, but whose bar for *values* in the stacked figure is long? It reads END itself, and passes on, or turns around, what it finds there. "Backup" would be a misleading word for that, too.
 #
 # ### The whole account
 #
-# Now all parts at once. The change of the logit difference is the ablated head's own loss, plus what the other heads do by looking elsewhere and by finding other values, plus what the MLPs do, plus the scale.
-# The parts add up to the whole. And since one ablation is one case, here are the heads with the six largest direct effects, for or against, each removed on its own.
+# Now all parts at once. The change of the logit difference has five parts, which add up to the whole: the ablated head's own loss, the other heads' looking elsewhere, the other values that they find, the MLPs, and the scale. One ablation is only one case, so here are the heads with the six largest direct effects, for or against, each removed on its own.
 
 # %%
 removed = top_heads(direct.abs(), 6)
@@ -972,7 +962,7 @@ compare("backup.repair.helpers_opponents_norm_mlps", list(repair.values()), mode
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# **b.** Without L23H0 the model should lose .77 logits and loses .04. Opponents that stand down give .35, nearly all of it L24H4. The final norm gives .22, which is 30 % of the repair. The MLPs give .10, and heads that write *for* the answer and look elsewhere .07. So the largest part of this "backup" is an opponent that objects less because there is less to object to, and almost a third is arithmetic. No head "notices" anything: all of them do what they
+# **b.** Without L23H0 the model should lose .77 logits and loses .04. Opponents that stand down give .35, nearly all of it L24H4. The final norm gives .22, which is 30 % of the repair. The MLPs give .10, and heads that write *for* the answer and look elsewhere .07. So the largest part of this "backup" is an opponent that writes less against the answer, and almost a third comes from the division by the norm. No head "notices" anything: all of them do what they
 # always do, on another input.
 # </details>
 #
@@ -1005,7 +995,7 @@ compare("backup.strongest.direct_before", torch.stack([direct[head] for head in 
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# A great deal has happened, and it cancels. Without L23H3 the other heads gain .58 by looking elsewhere, and the MLPs *lose* .69. The pair of layer 29 changes most (+.6 and −.5). It reads END itself, and what stands there is now different. L24H4 stands down here as well (+.4), although L23H3 writes against S and not for IO: by lowering one name, L23H3 makes the model surer of the other. So "no self-repair" can be a sum of large reactions.
+# A great deal has happened, and it cancels. Without L23H3 the other heads gain .58 by looking elsewhere, and the MLPs *lose* .69. The pair of layer 29 changes most (+.6 and −.5). It reads END itself, and what stands there is now different. L24H4 stands down here as well (+.4), although L23H3 writes against S and not for IO. Chapter 05 finds a path from L23H3 into the query of L24H4. So "no self-repair" can be a sum of large reactions.
 # </details>
 #
 # One last test of the account. If nothing later may react (every later attention output, MLP output and the final scale frozen at their clean values), the naive prediction should come
@@ -1062,7 +1052,7 @@ for i, name in enumerate(names):
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# The direct effect of L23H0 predicts a loss of .39, [.17, .60], and what is measured is −.07, [−.15, .01]: without this name mover the model does at least as well. For L23H3 the prediction is 1.92, [1.65, 2.19], and 2.07, [1.75, 2.45], are lost. So both findings hold for other sentences: L23H0 is made up for wherever it contributes, and L23H3 is not.
+# The direct effect of L23H0 predicts a loss of .39, [.17, .60]. The measured loss is −.07, [−.15, .01], so without this name mover the model does about as well as with it. For L23H3 the prediction is 1.92, [1.65, 2.19], and 2.07, [1.75, 2.45], are lost. So both findings hold on average for other sentences: the loss of L23H0 is made up for, and that of L23H3 is not.
 # </details>
 #
 # **What we may say.** In the model at hand, and for these prompts: which heads changed, by which route, and how much of the loss came back. Write your own sentence, with the numbers printed above,
@@ -1079,8 +1069,7 @@ for i, name in enumerate(names):
 #
 # ## 9 · Which class is it?
 #
-# [Wang et al. (2022)](https://arxiv.org/abs/2211.00593) sort the heads of gpt2-small's circuit into classes. Here is our evidence beside it. For gpt2-small the rows are the paper's heads, with a verdict: *agree* if the head is among the
-# highest tenth of all heads in everything we hold typical of its class, *differ* if not. No such list has been published for other models; for them the rows are the heads that lead our own measurements.
+# [Wang et al. (2022)](https://arxiv.org/abs/2211.00593) sort the heads of gpt2-small's circuit into classes. Here is our evidence beside it. For gpt2-small the rows are the paper's heads, with a verdict: *agree* if the head is among the highest tenth of all heads in every score that we count as typical of its class, *differ* if not. No such list has been published for other models; for them the rows are the heads that lead our own measurements.
 #
 # *What do you expect?* Will each head fit exactly one class?
 # <details><summary>Our guess</summary>
@@ -1104,7 +1093,7 @@ compare("anatomy.classes.fit_several", int(table["our evidence"].str.contains(";
 # **How to read it.** A head may show the evidence of several classes, or of none. *Differ* does not mean that the paper is wrong. The rule of the highest tenth is crude, random tokens are not its prompts, and the
 # paper's classes were found by path patching. The last column says what this chapter has not looked at.
 #
-# A class is a name for what a head was seen to do in *one* task. The induction heads of section 1 work in other texts that repeat something as well (section 2). This task did not make them; it makes use of them. Many circuits seem to share parts in this way ([Merullo et al. 2024](https://arxiv.org/abs/2310.08744)).
+# A class is a name for what a head was seen to do in *one* task. The induction heads of section 1 work in other texts that repeat something as well (section 2). They were not made for this task, and this task uses them. In gpt2-medium, too, two different tasks were found to share most of their heads ([Merullo et al. 2024](https://arxiv.org/abs/2310.08744)).
 #
 # ## 10 · And in any other model?
 #
@@ -1193,7 +1182,14 @@ widgets.atlas_browser(table_of_heads)
 # is read and is about to be said. *Direct effect*: what a component itself adds to the logit difference, through the final norm and the unembedding only. *Duplicate-token head*: attends to an earlier occurrence of the same token. *Freezing*: holding an
 # activation at its value in another run. *Induction head*: attends to what followed an earlier occurrence of the same token. *Name mover*: attends from END to IO and writes it; a *negative* one writes against it. *Previous-token head*: attends to the token before. *Self-repair*:
 # the rest of the model making up for what was removed. *Shapley value*: the mean, over all orders of exchange, of what exchanging one factor does.
+
+# %% [markdown] tags=["read-next"]
+# **Read next**
 #
-# **Read next.** [Olsson et al. 2022](https://arxiv.org/abs/2209.11895), "In-context Learning and Induction Heads". [Rushing and Nanda 2024](https://arxiv.org/abs/2402.15390), "Explorations of Self-Repair in Language Models". [McDougall et al. 2023](https://arxiv.org/abs/2310.04625), "Copy Suppression". [McGrath et al. 2023](https://arxiv.org/abs/2307.15771), "The Hydra Effect".
-#
+# - Olsson et al. 2022, [In-context Learning and Induction Heads](https://arxiv.org/abs/2209.11895). It says what induction heads do, and collects evidence that models learn from their context with them.
+# - McDougall et al. 2023, [Copy Suppression: Comprehensively Understanding an Attention Head](https://arxiv.org/abs/2310.04625). It studies one head of gpt2-small that writes against what the model is about to say.
+# - McGrath et al. 2023, [The Hydra Effect: Emergent Self-repair in Language Model Computations](https://arxiv.org/abs/2307.15771). It finds that later layers make up for an attention layer that is removed, in a model of another family.
+# - Rushing and Nanda 2024, [Explorations of Self-Repair in Language Models](https://arxiv.org/abs/2402.15390). It measures what makes up for a head that is removed: later heads and neurons, and the scale of the final norm.
+
+# %% [markdown]
 # **Next:** [05 · Path patching](05_path_patching.ipynb) follows the effect of one head through another.

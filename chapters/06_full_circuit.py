@@ -1,8 +1,7 @@
 # %% [markdown]
 # # 06 · The whole circuit
 #
-# Two and a half hours. You have followed single paths. Now put the heads together and ask the question that decides whether you have
-# understood the model: can these heads do the task without all the others?
+# Two and a half hours. You have followed single paths. Now put the heads together and ask a harder question: can these heads do the task without all the others?
 #
 # You will be able to
 # - build a data set with templates, and means that keep the template and lose the names;
@@ -341,7 +340,7 @@ compare("circuit.empty.spread", test.empty.std(), model)
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# The mean is near 0, because nothing tells the two names apart on average. A single prompt is another matter: the spread over prompts is about two logits. Some names are simply likelier than others, and no circuit is responsible for that. So we subtract what the empty circuit does, and never assume that it does nothing.
+# The mean is near 0, because nothing tells the two names apart on average. A single prompt is another matter: the spread over prompts is about two logits. So the model prefers some names to others even when no head says who is repeated. Whatever a circuit scores has to be compared with the empty circuit, and not with zero.
 # </details>
 #
 # ## 3 · The circuit, from path patching
@@ -421,7 +420,7 @@ check_faithfulness(faithfulness)
 # <details><summary>Answer</summary>
 #
 # ```python
-# samples = [scores.numpy().astype(float) for scores in (full, circuit, empty)]
+# samples = [scores.cpu().numpy().astype(float) for scores in (full, circuit, empty)]
 #
 # def value(full, circuit, empty, axis=-1):
 #     return (circuit.mean(axis) - empty.mean(axis)) / (full.mean(axis) - empty.mean(axis))
@@ -440,7 +439,7 @@ check_faithfulness(faithfulness)
 # %% [markdown]
 # ### Predict before you look
 #
-# The circuit has about twenty heads. What share of the model's mean score do you expect from **the strongest writer alone**, one head at one position with every other head replaced by its mean? Choose `"under a quarter"`, `"a quarter to a half"`, `"half to three quarters"` or
+# The circuit has about twenty heads. Now keep only **the strongest writer**, one head at one position, and replace every other head by its mean. What share of the model's mean score do you expect? Choose `"under a quarter"`, `"a quarter to a half"`, `"half to three quarters"` or
 # `"over three quarters"`.
 
 # %%
@@ -477,7 +476,7 @@ for name, row in rows.items():
 #
 # ### What is missing?
 #
-# Section 7 of chapter 05 has the answer: the first corruption cannot show whatever marks the name at S2 as *repeated*, because the name at S2 is repeated in both of its runs. With a fresh name at S1 the marks differ. So we add the heads that feed the writers' **keys** at S2 under the second corruption.
+# Section 7 of chapter 05 has the answer. In both runs of the first corruption, the name at S2 is a repeated one. So heads that mark it as *repeated* write the same in both, and the first corruption cannot show them. With a fresh name at S1 they write something else. So we add the heads that feed the writers' **keys** at S2 under the second corruption.
 
 # %%
 into_writers_key = lost(fresh, writers, "k", "S2")
@@ -614,7 +613,7 @@ compare("circuit.empty.mae", rows["empty"]["mae"], model)
 #
 # ## 5 · Complete? Minimal?
 #
-# Faithfulness does not ask whether we missed a stand-in: a head that does nothing while its colleague works. **Completeness** does. Remove some heads K from the circuit and from the whole model: both should fall alike. If the model still copes where the circuit fails, it has heads that the circuit lacks.
+# Faithfulness does not ask whether we missed a stand-in: a head that does nothing while its colleague works. **Completeness** does. Remove some heads K from the circuit and from the whole model: both should fall alike. If the model still copes where the circuit fails, it has heads that the circuit lacks. We write F(M) for the mean score of the whole model, F(C) for that of the circuit, and C∖K for the circuit without the heads K.
 #
 # ### Exercise 6.7 · Look for the worst K
 #
@@ -696,17 +695,16 @@ for name, (of_circuit, of_model) in pairs_of_scores.items():
 # *What do you see?* For which class does the model cope best, and what is the largest distance of the search?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# All points lie within about half a logit of the diagonal. Without the writers nothing is left of either score; without the repeaters and markers both keep .7. The largest distance belongs to the previous-token heads: without them the circuit falls to 2.7 and the model to 3.2 only, so the model has stand-ins for them that the circuit lacks. The search
-# finds hardly anything worse (.5). It took three steps with four tries each, on one prompt of each template, and a greedy search gives a lower bound: a worse set may exist. In the paper, the worst sets had distances of about 3 logits.
+# All points lie within about half a logit of the diagonal. Without the writers nothing is left of either score; without the repeaters and markers both keep .7. The largest distance belongs to the previous-token heads. Without them the circuit falls from 3.5 to 2.7, and the model only from 3.7 to 3.2. So the model seems to have stand-ins for them that the circuit lacks. The search finds no larger distance (.5). It took three steps with four tries each, on one prompt of each template, and a greedy search gives a lower bound: a worse set may exist. In the paper, the worst sets had distances of about 3 logits.
 # </details>
 #
 # ### Exercise 6.8 · Does every head earn its place?
 #
 # > Difficulty: ●●○○○  Importance: ●●●○○  10 minutes
 #
-# **Minimality** asks of every head v: does the circuit change if v is removed as well? A head with a stand-in only shows its worth when the stand-in is gone, so each v comes with a set K = `together[v]` that is removed in both runs. v itself may be listed in K; leave it out there.
+# **Minimality** asks of every head v: does the circuit change if v is removed as well? A head with a stand-in shows its worth only when the stand-in is gone. So for each v there may be a set K = `together[v]` of heads that are removed in both runs. If v itself is listed in K, leave it out there.
 #
-# Return head → F(C∖(K∪{v})) − F(C∖K). Keep the sign. Negative means that the head helps. In the paper's figure several heads have a positive one.
+# Return head → F(C∖(K∪{v})) − F(C∖K). Keep the sign. A negative change means that the head helps. In the paper's figure several heads have a positive change.
 
 # %%
 def minimality(in_circuit: Callable[[list], float], members: Sequence, together: Mapping | None = None) -> dict:
@@ -788,8 +786,7 @@ compare("circuit.tinkered.eight", heads.names([head for _, head in order[:8]]), 
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# Without the nine heads that hurt, the value is 1.50: half as much again as the whole model. The error per prompt doubles, from .91 to 1.90, and the correlation falls from .86 to .79. A value above 1 is no success. It says that you have left out what holds the score back. The eight heads that are needed most have a value of 1.07, nearly perfect, with an error of 1.78 and a correlation of .59, hardly better than the empty circuit's .49. And all eleven
-# writers without their feeders have .20: name movers alone do not know where to look. By the value you would choose the eight heads; by the prompt, the circuit that you began with.
+# Without the nine heads that hurt, the value is 1.50: half as much again as the whole model. The error per prompt doubles, from .91 to 1.90, and the correlation falls from .86 to .79. A value above 1 is no success. It says that you have left out what holds the score back. The eight heads that are needed most have a value of 1.07, which looks nearly perfect. But their error is 1.78, and their correlation of .59 is hardly better than the empty circuit's .49. All eleven writers without their feeders have .20: name movers alone do not know where to look. So by the value the eight heads look about as good as all 29. By the error per prompt they are twice as bad.
 # </details>
 #
 # ## 6 · What does a head carry?
@@ -845,7 +842,7 @@ check_copy_scores(copy_scores)
 # </details>
 
 # %%
-name_tokens = torch.tensor([model.to_single_token(f" {name}") for name in ioi.single_token_names(model)[:24]])
+name_tokens = model.to_tokens([f" {name}" for name in ioi.single_token_names(model)[:24]], prepend_bos=False)[:, 0]
 copying = criteria.copy_scores(model, name_tokens)  # as yours, a layer at a time
 in_circuit_at_end = list(dict.fromkeys(circuit["END"]))
 plots.bar(
@@ -871,7 +868,7 @@ for head in [head for head in writers if copying[0][head] >= 0.5 and direct[head
 # *What do you see?* Which heads copy, and which copy negatively? What about the two heads of the last layer?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# L23H2, L23H0 and L23H1 write the name they read (1.0, .92, .88): these are name movers, as in the paper. So is L24H5 (.83), although its direct effect on these prompts is slightly negative: it copies what it looks at, and it looks at S1 and S2 (.07, .06) more than at IO (.04). **L23H3 scores 0 and 1.0**: it writes against *every* name it reads. So does L24H4 (.83). The heads of layer 29 score 0 both ways. They matter for the answer, but they do not copy names: they read END itself, and pass on what is there.
+# L23H2, L23H0 and L23H1 write the name they read (1.0, .92, .88), as the name movers of the paper do. L24H5 copies as well (.83), but on these prompts its direct effect is slightly negative. It looks at S1 and S2 (.07, .06) more than at IO (.04), so what it copies is mostly the wrong name. **L23H3 scores 0 and 1.0**: it writes against *every one* of the 24 names. So does L24H4 (.83). The heads of layer 29 score 0 both ways. They matter for the answer, but they do not copy names: they read END itself, and pass on what is there.
 # Over all heads of the model the means are .02 and .01, so a high score is rare.
 # </details>
 #
@@ -895,8 +892,9 @@ for name, share in left.items():
 # *What do you see?* Which class does the model miss least, and how can that be?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# The name movers: without L23H0, L23H1, L23H2 and L23H7 the model keeps its whole score (1.00). The heads of the last layer are nearly as dispensable (.95), since they work against each other. Without the two brokers, which tell them where to look, it keeps about half (.52); without the whole chain .34, and without L23H3 .43. So a class can matter in path patching and be replaceable all the same. Chapter 04 showed one reason: L24H4 writes against what
-# the name movers say, and objects less if they say less.
+# The name movers: without L23H0, L23H1, L23H2 and L23H7 the model keeps its whole score (1.00). The heads of the last layer are nearly as dispensable (.95), since they work against each other. Without the two brokers the model keeps about half (.52), without the whole chain .34, and without L23H3 .43. So a class can matter in path patching and be replaceable all the same. Chapter 04 showed one reason: when a name mover is gone, L24H4 writes less against the answer.
+#
+# Isn't it odd that the brokers matter so much more than the name movers, whose queries they feed? If the brokers are gone, the name movers still write, but they may look at the wrong name. If the name movers are gone, they write nothing. This would explain the figures; the chapter does not test it.
 # </details>
 #
 # ### Exercise 6.10 · The six-way flip
@@ -1022,14 +1020,14 @@ compare("circuit.flip.decided", decided, model)
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# **a.** For the brokers, *b* is 1.6 logits and *a* is .1. For L23H3, *a* is 2.0 and *b* is −.1. So the two mechanisms of chapter 05 really are two: one carries *where*, the other *which*. If all three heads carry the inverted message, the model prefers the wrong name by 4.3 logits, more than it preferred the right one before (3.7).
+# **a.** For the brokers, *b* is 1.6 logits and *a* is .1. For L23H3, *a* is 2.0 and *b* is −.1. So the two mechanisms of chapter 05 can be told apart: one carries *where* the repeated name stands, the other *which* name it is. If all three heads carry the inverted message, the model prefers the wrong name by 4.3 logits, more than it preferred the right one before (3.7).
 #
 # In gpt2-small the S-inhibition heads carry mostly position, too, and some token: Wang et al. (2022, figure 9) give 3.55 and −0.99 for the token kept, 2.45 and −1.96 for a random one, 1.77 and −3.16 for the inverted one.
 # </details>
 #
 # ## 7 · The circuit as a graph
 #
-# All paths between heads of the circuit that carry something, in one figure. The corruption differs from step to step (S2 flipped for logits, queries and values; S1 fresh for keys), so compare widths within a step.
+# The next figure shows the paths between heads of the circuit that carry at least 2 to 4 % of the answer. Paths into logits, queries and values are measured with S2 flipped, and paths into keys with a fresh S1. So compare the widths of arrows of one kind only.
 
 # %%
 def edges_into(experiment, senders, at: str, receiver, to: str, component: str, least: float) -> list[Edge]:
@@ -1091,7 +1089,7 @@ else:
 #
 # ## 9 · What we may say
 #
-# **For SmolLM2, in one paragraph.** A circuit of heads at three positions reproduces the logit difference of the model with a mean error of .9 logits per prompt, on sentences that were not used to find it. Two mechanisms run side by side. One works out the *place* of the repeated name; it has the published shape, from previous-token head to name
+# **For SmolLM2, in one paragraph.** A circuit of 29 heads at three positions reproduces the logit difference of the model with a mean error of .9 logits per prompt. The prompts of this test were not used to find it. Two mechanisms run side by side. One works out the *place* of the repeated name; it has the published shape, from previous-token head to name
 # mover. The other is one strong head that writes against the *name* at S2, and a repetition makes it look there harder. The strong head alone reaches two thirds of the mean score and explains hardly anything from prompt to prompt.
 #
 # **What it does not show.**
@@ -1120,7 +1118,14 @@ else:
 #
 # **Glossary.** *ABC prompt*: a twin with three different names. *Circuit*: heads, each at a role, that are kept while all others are replaced. *Completeness*: the circuit without any K falls as the model without K does. *Copying score*: the share of names that a head writes when it reads them. *Faithfulness*: how much of the model's score a circuit reproduces. *Mean ablation*: replacing an output by
 # its mean over other prompts. *Minimality*: every head of the circuit changes its score. *Template*: a sentence with slots for names.
+
+# %% [markdown] tags=["read-next"]
+# **Read next**
 #
-# **Sources.** [Wang et al. 2022](https://arxiv.org/abs/2211.00593), "Interpretability in the Wild", sections 2.3, 3.1 and 4, figures 9 and 20. [McDougall et al. 2023](https://arxiv.org/abs/2310.04625), "Copy Suppression". [Miller et al. 2024](https://arxiv.org/abs/2407.08734), "Transformer Circuit Faithfulness Metrics Are Not Robust".
-#
+# - Wang et al. 2022, [Interpretability in the Wild: a Circuit for Indirect Object Identification in GPT-2 small](https://arxiv.org/abs/2211.00593). Sections 2.3, 3.1 and 4 define what this chapter computes. Figure 9 is the six-way flip, and figure 20 the one on minimality.
+# - McDougall et al. 2023, [Copy Suppression: Comprehensively Understanding an Attention Head](https://arxiv.org/abs/2310.04625). It asks what the negative heads of gpt2-small are good for.
+# - Miller et al. 2024, [Transformer Circuit Faithfulness Metrics Are Not Robust](https://arxiv.org/abs/2407.08734). It shows how much the faithfulness of a circuit depends on how the rest of the model is taken out.
+# - Conmy et al. 2023, [Towards Automated Circuit Discovery for Mechanistic Interpretability](https://arxiv.org/abs/2304.14997). Its procedure finds circuits without a person who chooses each next step.
+
+# %% [markdown]
 # **Next:** [07 · Matched guises](07_matched_guises.ipynb) takes the same tools to a question about people.

@@ -1,8 +1,7 @@
 # %% [markdown]
 # # 01 · The IOI task
 #
-# One hour. Before you can explain how a model does something, you need three things: something it really does, prompts that
-# isolate it, and one number that says how well it is done. This chapter builds all three for *indirect object
+# One hour. Before you can explain how a model does something, you need three things. You need a task that it really does, prompts that isolate this task, and one number that says how well it does. This chapter builds all three for *indirect object
 # identification* (IOI), the task of [Wang et al. (2022)](https://arxiv.org/abs/2211.00593). It ends with an experiment that already rules out one explanation.
 #
 # You will be able to
@@ -96,8 +95,7 @@ model = load_model()
 # chose the person who was *not* doing the giving. In the terms of the paper, Mary is the **indirect object** (IO), and
 # John is the **subject**, mentioned twice: **S1** and **S2**.
 #
-# Why this task? It is small enough to understand completely, and it is not trivial: the model has to find out *which* of two names to say, and
-# the answer is nowhere but in this sentence. It cannot have been memorized. It is also one of the few tasks for which somebody has published a whole
+# Why this task? It is small, and yet not trivial: the model has to find out *which* of two names to say. With names drawn at random it cannot know the answer from elsewhere, because the answer is nowhere but in this sentence. It is also one of the few tasks for which somebody has published a whole
 # circuit, so you can compare.
 #
 # *What do you expect?* At what rank among all the tokens of the vocabulary does the model put `" Mary"`?
@@ -131,15 +129,14 @@ compare("test_prompt.top_tokens", top["token"].tolist(), model)
 #
 # This is how most work on a model begins: a short loop of guessing, trying one prompt, and looking. Keep the loop short, and write down what you expected.
 #
-# **What it does not show.** One prompt may be luck. You need several, built so that luck points the other way half of the time.
+# **What it does not show.** One prompt may be luck. You need several, and in half of them the other name should be the right one. Then a model that merely likes one of the names gets half of them wrong.
 #
 # ## 2 · Which prompts?
 #
 # There are two demands, and both have to do with what comes later.
 #
 # **Equal length.** Chapter 03 moves activations from one prompt to another at the same position. That makes sense only
-# if position 10 is the second mention of the subject in both. So all prompts need the same number of tokens, and names
-# must be single tokens. (Where lengths differ, prompts are *padded* with a token that the model is told to ignore. This is easy to get wrong, and chapter 07 shows what happens then.)
+# if position 10 is the second mention of the subject in both. So all prompts need the same number of tokens, and names must be single tokens. (Where lengths differ, prompts are *padded* with a token that the model is told to ignore. Padding is easy to get wrong, and chapter 07 shows what happens then.)
 #
 # **Mirrored pairs.** If every answer were `" Mary"`, a model that simply likes Mary would look clever. So each template
 # is used twice, with the roles of its two names exchanged: the same words, the same names in the first clause, and only
@@ -165,8 +162,7 @@ for name in (" Mary", "Mary", " mary", " Siobhan"):
 #
 # Every template has one slot, `{S}`, for the subject's second mention, and comes with a pair of names. Make two prompts of each:
 # prompt `2i` fills the slot with `names[i][1]`, so its correct answer is `names[i][0]`; prompt `2i + 1` is the other way round.
-# Return the list of prompts and the list of `(correct, incorrect)` answers, both in this order. (It is the order in which the
-# figures for gpt2-small were published, in TransformerLens' Exploratory Analysis Demo, from which the templates come.)
+# Return the list of prompts and the list of `(correct, incorrect)` answers, both in this order. (The templates come from TransformerLens' Exploratory Analysis Demo, which lists its figures for gpt2-small in this order.)
 #
 # <details><summary>Hint 1 · a question</summary>
 #
@@ -248,10 +244,8 @@ check_answer_token_ids(answer_token_ids)
 # The **logit difference** is the logit of the correct answer minus the logit of the incorrect one, at END. Why this and not the
 # probability, or the log-probability, of the correct answer?
 #
-# - **It asks the question you have.** The model must first see that a *name* comes next, then *which*. A probability mixes the two:
-#   it falls when the model thinks of `" the"` instead, which has nothing to do with IOI. Both names share whatever says "a name",
-#   and in the difference this cancels.
-# - **It is linear** in the last residual stream, up to one scale (chapter 02). A probability is not, so its parts do not add up.
+# - **It asks the question you have.** Two things have to be right here: that a *name* comes next, and *which* name. A probability mixes the two: it falls when the model thinks of `" the"` instead, which has nothing to do with IOI. Whatever raises all names equally raises both of ours, and the difference does not change.
+# - **It adds up.** Up to one scale, it is a weighted sum of the numbers in the last residual stream. So each part of the model contributes a share, and the shares add up (chapter 02). A probability cannot be divided in this way.
 # - **It loses nothing** about the choice between the two: it *is* the difference of their log-probabilities. You will check that.
 #
 # ### Exercise 1.3 · The logit difference, twice
@@ -263,7 +257,7 @@ check_answer_token_ids(answer_token_ids)
 #
 # <details><summary>Hint 1 · a question</summary>
 #
-# Every prompt needs two of the 49,152 logits at its last position. Which two differs from prompt to prompt. Which indexing operation takes a list of columns for every row?
+# Every prompt needs two of the logits at its last position, and not the same two in every prompt. Which indexing operation takes a list of columns for every row?
 # </details>
 # <details><summary>Hint 2 · shapes</summary>
 #
@@ -348,8 +342,7 @@ compare("ioi.accuracy", (by_prompt > 0).float().mean(), model)
 #
 # ### Interpret: why do neighbors differ?
 #
-# An earlier draft of this chapter said: *"If the bars of two neighbors differ in height, the model likes one of the two names better."* There is another explanation. In both prompts of a pair each name also keeps its *place* in the first clause, so the
-# model may like the name in one of the two places better. An experiment can separate the two: exchange the names in the first clause as well ("When **Mary** and **John** went …"), which changes the places and keeps the names. Which will be larger?
+# An earlier draft of this chapter said: *"If the bars of two neighbors differ in height, the model likes one of the two names better."* There is another explanation. In both prompts of a pair each name also keeps its *place* in the first clause. The model may prefer whichever name stands in one of the two places. An experiment can separate the two: exchange the names in the first clause as well ("When **Mary** and **John** went …"), which changes the places and keeps the names. Which will be larger?
 #
 # - **a** In every pair, the preference for one of the names.
 # - **b** In every pair, the preference for one of the places.
@@ -370,7 +363,7 @@ exchanged = [
 swapped = ioi.ioi_pairs(model, exchanged, ioi.NAMES)
 by_swapped = logit_diff(model(swapped.clean_tokens), swapped.answer_tokens, per_prompt=True)
 (a, b), (c, d) = by_prompt.reshape(-1, 2).T, by_swapped.reshape(-1, 2).T  # each [pair]: one name is the answer, then the other
-sign = 2 * torch.tensor(first_of_pair).int() - 1
+sign = 2 * torch.tensor(first_of_pair, device=a.device).int() - 1
 preference = {"for the name that is listed first in NAMES": (a - b + c - d) / 4, "for the first place": sign * (a - b - c + d) / 4}
 plots.bar(
     preference,
@@ -390,7 +383,7 @@ compare("ioi.preference.for_first_place", sign * (a - b - c + d) / 4, model)
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# **c.** For John and Mary the name matters more (.60 against .12), for Dan and Sid the place (.71 against .28). For Martin and Amy both are large and point the same way in our prompts: the model prefers Amy by 1.8 logits and the second place by 2.3. That explains the extreme pair.
+# **c.** For John and Mary the name matters more (.60 against .12), for Dan and Sid the place (.71 against .28). For Martin and Amy both are large: the model prefers Amy by 1.8 logits and the second place by 2.3. Amy stands in the second place in our prompts, so the two add up. That explains the extreme pair.
 # </details>
 #
 # Both preferences cancel in the average over a pair, because each name is the answer once. This is what mirrored pairs are for. It is also a warning: in a single prompt, whatever you find may be about the name.
@@ -451,8 +444,7 @@ compare("ioi.dataset.answer_is_the_top_token", on_top.sum(), model)
 compare("ioi.dataset.by_structure", torch.tensor(by_structure), model)
 
 # %% [markdown]
-# **How to read it.** An interval says in which range the mean would fall if the sample were drawn again. What is drawn again makes a difference. The first interval draws *prompts* again, and answers: what if the names had been others?
-# The second draws whole *structures* again, and answers: what if the sentences had been others? Prompts of one structure resemble each other, so the second interval is the wider one, and it is the honest one if you want to speak about sentences in general. With six structures it is still a rough guide.
+# **How to read it.** We have one sample of prompts. To see how much its mean could have differed, draw new samples from it at random, with repetition, and take their means. The interval holds 95 % of these means (a *bootstrap*). What is drawn makes a difference. The first interval draws single *prompts*: what if we had drawn other prompts of these six kinds? The second draws whole *structures*: what if we had written other kinds of sentences? Prompts of one structure resemble each other, so the second interval is wider. It is the one to quote if you want to speak about sentences in general, and with only six structures it is a rough guide even then.
 #
 # <details><summary>What we see, for SmolLM2</summary>
 #
@@ -461,8 +453,7 @@ compare("ioi.dataset.by_structure", torch.tensor(by_structure), model)
 #
 # ## 5 · Before you look inside: how would *you* do it?
 #
-# Write down, in words, a procedure that a model could follow to get these right, given that each position can only read earlier ones
-# and attention moves information between positions. Two traps wait here. If you begin to measure without any idea, you are soon lost in figures. If you begin with a single idea, you will find it confirmed everywhere. So write down at least two procedures, and think of a result that would tell them apart. Then compare.
+# Write down, in words, a procedure that a model could follow to get these right. Remember what it has to work with: each position can read only itself and earlier ones, and only attention carries information from one position to another. Two traps wait here. If you begin to measure without any idea, you are soon lost in figures. If you begin with a single idea, you will find it confirmed everywhere. So write down at least two procedures, and think of a result that would tell them apart. Then compare.
 #
 # <details><summary>Four candidate procedures</summary>
 #
@@ -473,8 +464,7 @@ compare("ioi.dataset.by_structure", torch.tensor(by_structure), model)
 # 4. *Go by position.* Work out at which of the first two places the repeated name stands, and copy from the other place.
 # </details>
 #
-# **How many steps does each need?** In the first layer, the stream at a name knows which word stands there, and not that another position holds the same word. So *find the repetition, then use it* takes at least two attention layers, one after the other: procedures 1 and 4 need two steps. Procedures 2 and 3 need only one. A single head at END that looks at all names alike and writes against
-# each of them has written twice against the name that stands there twice, without knowing that anything is repeated.
+# **How many steps does each need?** Before the first layer, the stream at a name holds which word stands there. It holds nothing about the other positions. So one attention layer has to find the repetition, and a later one has to use it: procedures 1 and 4 need two steps. Procedures 2 and 3 could do with one. For procedure 3, a head at END could look at all names alike and write against each. The name that stands there twice then gets twice as much, although nothing has found the repetition.
 #
 # **What success does not tell you.** On our prompts all four procedures give the right answer. A high logit difference cannot choose among them. You need a prompt on which they *disagree*.
 #
@@ -493,8 +483,8 @@ prediction = {"the third name, compared with the first two": "about equal"}  # w
 
 # %%
 twins = end_logits(model, abc.corrupted_text, progress=False)  # [prompt, d_vocab]
-three = torch.tensor([[model.to_single_token(prompt.names[slot]) for slot in "xyz"] for prompt in data.prompts])
-first, second, third = twins.gather(-1, three).unbind(-1)  # the logits of the three names
+names_of = [[model.to_single_token(prompt.names[slot]) for slot in "xyz"] for prompt in data.prompts]
+first, second, third = twins.gather(-1, torch.tensor(names_of, device=twins.device)).unbind(-1)  # the logits of the three names
 lead = (first + second) / 2 - third  # [prompt]
 measured = "lower" if lead.mean() > 0.5 else "higher" if lead.mean() < -0.5 else "about equal"
 score_predictions(prediction, {"the third name, compared with the first two": measured})
@@ -516,17 +506,16 @@ compare("ioi.abc.share_of_prompts", (lead > 0).float().mean(), model)
 # *What do you see?* Which of the two procedures is refuted, and is the other one confirmed?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# The third name stands 2.4 logits below the other two, [1.7, 3.2] over structures, and is lower in 93 % of the prompts. Nothing is repeated there. So "avoid the repeated name" cannot be the whole story: this model also avoids the name of whoever acts last, repeated or not. It is not refuted altogether, since with a repetition the difference is a logit larger (3.4).
-# Both may be at work, and chapters 03 to 06 find both: a head that lowers the latest name, and a chain of heads that finds the repetition.
+# The third name stands 2.4 logits below the other two, [1.7, 3.2] over structures, and is lower in 93 % of the prompts. Nothing is repeated there. So "avoid the repeated name" cannot be the whole story: this model marks down the third name although it is new. That name is the latest one, and it is also the name of the person who acts; this experiment cannot say which of the two matters. The first procedure is not refuted altogether, since with a repetition the difference is a logit larger (3.4). Chapters 03 to 06 find both at work: a head that writes against the name in the third place, and a chain of heads that finds the repetition.
 # </details>
 #
-# For gpt2-small, [Wang et al. (2022)](https://arxiv.org/abs/2211.00593) found heads for the first procedure: duplicate-token and induction heads, S-inhibition heads, and name movers.
+# For gpt2-small, [Wang et al. (2022)](https://arxiv.org/abs/2211.00593) found heads for the first procedure. They call them duplicate-token heads, induction heads, S-inhibition heads and name movers; chapters 03 and 04 explain these names.
 # Whether your model does it that way is what the next chapters let you find out.
 #
 # **Try.** Use a template of your own with another verb: `ioi.ioi_pairs(model, [your_template], [(" Tom", " Mary")])`. Keep the slot `{S}`. What happens if you use a name of several tokens, such as Siobhan?
 # <details><summary>What you should find, on SmolLM2</summary>
 #
-# It is not about giving. "When Tom and Mary went to the shops,{S} smiled at" has differences of 6.6 and 7.3, and "talked to" 3.3 and 4.2. It can also be weak and lopsided: "Tom and Mary had dinner, and then{S} kissed" has 0.2 and 3.5. If the two sides of a pair differ in length, `ioi_pairs` refuses them and says how many tokens each has.
+# The verb need not be one of giving. "When Tom and Mary went to the shops,{S} smiled at" has differences of 6.6 and 7.3, and "talked to" 3.3 and 4.2. It can also be weak and lopsided: "Tom and Mary had dinner, and then{S} kissed" has 0.2 and 3.5. If the two sides of a pair differ in length, `ioi_pairs` refuses them and says how many tokens each has.
 # </details>
 #
 # Later chapters take prompts and tokens from `utils.ioi`, which is what you have just written, with error messages:
@@ -562,7 +551,12 @@ print(
 # **Glossary.** *ABC prompt*: a twin with three different names. *Clean, corrupted*: the prompt whose behavior you study, and its twin with one thing changed. *END*: the last position.
 # *Interval (bootstrap)*: the range of the mean when the sample is drawn again from itself. *IO*: the indirect object, the correct answer. *Logit difference*: logit of the correct answer minus logit of the incorrect one, at
 # END. *Mirrored pair*: two prompts that differ only in which name fills the slot. *S1, S2*: the first and second mention of the subject. *Subword*: a token that is a piece of a word.
+
+# %% [markdown] tags=["read-next"]
+# **Read next**
 #
-# **Read next.** [Wang et al. 2022](https://arxiv.org/abs/2211.00593), "Interpretability in the Wild", sections 1 and 2, for the task and the data set.
-#
+# - Wang et al. 2022, [Interpretability in the Wild: a Circuit for Indirect Object Identification in GPT-2 small](https://arxiv.org/abs/2211.00593). Sections 1 and 2 introduce the task and its data set.
+# - Nanda 2022, [Exploratory Analysis Demo](https://transformerlensorg.github.io/TransformerLens/generated/demos/Exploratory_Analysis_Demo.html). The eight prompts come from this notebook, which also shows how one explores a model: in short loops of guessing and looking.
+
+# %% [markdown]
 # **Next:** [02 · Logit attribution](02_logit_attribution.ipynb) asks which parts of the model add up to this number.

@@ -9,7 +9,7 @@
 # - patch one path from a sender to a receiver while everything else is held still;
 # - compute a head's direct effect on the logits, and say how it differs from attribution;
 # - find out which heads feed the query, the key or the value of any other head;
-# - test your pieces with identities: all paths out of a head, patched together, are activation patching;
+# - test your tools with an identity: if you patch all paths out of a head together, you get activation patching;
 # - show where the effects of single paths do not add up, and say what that means.
 
 # %% [markdown] tags=["model"]
@@ -111,12 +111,10 @@ n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
 # has written. In the language of circuits, the parts are **nodes**, and each pair "this one writes, that one reads" is an **edge**. A
 # head has three readers: one for its queries, one for its keys and one for its values. The logits read the stream, too.
 #
-# An edge is the **direct path** between two nodes: the message goes from the sender into the residual stream and from there
-# straight to the receiver. The same message can also take longer ways, through any part in between. Activation patching changes all of
+# An edge is the **direct path** between two nodes. What the sender writes, its **message**, goes into the residual stream, and the receiver reads it from there. The same message can also take longer ways, through any part in between. Activation patching changes all of
 # these ways at once. **Path patching** changes one of them.
 #
-# Two runs are needed, as in chapter 03. The **receiving run** is the one that we change. The **lending run** gives the sender's
-# other output. There are two steps:
+# Two runs are needed, as in chapter 03. The **receiving run** is the one that we change. The **lending run** is the other one, from which we take the sender's output. There are two steps:
 
 # %%
 plots.path_patching_drawing()
@@ -130,8 +128,7 @@ plots.path_patching_drawing()
 #
 # We write L16H0@S1+1 → key of L17H4@S2 for such a path: L16H0 writes at S1+1, and L17H4, which works at S2, reads it as a key.
 #
-# The receiving run in this chapter is the clean one and the lending run the corrupted one, so we are **noising**: each number says how much of the clean
-# answer is *lost* when one path carries the message of the other prompt. The corruption is the one that you know: S2 becomes the other name.
+# In this chapter the clean run receives and the corrupted run lends, so we are **noising**. Each number says how much of the clean answer is *lost* when one path carries the message of the other prompt. The corruption is the one that you know: S2 becomes the other name.
 
 # %%
 pairs = ioi_pairs(model)
@@ -155,7 +152,7 @@ def lost(logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, ""]:
 # ## 2 · Who writes the answer?
 #
 # The shortest path of all leads from a head to the logits. Attribution (chapter 02) measured what a head *writes* for the answer. Now we ask another
-# question: how much would be lost if the head, and nobody else, wrote what it writes in the corrupted run?
+# question: how much is lost if the logits get this one head's output from the corrupted run, and everything else from the clean one?
 #
 # *What do you expect?* Which of the heads that you know will be at the top? Write down three names before you go on.
 #
@@ -175,8 +172,7 @@ def lost(logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, ""]:
 # </details>
 # <details><summary>Hint 2 · shapes</summary>
 #
-# A head writes `z @ model.W_O[layer, head]`. The difference of the two runs at the last position is `[batch, 1, d_model]` if you index with
-# `[:, -1:, head]`, and the metric wants logits of the shape `[batch, 1, d_vocab]`.
+# A head writes `z @ model.W_O[layer, head]`. If you index with `[:, -1:, head]`, the difference of the two runs at the last position is `[batch, 1, d_model]`. The metric wants logits of the shape `[batch, 1, d_vocab]`.
 # </details>
 # <details><summary>Hint 3 · the line that people miss</summary>
 #
@@ -255,8 +251,7 @@ compare("paths.direct.largest_gap_to_attribution", (direct - by_attribution).abs
 
 # %% [markdown]
 # **How to read it.** If every head lies close to the diagonal, the scale changes little when one head's message is exchanged. On SmolLM2 the largest gap is .012, so on these prompts the two
-# questions have nearly the same answer. That is a result and not a law: a head that writes the same thing in both runs has a large
-# attribution and no loss.
+# questions have nearly the same answer. The horizontal axis is the *change* of attribution, and not the attribution of chapter 02 itself. A head that writes the same in both runs can have a large attribution, and has no loss at all.
 #
 # ## 3 · The same path, with hooks
 #
@@ -372,7 +367,7 @@ at_s2 = -experiment.noise(paths.path_patch, at=roles["S2"], mlps="free", progres
 compare("paths.direct.lost_at_s2", at_s2.abs().max(), model)
 
 # %% [markdown]
-# *What do you see?* Which heads gain from free MLPs? And why is the last number zero, whatever the MLPs do?
+# *What do you see?* Whose effects grow when the MLPs are free? And why is the last number zero, whatever the MLPs do?
 # <details><summary>What we see, for SmolLM2</summary>
 #
 # L23H3 goes from .47 to .63: the MLPs from layer 23 on react to what L23H3 writes and add to its effect. The heads of layer 29 change less: from .27 to .29, and from −.21 to −.24. Only one MLP
@@ -420,7 +415,7 @@ compare("paths.messenger.direct", direct[messenger], model)
 # column per key/value head, which may be fewer.
 #
 # You need two runs, as in the drawing. In the first, add `delta` where attention reads the stream and cache the queries. The hook point `blocks.{layer}.ln1.hook_in` is the input of the norm in
-# front of attention. What you add there reaches this layer's attention and nothing else, because the stream itself flows past the norm. In the second run, exchange one head's query.
+# front of attention. What you add there reaches this layer's attention and nothing else, because the stream itself goes on unchanged beside the norm. In the second run, exchange one head's query.
 #
 # <details><summary>Hint 1 · a question</summary>
 #
@@ -432,7 +427,7 @@ compare("paths.messenger.direct", direct[messenger], model)
 # </details>
 # <details><summary>Hint 3 · the line that people miss</summary>
 #
-# Add `delta` in front of the norm and not behind it. A norm divides by the length of the whole stream, so what is added behind it counts far too much.
+# Add `delta` before the norm and not after it. A norm divides by the size of the whole stream, and what is added after it is not divided.
 # </details>
 
 # %%
@@ -495,8 +490,7 @@ theirs = built_in.get_act_patch_direct_path(
 print(f"from {head_name(*late)} to the queries of layers {some_layers}: largest difference {(yours - theirs[some_layers]).abs().max():.0e}")
 
 # %% [markdown]
-# Mind what the built-in does with layers up to the sender's own: it fills them with zeros, which are placeholders. Our metric is also zero where nothing is lost, so here you cannot tell them apart. With a plain logit
-# difference they would look like a large effect.
+# Take care with the rows that the built-in returns for the sender's layer and the layers before it. It fills them with zeros, and nothing was measured there. Our metric is zero, too, where nothing is lost, so here you cannot tell the two apart. If your metric were the plain logit difference, these zeros would look like a large effect.
 #
 # Now for all heads on all prompts. `paths.edge_patch`, in `utils.circuits`, is the general version of your function; it takes the sender's name in place of `delta`.
 
@@ -659,7 +653,7 @@ for head, effects in into_query.items():
 #
 # **L23H0** listens to L20H0 (.16) and L19H2 (.07).
 #
-# **L24H4** has blue cells: L23H3 (−.11) and L23H0 (−.09). L24H4 writes against the name that the model is about to say. If the heads of layer 23 say it less, L24H4 objects less, and the answer grows. So corrupting *this* path helps.
+# **L24H4** has blue cells: L23H3 (−.11) and L23H0 (−.09). L24H4 writes against the answer, and its query reads what these two heads of layer 23 have written. With their corrupted messages it writes less against the answer, so the answer grows. Corrupting *this* path helps.
 #
 # **L23H3**, the strongest writer, has an empty panel: no sender reaches 1.2 %. Its question is the same, whichever of the two names is repeated. The two heads of layer 29 have empty panels as well.
 # </details>
@@ -682,8 +676,7 @@ plots.graph(edges, ["IO", "S1", "S1+1", "S2", "END"], "The last two steps: who w
 #
 # ## 6 · Up the chain
 #
-# So far we know one chain: the messenger and its neighbors feed the queries of the heads that look at a name. Where do *they* get their message from? They look at S2, so the message comes through their **values**, from
-# whatever wrote at S2.
+# So far we know the end of one chain: the messenger and its neighbors feed the queries of the heads that look at a name. Where does the messenger get its message from? It looks at S2, and chapter 03 found that its **values** matter. So something must have written its message at S2.
 
 # %%
 brokers = top_heads(into_query[writer_b].abs(), 2)  # the two heads that feed B's query most
@@ -698,8 +691,7 @@ compare("paths.into_value.lost", torch.stack([into_value[head] for head in top_h
 compare("paths.into_value.strongest_mlps_free", lost_through(brokers, "v", "S2", mlps="free")[repeater], model)
 
 # %% [markdown]
-# One head at S2 stands out. We call it the **repeater**: it should be a head that chapter 04 found among the induction heads, which attend from a repeated token to what came after its first mention. That position is S1+1. On SmolLM2 it is L17H4, which carries
-# .13 of the answer here (.26 if the MLPs are free).
+# One head at S2 stands out. We call it the **repeater**. You should know it from chapter 04 as an induction head: one that attends from a repeated token to what came after its first mention, here from S2 to S1+1. On SmolLM2 it is L17H4, which carries .13 of the answer here (.26 if the MLPs are free).
 #
 # A note for models whose heads share values: SmolLM2's L20H0 shares its value with L20H1 and L20H2. The path into "the value of L20H0" is a path into all three.
 #
@@ -730,11 +722,17 @@ compare("paths.into_key.lost_when_s2_differs", under_flip.abs().max(), model)
 # *What do you see?* Now tell the whole chain in one sentence, from the first link to the last.
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# L16H0 at S1+1 copies "the token before me" and so marks S1+1 with S1's name; L17H4 at S2 looks for that mark and thereby notices that the name at S2 has occurred before; L20H0 and L19H2 carry this to END; and there L23H0 and its neighbors ask for
-# the *other* name. The loss on the first link is .31, on the scale of the second corruption: 0 is the clean run and 1 the run with a fresh name at S1.
+# It takes more than one sentence:
+#
+# 1. At S1+1, L16H0 notes which token stood before: the name at S1.
+# 2. At S2, L17H4 finds that note. From then on, S2 holds that its name has occurred before.
+# 3. At END, L20H0 and L19H2 read this from S2.
+# 4. At END, L23H0 and its neighbors take their queries from it, and they look at the *other* name.
+#
+# The loss on the first link is .31. It is measured with the second corruption: 0 is the clean run, and 1 is the run with a fresh name at S1.
 # </details>
 #
-# Add the new edges to the graph. The edges into the logits, queries and values come from the first corruption, and the edge into the key from the second one, so compare widths within a step and not across.
+# Add the new edges to the graph. The edges into the logits, queries and values come from the first corruption, and the edge into the key from the second one. So you may compare the widths of arrows of one kind, but not those of a key's arrow with the others.
 
 # %%
 likely = top_heads(into_value.abs(), 10)  # the heads that feed both brokers together most
@@ -829,9 +827,9 @@ compare("paths.a_attends_to_s2", torch.stack(attends), model)  # clean run, run 
 # <details><summary>What we see, for SmolLM2</summary>
 #
 # Several heads, each with .04 to .10, mark the name at S2 as repeated, and L17H4 of the chain is the first of them. Without the repetition L23H3 gives S2 .40 of its attention in place of .62. So **d** says what A reads, **b** adds that repetition makes A look harder, and neither sentence alone is the
-# whole story. L23H3 writes against the name of whoever acts in the second clause, and more so if that name is a repeated one. What does hold under both corruptions: its *query* hardly listens to anybody (.04 at most).
+# whole story. On these prompts L23H3 writes against the name of whoever acts in the second clause, and more so if that name is a repeated one.
 #
-# So this model does the task in two ways at once. The chain of section 6 works out *which position* holds the repeated name and sends the name movers to the other one. L23H3 works on *the token* at S2. The first corruption changes both, so both lose the answer. Chapter 06 pulls the two apart.
+# This suggests that the model does the task in two ways at once. The chain of section 6 works out *which position* holds the repeated name, and sends the name movers to the other one. L23H3 works on *the token* at S2. Our first corruption changes the position and the token together, so it cannot tell the two ways apart. Chapter 06 has an experiment that can.
 # </details>
 #
 # ## 8 · Do paths add up?
@@ -846,7 +844,7 @@ compare("paths.a_attends_to_s2", torch.stack(attends), model)  # clean run, run 
 # Patch the paths from all `senders` to `component` of all `receivers` together. This time do step 1 without freezing anything: because messages add up, the receivers of a layer read the stream plus the sum of the messages of all *earlier* senders. Add that sum at
 # `blocks.{layer}.ln1.hook_in` and cache the component. Step 2 is as before.
 #
-# Use one recording run for every layer that holds a receiver. If you added messages in two layers in the same run, the receivers of the second layer would also read what those of the first have made of theirs.
+# Use one recording run for every layer that holds a receiver. If you added messages in two layers in the same run, the receivers of the second layer would also read how the first layer has reacted.
 #
 # <details><summary>Hint 1 · a question</summary>
 #
@@ -911,8 +909,11 @@ def joint_senders(
 check_joint_senders(joint_senders)
 
 # %% [markdown]
-# Now three comparisons. The first: both brokers into the query of B. The second and third: every head before the repeater into its key at S1+1, once noising as before, and once **denoising** (the run with the fresh name receives, the clean run
-# lends, and the number says how much comes back).
+# Now three comparisons:
+#
+# - Both brokers into the query of B.
+# - Every head before the repeater into its key at S1+1, noising as before.
+# - The same paths, **denoising**: the run with the fresh name receives, the clean run lends, and the number says how much comes back.
 
 # %%
 before = [(layer, head) for layer in range(repeater[0]) for head in range(n_heads)]
@@ -956,8 +957,7 @@ compare("paths.repeater_attends_to_s1_next", torch.stack(seen), model)  # clean 
 # <details><summary>What we see, for SmolLM2</summary>
 #
 # No pair of bars agrees. When messages are *taken out*, the sum is too large: .23 against .20, and .35 against .31. What one sender destroys, another one cannot destroy again. When the clean messages are *put in*, the sum is too small: .73
-# against .94. Here small messages do more on top of the large one than they do alone. Both are what you would expect of a softmax that is nearly full in one run and nearly empty in the other, and so it is: the repeater gives S1+1 .77 of its attention in the clean run
-# and .002 with the fresh name (the last line printed). That fits, but it does not prove that nothing after the repeater plays a part.
+# against .94. Here small messages do more on top of the large one than they do alone. A softmax would explain both. In the clean run the repeater gives S1+1 .77 of its attention, so small changes of its score matter. With the fresh name it gives S1+1 .002, and small changes of a score that low do next to nothing (the two shares are in the last line printed). This fits, but it does not prove that nothing after the repeater plays a part.
 # </details>
 #
 # ### Exercise 5.6 · Every edge out of a head
@@ -1039,8 +1039,7 @@ compare("paths.out_edges.strongest_reader", max(single, key=lambda name: single[
 # - *Not what happens without the head.* A loss says what a wrong message does. Removing the message altogether is another experiment, also in chapter 06.
 # - *Not the whole model.* We followed the strongest arrow at every step. Chapter 06 asks how much of the behavior the heads on the graph explain together.
 #
-# **Beside the paper.** In gpt2-small, Wang et al. (2022) found the same four steps: previous-token heads feed the keys of induction heads, which feed the values of S-inhibition heads, which feed the queries of name movers. Their strongest writers get their answer through this chain. SmolLM2 has
-# the chain as well, and next to it one head that does without. We could not run gpt2-small here; on a machine that reaches a model hub, `load_model("gpt2-small")` lets you check.
+# **Beside the paper.** In gpt2-small, Wang et al. (2022) found the same chain of four kinds of heads. Previous-token heads feed the keys of induction heads. These feed the values of S-inhibition heads, which feed the queries of name movers. The strongest writers of gpt2-small get the answer through this chain. SmolLM2 has the chain as well. But its strongest writer, L23H3, does not get its answer from it. We could not run gpt2-small here; on a machine that reaches a model hub, `load_model("gpt2-small")` lets you check.
 #
 # **Try.** Follow one more arrow. Which heads feed the *query* of the repeater at S2?
 # <details><summary>What you should find, on SmolLM2</summary>
@@ -1061,7 +1060,13 @@ compare("paths.out_edges.strongest_reader", max(single, key=lambda name: single[
 #
 # **Glossary.** *Direct effect*: what is lost when only a head's path straight to the logits is corrupted. *Direct path*, *edge*: from a sender through the residual stream to a receiver, with nothing in between. *Freezing*: holding a part at its value in the receiving run. *Lending run*, *receiving run*: the run whose message is
 # borrowed, and the run that is changed. *Message*: the difference between what a sender writes in the two runs. *Node*: a head, an MLP, or the logits. *Path patching*: patching one path while all other paths stay as they are.
+
+# %% [markdown] tags=["read-next"]
+# **Read next**
 #
-# **Sources.** [Wang et al. 2022](https://arxiv.org/abs/2211.00593), "Interpretability in the Wild", section 3 and appendix B. [Goldowsky-Dill et al. 2023](https://arxiv.org/abs/2304.05969), "Localizing Model Behavior with Path Patching". [Elhage et al. 2021](https://transformer-circuits.pub/2021/framework/index.html), "A Mathematical Framework for Transformer Circuits".
-#
+# - Wang et al. 2022, [Interpretability in the Wild: a Circuit for Indirect Object Identification in GPT-2 small](https://arxiv.org/abs/2211.00593). Section 3 walks back from the logits with path patching, and appendix B describes the method.
+# - Elhage et al. 2021, [A Mathematical Framework for Transformer Circuits](https://transformer-circuits.pub/2021/framework/index.html). It explains how one head feeds another through its queries, its keys or its values.
+# - Goldowsky-Dill et al. 2023, [Localizing Model Behavior with Path Patching](https://arxiv.org/abs/2304.05969). It states path patching in general, as a test of a hypothesis about paths.
+
+# %% [markdown]
 # **Next:** [06 · The whole circuit](06_full_circuit.ipynb) asks what these heads can do on their own.

@@ -104,8 +104,7 @@ model = load_model()
 # %% [markdown]
 # ## 1 · What does a sweep cost?
 #
-# Two prompts are enough to see everything here, so take the first pair of chapter 01. The clean run is about the prompt, the
-# corrupted run about its neighbor with the other name at **S2**. The metric is 0 for the corrupted run and 1 for the clean one.
+# Two prompts are enough to see everything here, so take the first pair of chapter 01. The clean run reads a prompt, and the corrupted run reads its neighbor, which has the other name at **S2**. The metric is 0 for the corrupted run and 1 for the clean one.
 
 # %%
 pairs = ioi_pairs(model, TEMPLATES[:1], NAMES[:1])
@@ -117,13 +116,11 @@ labels = pairs.labels(model)
 print(pairs.clean_text[0], "|", pairs.corrupted_text[0])
 
 # %% [markdown]
-# Here is the result that we are after, computed by the engine that this chapter explains: the clean residual stream is
-# patched into the corrupted run, in one cell (layer, position) at a time.
+# Here is the sweep that we are after. It patches the clean residual stream into the corrupted run, one cell (layer, position) at a time. The engine that computes it is what this chapter explains.
 #
-# *What do you expect?* How many of these cells could a patch possibly change? The built-in loop does not ask: it runs the whole model once for every cell. Guess both numbers, as shares of all cells, before you go on.
+# *What do you expect?* How many of these cells could a patch possibly change? Guess the number, as a share of all cells. The built-in loop does not ask: it runs the whole model once for every cell.
 # <details><summary>Our guess</summary>
-# It runs all of them. The two runs read the same tokens before S2, and a causal model cannot see
-# ahead, so all the columns left of S2 are zero before anything is computed. S2 is the eleventh of fifteen positions, so a third of the cells is left.
+# The two runs read the same tokens before S2, and no position can read a later one. So you know without computing anything that all columns left of S2 are zero. S2 is the eleventh of fifteen positions, so a third of the cells is left.
 # </details>
 
 # %%
@@ -134,8 +131,7 @@ plots.imshow(
 )
 
 # %% [markdown]
-# **How to read it.** Red cells bring the clean answer back. It sits at S2 in the early layers, moves, and sits at END in the late ones
-# (chapter 03 says why). Now look at what it costs: the columns left of S2 are exactly zero.
+# **How to read it.** Red cells bring the clean answer back. They stand at S2 in the early layers and at END in the late ones (chapter 03 says why). The columns left of S2 are exactly zero.
 #
 # **What it does not show.** What it cost. The built-in loop runs one forward pass per cell, zeros included. Time a few of its
 # cells; `index_df` names the cells to run, so you need not wait for all of them.
@@ -185,7 +181,7 @@ print(f"{len(sample)} cells in {took:.1f} s, so about {seconds['built-in']:.0f} 
 # > Difficulty: ●●○○○  Importance: ●●●○○  10 minutes
 #
 # Given the residual streams of both runs, `[layer, batch, position, d_model]`, return a boolean `[layer, position]`: True where
-# patching that cell can change something. A cell is patched in all prompts at once, so one prompt is enough.
+# patching that cell can change something. A cell is patched in all prompts at once, so a difference in one prompt is enough.
 #
 # <details><summary>Hint 1 · a question</summary>
 #
@@ -240,7 +236,7 @@ print(f"{seconds['1 skip cells']:.0f} s, {seconds['built-in'] / seconds['1 skip 
 #
 # TransformerLens accepts `model(resid, start_at_layer=20)`, and the result is right. But in version 4.3 the earlier blocks run all the
 # same, and their result is replaced. You will have to write the loop yourself; `run_block(model, layer, resid)` from
-# `utils.patching.blocks` runs one block and returns the residual stream behind it. (Calling `model.blocks[layer]` directly is not enough for a
+# `utils.patching.blocks` runs one block and returns the residual stream after it. (Calling `model.blocks[layer]` directly is not enough for a
 # model with *rotary* positions: a block called by itself does not know where its tokens stand.)
 #
 # ### Exercise 10.2 · Resume at a layer
@@ -303,7 +299,7 @@ print(f"{seconds['2 resume at layer']:.1f} s, {seconds['built-in'] / seconds['2 
 
 
 # %% [markdown]
-# On average a patch sits in the middle layer, so this should halve the time. Did it?
+# On average a patch sits in the middle layer, so this should halve the time. Did it? If it did not, keep the question for section 7.
 #
 # ## 4 · Which positions have run before?
 #
@@ -405,7 +401,7 @@ print(f"{seconds['3 … and at position']:.1f} s, {seconds['built-in'] / seconds
 #
 # <details><summary>Hint 1 · a question</summary>
 #
-# Start with an empty batch, `corrupted[0][:0]`. Before each block, concatenate the new copy *behind* the old ones.
+# Start with an empty batch, `corrupted[0][:0]`. Before each block, concatenate the new copy *after* the old ones.
 # </details>
 # <details><summary>Hint 2 · the tool</summary>
 #
@@ -467,24 +463,21 @@ pd.DataFrame(
 
 
 # %% [markdown]
-# **How to read it.** Step 4 has the layers' loop of step 2, not step 3's positions: it does *more* arithmetic than step 3.
+# **How to read it.** Like step 2, step 4 resumes at a layer and computes all positions, while step 3 computes only some of them. So step 4 does *more* arithmetic than step 3. On our machine it was faster all the same.
 # The last row puts all of them together: `utils.patching`, with the names and signatures of `transformer_lens.patching`, for every
-# kind of activation. The engine begins with a run of its own on the corrupted tokens, and compares it with the model's. An architecture that it does not understand is handed to the built-in loops, with a warning, and not answered wrongly. One saving is the engine's own: at S2,
-# the first position that differs, everything that a patched stream can read is as in the clean run. So it goes on as the clean run does, and only the
-# positions behind it are computed.
+# kind of activation. The engine begins with a run of its own on the corrupted tokens, and compares it with the model's. If the two disagree, it does not understand the architecture: then it warns you and uses the built-in loops. The engine also saves something that the four steps do not. S2 is the first position that differs. A stream that is patched there reads only earlier positions, which are the same in both runs. So at S2 it is the clean run's stream in every later layer. That stream is known, and only the positions after S2 have to be computed.
 #
-# **What it does not show.** How the time grows. Twice the prompts take twice the time. With the length it is the *square*, but only of the $n$ positions from the first difference on. A patch at one of them computes all that follow, $n(n+1)/2$ in all, and what stands before costs almost nothing. With the number of layers the
-# arithmetic grows as the square too, for the same reason. `make bench` measures all three, and the memory, and plots them.
+# **What it does not show.** How the time grows. Twice the prompts take twice the time. What counts of the length is $n$, the number of positions from the first difference on. A patch at one of them computes it and all that follow, which makes $n(n+1)/2$ positions in all, so the time grows as the *square* of $n$. The positions before the first difference cost almost nothing. With the number of layers the arithmetic grows as the square, too, for the same reason. `make bench` measures all three, and the memory, and plots them.
 #
 # **Try.** Use all eight prompts: `ioi_pairs(model)`. Which steps gain more than with two, and which less?
 # <details><summary>What you should find</summary>
 #
-# On our machine the factors are 3, 5, 14 and 11, and 40 for the engine, in place of 3, 4, 10, 17 and 76. Steps 1 and 2 gain about the same as before, because they save whole cells and whole layers. Steps 3 and 4 change places: with four times as many rows in every product, running few positions at a time is no longer so wasteful, and putting all layers into one batch adds less. Section 7 says why.
+# In one run of ours with all eight prompts, the factors were 3, 5, 14 and 11, and 40 for the engine. Steps 1 and 2 gain about as much as with two prompts, because they save whole cells and whole layers. Steps 3 and 4 change places. Every matrix product now has four times as many rows. So it is less wasteful to run few positions at a time, and putting all layers into one batch gains less. Section 7 says why.
 # </details>
 #
 # ## 6 · Can a gradient replace the sweep?
 #
-# All that was exact. There is a cheaper bargain. Write the metric as a function of one activation, $m(a)$. A sweep computes
+# Everything so far was exact. If an estimate is good enough, you can have one for the price of three runs. Write the metric as a function of one activation, $m(a)$. A sweep computes
 # $m(a_\text{clean})$ for every cell. The first-order estimate from the corrupted run is
 #
 # $$ m(a_\text{corrupted}) + (a_\text{clean} - a_\text{corrupted}) \cdot \nabla m(a_\text{corrupted}) $$
@@ -495,8 +488,7 @@ pd.DataFrame(
 # *What do you expect?* It is exact where the metric is linear in the activation. Will it be better in early or in late layers? For the whole
 # residual stream, or for a single head?
 # <details><summary>Our guess</summary>
-# Late layers, single heads: a small change with little machinery behind it. Patching the residual stream at S2 in layer 0 exchanges one name
-# for another, and all the layers follow.
+# It should be better in late layers and for single heads, because such a patch is a small change and few parts come after it. Patching the residual stream at S2 in layer 0 exchanges one name for another, and all layers come after that.
 # </details>
 
 # %%
@@ -566,7 +558,7 @@ compare("scale.top_ten_heads_found", len(strongest(heads_exact) & strongest(head
 compare("scale.s2_in_layer_0", [exact[0, s2_on].item(), estimated[0, s2_on].item()], model)
 
 # %% [markdown]
-# Both rank correlations are high, and both are misleading. There are 270 heads in SmolLM2, and more than 240 of them change the metric by less than a hundredth. Most of what Spearman's number says is whether the estimate has put these heads, which do nothing, into the right order. Nobody wants to know that.
+# These rank correlations are high, and that of the heads is misleading. There are 270 heads in SmolLM2, and more than 240 of them change the metric by less than a hundredth. So Spearman's number mostly says whether the estimate has put these heads into the right order, although they do next to nothing. You want to know about the others.
 #
 # ### Predict before you look
 #
@@ -579,8 +571,7 @@ prediction = {"heads that the gradient loses": None}
 prediction = {"heads that the gradient loses": 0}  # what we guessed
 
 # %% [markdown]
-# There is a remedy to try. The gradient is taken at one end of the way, the corrupted run. **Integrated gradients** ([Sundararajan et al. 2017](https://arxiv.org/abs/1703.01365)) average it along the way. Mix the embeddings of the two runs in shares from 0 to 1, take the gradient at each mixture, and use the mean
-# ([Hanna et al. 2024](https://arxiv.org/abs/2403.17806) do this for circuits).
+# There is a remedy to try. One gradient looks at one end only of the way from the corrupted to the clean run. **Integrated gradients** ([Sundararajan et al. 2017](https://arxiv.org/abs/1703.01365)) are the mean of many gradients along that way. Mix the embeddings of the two runs in shares from 0 to 1 and take the gradient at each mixture. ([Hanna et al. 2024](https://arxiv.org/abs/2403.17806) do this for circuits.)
 
 # %%
 eight = run_experiment(model, ioi_pairs(model))
@@ -641,13 +632,41 @@ compare("scale.eight.heads_below_a_hundredth", (eight_exact.abs() < 0.01).sum(),
 # *What do you see?* Which heads does one gradient lose, and what do they have in common? Do integrated gradients bring them back? And what happens to the two rank correlations?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# One gradient loses two of the eight: L17H4 (.01 in place of .33) and L20H0 (.11 in place of .44). They are the two steps of the chain from S2 to END, so their message acts through the attention of later heads, and a softmax may hardly move on the first small step away from the corrupted run. L23H3 and the heads after it, whose effect goes nearly straight to the logits, are estimated well.
+# One gradient loses two of the eight: L17H4 (.01 in place of .33) and L20H0 (.11 in place of .44). Both are links of the chain from S2 to END, so their message acts through the attention of later heads. When a softmax is nearly full or nearly empty, the first small step away from the corrupted run hardly moves it. That may be why the gradient sees so little. L23H3 and the heads after it, whose effect goes nearly straight to the logits, are estimated well.
 #
-# Integrated gradients bring back a part of what was lost: 45 % for L17H4 (.15) and 35 % for L20H0 (.22). Now compare the rank correlations. Over the heads that matter, the remedy raises it from .69 to .93. Over all heads it *lowers* it from .94 to .73, because the order of the null heads has changed. If you had looked at the usual number, you would have thrown the better method away.
+# Integrated gradients bring back a part of what was lost: 45 % for L17H4 (.15) and 35 % for L20H0 (.22). Now compare the rank correlations. Over the heads that matter, the remedy raises it from .69 to .93. Over all heads it *lowers* it from .94 to .73.
 # </details>
 #
-# Why does one gradient miss so much? Patching S2 before layer 0 *is* the clean run, so the exact value there is 1, and the gradient has its own
-# opinion (the last line of the cell above the prediction). Walk from the corrupted activation to the clean one in small steps and watch the metric. The estimate is the
+# ### Which explanation fits?
+#
+# A remedy that brings lost heads back should not lower the rank correlation. Three explanations are at hand. **a**: it estimates the heads that matter less well than one gradient does. **b**: it puts the heads that do almost nothing into another order, and there are many of them. **c**: it is better or worse in all groups of heads alike. Choose one from the figure and the numbers above. The next cell then splits the heads by the size of their exact effect, and computes the rank correlation in each group.
+
+# %%
+choice = {"why the rank correlation over all heads changes": None}
+
+# %% tags=["solution"]
+choice = {"why the rank correlation over all heads changes": "b"}  # for SmolLM2
+
+# %%
+groups = {"below .01": eight_exact.abs() < 0.01, ".01 to .1": (eight_exact.abs() >= 0.01) & (eight_exact.abs() < 0.1), ".1 and more": eight_exact.abs() >= 0.1}
+by_size = {
+    name: {"heads": int(chosen.sum()), **{method: round(rank_correlation(eight_exact[chosen], table[chosen.to(table.device)]), 2) for method, table in (("one gradient", one_gradient), ("integrated gradients", along))}}
+    for name, chosen in groups.items()
+}
+gain = {name: row["integrated gradients"] - row["one gradient"] for name, row in by_size.items()}
+decided = "a" if gain[".1 and more"] < 0 else "b" if gain["below .01"] < 0 else "c"
+score_predictions(choice, {"why the rank correlation over all heads changes": decided})
+for name, row in by_size.items():
+    compare(f"scale.eight.spearman.heads_{name.replace(' ', '_').replace('.', '')}", [row["one gradient"], row["integrated gradients"]], model)
+pd.DataFrame(by_size).T.rename_axis("size of the exact effect")
+
+# %% [markdown]
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# Explanation **b**. Over the eight heads that matter, integrated gradients raise the rank correlation from .69 to .93. Over the 241 heads below .01 they lower it from .91 to .63, and over the 21 in between from .96 to .90. The correlation over all heads counts every head alike, so the 241 decide it. If you had looked at that number alone, you would have thrown the better method away.
+# </details>
+#
+# Why does one gradient miss so much? Patching S2 before layer 0 makes the corrupted run the clean one, so the exact value there is 1. The estimate is far from it: .20 on SmolLM2 (the last line of the cell above the prediction). Walk from the corrupted activation to the clean one in small steps and watch the metric. The estimate is the
 # tangent at the start.
 
 # %%
@@ -687,13 +706,11 @@ figure
 # line stay close.
 #
 # **What it does not show.** That the estimate is useless. As a way to find candidates among thousands of heads it may be good enough, if you remember what kind of head it loses. Check the strongest *and* some of the weakest
-# cells by exact patching, which the engine makes cheap. [Kramár et al. 2024](https://arxiv.org/abs/2403.00745) ("AtP*") study where it misses, and repair the case of the saturated softmax.
+# cells by exact patching, which the engine makes cheap. [Kramár et al. 2024](https://arxiv.org/abs/2403.00745) ("AtP*") study where it misses and repair two of these cases, the saturated softmax among them.
 #
 # ## 7 · Where does the remaining time go?
 #
-# A patched copy at layer $l$ and position $p$ cannot avoid the layers after $l$ at the positions from $p$ on (at S2, from the next one on). Count that work. Each weight of a block
-# takes part in one multiplication and one addition per token, so a token costs 2 FLOP (floating-point operations) per weight and block, and
-# twice the unembedding's weights where logits are wanted. (Attention scores are left out: with so few tokens they are a per cent.)
+# A patched copy at layer $l$ and position $p$ cannot avoid the layers after $l$ at the positions from $p$ on (at S2, from the next one on). Count that work. For each token, each weight of a block takes part in one multiplication and one addition. So a token costs 2 FLOP (floating-point operations) per weight. The unembedding's weights count in the same way at the positions where logits are wanted. (Attention scores are left out: with so few tokens they are less than one percent.)
 #
 # *What do you expect?* Your machine can multiply large matrices at some rate. How near to it does a sweep come?
 
@@ -733,7 +750,7 @@ print({name: f"{value / 1e9:.0f} GFLOP" for name, value in flop.items()})
 compare("scale.unavoidable_share", flop["engine: 1 to 4"] / flop["built-in"], model)
 
 # %% [markdown]
-# So the arithmetic alone allows a certain gain, and step 3 comes close to the engine's. Yet it is slower. The
+# By this count step 3 does hardly more arithmetic than the engine. Yet it is slower. The
 # reason is in the shape of the matrix products. Multiply `n` rows by the weights of an MLP, one layer after the other as a model does, and
 # measure the rate for growing `n`.
 
@@ -767,8 +784,7 @@ figure.update_xaxes(type="log", range=[-0.2, 4]).update_yaxes(type="log").update
 # does, by the seconds you measured, at the average number of rows in its products. A point below the line pays for something else: the
 # small steps between products, Python, hooks.
 #
-# Step 3 lies far to the left. It has cut the work to nearly what is unavoidable and its products to a handful of rows, and those read all weights
-# of all layers for each cell anew. Step 4 moves to the right. The engine has a little less work than step 3, and rows by the dozen.
+# Step 3 lies far to the left. It does hardly more work than is unavoidable, but its matrix products have only a handful of rows each. So for every cell it reads all the weights of the remaining layers again. Step 4 moves to the right. The engine has a little less work than step 3, and rows by the dozen.
 # With more prompts it moves right by itself, up to the flat part: from there on, only a faster machine, fewer cells, or an estimate helps.
 #
 # **What it does not show.** Memory. A batch that grows without bound does not fit at some point, so the engine splits it: `max_memory`
@@ -791,6 +807,11 @@ figure.update_xaxes(type="log", range=[-0.2, 4]).update_yaxes(type="log").update
 # several query heads share a key/value head. *Prefix*: the positions before the patched one. *Rank correlation*: how far two lists
 # agree in order. *Resume*: continue a run from stored activations instead of from the tokens. *Roofline*: the highest rate that reading
 # the weights, or arithmetic, allows. *Rotary positions*: queries and keys are turned by an angle that grows with their position.
-# *Integrated gradients*: the same with the gradient averaged along the way between the two runs. *Sweep*: patching every cell in turn.
+# *Integrated gradients*: attribution patching with the gradient averaged along the way between the two runs. *Sweep*: patching every cell in turn.
+
+# %% [markdown] tags=["read-next"]
+# **Read next**
 #
-# **Read next.** [Kramár et al. 2024](https://arxiv.org/abs/2403.00745), "AtP*", on where gradients mislead. [Syed et al. 2023](https://arxiv.org/abs/2310.10348), "Attribution Patching Outperforms Automated Circuit Discovery".
+# - Kramár et al. 2024, [AtP\*: An efficient and scalable method for localizing LLM behaviour to components](https://arxiv.org/abs/2403.00745). It finds two cases in which the gradient misleads, and repairs both.
+# - Syed et al. 2023, [Attribution Patching Outperforms Automated Circuit Discovery](https://arxiv.org/abs/2310.10348). It scores the edges between components with attribution patching, and compares that with a search by exact patching.
+# - Hanna et al. 2024, [Have Faith in Faithfulness: Going Beyond Circuit Overlap When Finding Model Mechanisms](https://arxiv.org/abs/2403.17806). It uses integrated gradients for edges, and shows why two circuits that overlap need not work alike.

@@ -20,7 +20,7 @@ def copy(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         for path in (path for chapter in CHAPTERS for path in (ROOT / name).glob(f"{chapter}.*")):
             shutil.copy(path, tmp_path / name)
-    for name in ("pyproject.toml", "README.md", "CITATION.cff"):
+    for name in ("pyproject.toml", "README.md", "CITATION.cff", "references.bib"):
         shutil.copy(ROOT / name, tmp_path)
     monkeypatch.setattr(deriving, "ROOT", tmp_path)
     monkeypatch.setattr(deriving, "SOLUTIONS", tmp_path / "solutions")

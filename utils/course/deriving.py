@@ -3,7 +3,8 @@
 From the source come its `.ipynb` twin, which keeps its outputs, and both files in `chapters/`. There, solutions are cleared
 (nbgrader), cells tagged `solution` are gone (nbconvert), check cells are locked and worth points, and a folded answer, made
 from the solution region, stands behind each check. A markdown cell tagged `answer` behind a check explains that answer. The
-README's chapter table is derived, too; the address of the repository comes from `[tool.course]` in pyproject.toml.
+README's chapter table and the minutes in docs/teaching.md are derived, too; the address of the repository comes from
+`[tool.course]` in pyproject.toml, and what the cell tagged `read-next` recommends from references.bib.
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ import nbformat
 from nbconvert.preprocessors import TagRemovePreprocessor
 from nbformat import NotebookNode
 from nbgrader.preprocessors import ClearHiddenTests, ClearSolutions
+from pybtex.exceptions import PybtexError
 
 from utils.course.outputs import is_progress_bar
+from utils.course.reading import read_next
 from utils.course.setup_cell import MODEL_NOTE, PLACEHOLDER, setup_cell
+from utils.course.teaching import with_minutes
 
 ROOT = Path(__file__).resolve().parents[2]
 SOLUTIONS, CHAPTERS = (ROOT / name for name in ("solutions", "chapters"))
@@ -61,7 +65,7 @@ def course() -> dict[str, str]:
 
 
 def derived_from(source: Path) -> dict[Path, str]:
-    """path → text of every file that follows from one source, the source itself included (its setup cell is derived)."""
+    """path → text of every file that follows from one source, the source itself included (some of its cells are derived)."""
     solution = jupytext.read(source, fmt=FORMAT)
     _fill_derived(solution, source)
     _mark(solution)
@@ -78,13 +82,28 @@ def derived_from(source: Path) -> dict[Path, str]:
 
 
 def _fill_derived(notebook: NotebookNode, source: Path) -> None:
-    """Write what all notebooks share into the cells that are tagged for it."""
-    texts = {"model": MODEL_NOTE, "setup": setup_cell(course()["repository"], course()["branch"])}
-    for tag, text in texts.items():
+    """Write what all notebooks share, and what references.bib recommends, into the cells that are tagged for it."""
+    setup = setup_cell(course()["repository"], course()["branch"])
+    for tag, text in {"model": MODEL_NOTE, "setup": setup, "read-next": _recommended(source)}.items():
         cells = [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
-        if len(cells) != 1:
-            raise NotebookError(f"{source.name}: {len(cells)} cells are tagged {tag!r}; there must be one")
-        cells[0].source = text
+        if len(cells) != bool(text):
+            wanted = "one" if text else f"none, as references.bib has no field read-{_chapter(source)}"
+            raise NotebookError(f"{source.name}: {len(cells)} cells are tagged {tag!r}; there must be {wanted}")
+        if cells:
+            cells[0].source = text
+
+
+def _recommended(source: Path) -> str:
+    """What references.bib recommends after this chapter."""
+    try:
+        return read_next(ROOT / "references.bib", _chapter(source))
+    except (PybtexError, ValueError) as error:
+        raise NotebookError(f"references.bib: {error}") from error
+
+
+def _chapter(source: Path) -> str:
+    """The chapter's number, or "start"."""
+    return source.stem.split("_")[0]
 
 
 def _mark(notebook: NotebookNode) -> None:
@@ -234,7 +253,11 @@ def title_of(source: Path) -> str:
 
 
 def all_derived(chapters: Sequence[str] = ()) -> dict[Path, str]:
-    """path → text of every derived file, and of the README with its table."""
+    """path → text of every derived file, of the README with its table, and of the teaching page with its minutes."""
     files = {path: text for source in sources(chapters) for path, text in derived_from(source).items()}
-    readme = ROOT / "README.md"
-    return files | {readme: TABLE.sub(lambda m: m[1] + readme_table() + m[2], readme.read_text(encoding="utf-8"))}
+    readme, teaching = ROOT / "README.md", ROOT / "docs" / "teaching.md"
+    files[readme] = TABLE.sub(lambda m: m[1] + readme_table() + m[2], readme.read_text(encoding="utf-8"))
+    if teaching.exists():
+        texts = {_chapter(source): source.read_text(encoding="utf-8") for source in sources()}
+        files[teaching] = with_minutes(teaching.read_text(encoding="utf-8"), texts)
+    return files

@@ -45,7 +45,7 @@ TRIED_PACKAGES = ("torch", "transformers", "transformer-lens", "numpy", "pandas"
 # What the tests need beside requirements.txt, and what the press needs. Nobody prints notebooks on Colab or on the oldest
 # versions, which hold nbgrader back at a release that cannot be imported: there, the tests of the press are left out.
 TOOLS = ("pytest", "pytest-xdist", "hypothesis", "beartype", "nbval", "nbclient", "rich", "pip")
-PRESS = ("jupytext", "nbgrader", "nbconvert", "latex2mathml", "jupyterlab", "ruff", "uv")
+PRESS = ("jupytext", "nbgrader", "nbconvert", "latex2mathml", "pybtex", "jupyterlab", "ruff", "uv")
 WITHOUT_PRESS = ("colab", "oldest")
 ENVIRONMENTS = {
     "pinned": ("3.11", "the versions of constraints.txt", ["-c", "constraints.txt", "-r", "requirements.txt"]),
@@ -180,7 +180,8 @@ def try_out(name: str, tests: Sequence[str], chapters: Sequence[str]) -> Row:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "COURSE_STRICT": "1"}
+    more = {"HF_HUB_OFFLINE": "1", "COURSE_STRICT": "1", "COURSE_PROGRESS": "0"}
+    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
 
 
 def _run_tests(python: Path, log: Path, tests: Sequence[str]) -> str:
