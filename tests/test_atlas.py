@@ -267,7 +267,7 @@ def test_all_workers_vanish_and_their_models_are_reported(no_workers, tmp_path, 
 
 
 def test_a_scheduler_that_dies_midway(tmp_path, monkeypatch, free_port):
-    monkeypatch.setattr(atlas_workers, "CONNECT_S", 3)
+    monkeypatch.setattr(atlas_workers, "CONNECT_S", 10)  # a scheduler whose port is open may take a while to answer
     where = f"tcp://127.0.0.1:{free_port}"
     scheduler = started("dask_scheduler", "--host", "127.0.0.1", "--port", str(free_port))
     worker = started("dask_worker", where, "--nthreads", "1", "--no-nanny")

@@ -12,34 +12,23 @@ model, layer, head, score, value, seed, seq_len, batch and bos.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import hashlib
-import io
-import os
-import re
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
-import torch
-from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from utils import heads
 from utils.atlas.lookup import ORDER, SCORES, AtlasError, by_head, choose, grids, search, setting_columns
-from utils.atlas.workers import Result, in_parallel
-from utils.models import load_model
+from utils.atlas.runs import WAIT_S, Hands, Report, Store, add_hands, loaded, score_missing
 
 __all__ = [
     "ORDER", "SCORES", "AtlasError", "Report", "Settings", "by_head", "choose", "file_of", "grids", "head_table", "is_done",
     "make_atlas", "read_atlas", "score_model", "search", "setting_columns",
 ]  # fmt: skip
-
-WAIT_S = 50.0
 
 
 @dataclass(frozen=True)
@@ -88,112 +77,38 @@ def head_table(model: TransformerBridge, settings: Settings = Settings(), name: 
 def score_model(name: str, settings: Settings, threads: int = 1) -> pd.DataFrame:
     """Load a model and score its heads: what a worker does. The number of threads is fixed, so that the numbers are the same
     to the last bit however many workers there are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            model = load_model(name)
+    with loaded(name, threads) as model:
         return head_table(model, settings, name)
-    finally:
-        torch.set_num_threads(before)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def file_of(folder: Path, name: str, settings: Settings) -> Path:
+def _store(folder: str | Path) -> Store:
+    return Store(Path(folder), "atlas", "python -m utils.atlas MODEL... --folder", tuple(ORDER))
+
+
+def _made_with(settings: Settings) -> str:
+    return "-".join(f"{key}{value}" for key, value in asdict(settings).items())
+
+
+def file_of(folder: str | Path, name: str, settings: Settings) -> Path:
     """Where one model's rows are kept. The name says which model and settings; a digest keeps look-alikes apart."""
-    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    readable = re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("_")[-60:]
-    made_with = "-".join(f"{key}{value}" for key, value in asdict(settings).items())
-    return folder / "models" / f"{readable}-{digest}-{made_with}.parquet"
+    return _store(folder).file_of(name, _made_with(settings))
 
 
-def _read(file: Path) -> pd.DataFrame:
-    """The rows of one model's file. Raises AtlasError, with the file's name, for one that cannot be used."""
-    try:
-        table = pd.read_parquet(file, page_checksum_verification=True)
-    except ImportError:
-        raise
-    except Exception as error:  # what pyarrow raises on a damaged file is anything from OSError to NotImplementedError
-        raise AtlasError(f"{file}: {' '.join(str(error).split())[:200]}") from None
-    if missing := [column for column in (*ORDER, "value") if column not in table]:
-        raise AtlasError(f"{file}: no column {missing[0]!r}")
-    if table.empty or not pd.api.types.is_numeric_dtype(table["value"]):
-        raise AtlasError(f"{file}: {len(table)} rows, values of type {table['value'].dtype}")
-    return table
-
-
-def is_done(folder: Path, name: str, settings: Settings) -> bool:
+def is_done(folder: str | Path, name: str, settings: Settings) -> bool:
     """Whether the model has a whole file of these settings. A damaged file counts as none."""
-    file = file_of(folder, name, settings)
-    try:
-        return file.exists() and set(_read(file)["model"]) == {name}
-    except AtlasError:
-        return False
-
-
-def _write(path: Path, table: pd.DataFrame) -> None:
-    """Whole or not at all: written beside, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    if path.suffix == ".csv":
-        table.to_csv(partial_path, index=False)
-    else:
-        table.to_parquet(partial_path, index=False, write_page_checksum=True)
-    os.replace(partial_path, path)
+    return _store(folder).is_done(name, _made_with(settings))
 
 
 def read_atlas(folder: str | Path) -> pd.DataFrame:
     """All rows of an atlas folder, in order of model, layer, head, score and settings. A damaged file is left out, with a
     warning that names it."""
-    table, damaged = _read_all(folder)
-    for problem in damaged:
-        warnings.warn(f"left out of the atlas: {problem}; score its model again to replace it", stacklevel=2)
-    return table
-
-
-def _read_all(folder: str | Path) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of all files that can be read, and what is wrong with the others."""
-    tables, damaged = [], []
-    for file in sorted((Path(folder) / "models").glob("*.parquet")):
-        try:
-            tables.append(_read(file))
-        except AtlasError as error:
-            damaged.append(str(error))
-    if not tables:
-        raise AtlasError(
-            "\n".join(
-                [f"no atlas in {folder}: make one with python -m utils.atlas MODEL... --folder {folder}", *damaged]
-            )
-        )
-    table = pd.concat(tables, ignore_index=True)
-    keys = [*ORDER, *setting_columns(table)]
-    return table.sort_values(keys, kind="stable", ignore_index=True, key=_sortable), damaged
-
-
-def _sortable(column: pd.Series) -> pd.Series:
-    """Text where a column is not of numbers: files of other versions may hold another type under the same name."""
-    return column if pd.api.types.is_numeric_dtype(column) else column.astype(str)
+    return _store(folder).table()
 
 
 # --- many models ------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Report:
-    """What a run did: models scored now, models that were there already, why others failed, and the files left out."""
-
-    done: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    damaged: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        lines = [f"{len(self.done)} scored, {len(self.skipped)} there already, {len(self.failed)} failed"]
-        lines += [f"failed: {name}: {reason}" for name, reason in self.failed.items()]
-        lines += [f"left out, a damaged file: {problem}; score its model again" for problem in self.damaged]
-        return "\n".join(lines)
 
 
 def make_atlas(
@@ -208,66 +123,26 @@ def make_atlas(
 ) -> Report:
     """Score every model that has no file in `folder` yet, and write the whole table.
 
-    workers: processes on this machine; 0 means in this process. scheduler: the address of a Dask scheduler to use instead.
-    attempts: how often a model is tried whose worker dies. wait_s: how long to wait while there is no worker.
-    A model that fails is reported and does not stop the others; so is a damaged file of another model. Raises AtlasError if
-    the scheduler does not answer or no worker ever comes.
+    workers, scheduler, attempts, wait_s: who does the work (`runs.Hands`).
+    A model that fails is reported and does not stop the others; so is a damaged file of another model. Raises AtlasError for
+    no models, and if the scheduler does not answer or no worker ever comes.
     """
-    folder, report = Path(folder), Report()
-    names = list(dict.fromkeys(models))
-    if not names or workers < 0 or attempts < 1:
-        raise AtlasError(
-            f"{len(names)} models, workers={workers}, attempts={attempts}; give at least one model, 0 workers and 1 attempt"
-        )
-    report.skipped = [name for name in names if is_done(folder, name, settings)]
-    missing = [name for name in names if name not in report.skipped]
-    results = _one_by_one(missing, settings, score)
-    if missing and (workers or scheduler):
-        scorer, n_workers = partial(score, settings=settings), min(workers, len(missing))
-        results = in_parallel(missing, scorer, n_workers, scheduler, attempts, wait_s)
-    for name, table, reason in tqdm(results, total=len(missing), desc="models") if missing else ():
-        if table is None:
-            report.failed[name] = reason
-        else:
-            _write(file_of(folder, name, settings), table)
-            report.done.append(name)
-    if report.done or report.skipped:
-        whole, report.damaged = _read_all(folder)
-        _write(folder / "atlas.parquet", whole)
-        _write(folder / "atlas.csv", whole)
-    return report
-
-
-def _one_by_one(models: Sequence[str], settings: Settings, score: Callable) -> Iterator[Result]:
-    for name in models:
-        try:
-            yield name, score(name, settings), ""
-        except Exception as error:
-            yield name, None, f"{type(error).__name__}: {error}"
+    hands = Hands(workers, scheduler, attempts, wait_s)
+    return score_missing(models, _store(folder), _made_with(settings), partial(score, settings=settings), hands)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m utils.atlas", description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="+", metavar="MODEL", help="a name, a folder, or a hub repository")
     parser.add_argument("--folder", default="atlas", help="where the atlas is kept (default: atlas)")
-    parser.add_argument(
-        "--workers", type=int, default=2, help="processes on this machine; 0: this process (default: 2)"
-    )
-    parser.add_argument("--scheduler", help="address of a Dask scheduler to use instead of local workers")
-    parser.add_argument(
-        "--attempts", type=int, default=2, help="workers to try a model on whose worker dies (default: 2)"
-    )
-    parser.add_argument(
-        "--wait", type=float, default=WAIT_S, help=f"seconds to wait while there is no worker (default: {WAIT_S:g})"
-    )
+    hands_of = add_hands(parser)
     for name, default in asdict(Settings()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"default: {default}")
     given = parser.parse_args(arguments)
     settings = Settings(given.seed, given.seq_len, given.batch)
     try:
-        report = make_atlas(
-            given.models, given.folder, settings, given.workers, given.scheduler, given.attempts, wait_s=given.wait
-        )
+        score = partial(score_model, settings=settings)
+        report = score_missing(given.models, _store(given.folder), _made_with(settings), score, hands_of(given))
     except (AtlasError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -75,7 +75,8 @@ def _connect(scheduler: str) -> Client:
     try:
         return Client(scheduler, set_as_default=False, timeout=CONNECT_S)
     except (OSError, ValueError, AssertionError) as error:  # AssertionError: http:// and the like
-        reason = str(error) or "it speaks another language"
+        silent = f"no answer within {CONNECT_S} s" if isinstance(error, TimeoutError) else "it speaks another language"
+        reason = str(error) or silent
     # The client that did not connect closes itself when it is collected. Collect it now: if that happened while another
     # client starts, the two would wait for each other for ever.
     gc.collect()
