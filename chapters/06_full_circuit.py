@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 06 · The whole circuit
 #
-# Two and a half hours. You have followed single paths. Now put the heads together and ask a harder question: can these heads do the task without all the others?
+# Three hours. You have followed single paths. Now put the heads together and ask a harder question: can these heads do the task without all the others?
 #
 # You will be able to
 # - build a data set with templates, and means that keep the template and lose the names;

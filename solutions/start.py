@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Start here
 #
-# You are about to take a language model apart, twice. In the first part you find out how a model completes "When John and Mary went to the shops, John gave the bag to" with " Mary", down to single attention heads. In the second part you use the same tools on a question about people. Does a model attach other traits to a speaker of African American English than to a speaker of Standard American English? Where in the network does that happen, and how do you keep from fooling yourself about it?
+# You are about to take a language model apart, twice. In the first part, a model reads "When John and Mary went to the shops, John gave the bag to" and goes on with " Mary". You find out which of its parts do that, and how. In the second part you use the same tools on a question about people. When the same thing is said in African American English and in Standard American English, does the model describe the two speakers with different words? If it does, where in the network does that come from? And how do you keep from fooling yourself about it?
 #
 # You need Python and a little PyTorch. You do not need to have seen the inside of a transformer: chapter 00 begins with a tour.
 
@@ -67,18 +67,19 @@ import pandas as pd
 
 from tests.checks import CheckFailed, check_zero_head
 from utils import plots
+from utils.course.progress import progress
 from utils.models import load_model
 
 # %% [markdown]
 # ## Does everything work?
 #
-# Run the two cells above, and then the one below. (In JupyterLab: Shift+Enter.) The first run takes a quarter of a minute. It prints one line that says which model you have, and why.
+# Run the two cells above, and then the one below. (In JupyterLab: Shift+Enter.) The first run can take a minute. It prints one line that says which model you have, and where it came from.
 
 # %% tags=["nbval-ignore-output"]
 model = load_model()
 
 # %% [markdown]
-# If you see an error in place of that line, the message says what to do. `make doctor`, typed in a terminal in the course's folder, examines the whole installation.
+# If you see an error in place of that line, read its last sentence: it says what to do. You can also open a terminal in the course's folder and type `make doctor`, which examines the whole installation.
 #
 # ## The map
 #
@@ -89,23 +90,22 @@ model = load_model()
 # | [02 · Direct logit attribution](02_logit_attribution.ipynb) | Which parts write the answer? | 90 min |
 # | [03 · Activation patching](03_activation_patching.ipynb) | Which parts carry the information that decides it? | 150 min |
 # | [04 · What kind of head is it?](04_head_anatomy.ipynb) | What do these heads do elsewhere, and what happens without them? | 150 min |
-# | [05 · Path patching](05_path_patching.ipynb) | Who tells whom? | 120 min |
-# | [06 · The whole circuit](06_full_circuit.ipynb) | Can these heads do the task on their own? | 150 min |
-# | [07 · Matched guises](07_matched_guises.ipynb) | Does the model judge a speaker by the dialect? | 90 min |
-# | [08 · Where does the gap come from?](08_tracing_prejudice.ipynb) | Where in the network does this happen? | 120 min |
-# | [09 · Can it be removed, and what else goes?](09_removing_it.ipynb) | What changes when those parts are taken out? | 90 min |
+# | [05 · Path patching](05_path_patching.ipynb) | Which head passes its result to which? | 120 min |
+# | [06 · The whole circuit](06_full_circuit.ipynb) | Can these heads do the task on their own? | 180 min |
+# | [07 · Matched guises](07_matched_guises.ipynb) | Does the model judge a speaker by the dialect? | 110 min |
+# | [08 · Where does the gap come from?](08_tracing_prejudice.ipynb) | Where in the network does this happen? | 150 min |
+# | [09 · Can it be removed, and what else goes?](09_removing_it.ipynb) | What changes when those parts are taken out? | 120 min |
 # | [10 · At scale](10_at_scale.ipynb) | How do you do all of this many times faster, and what may you trust? | 90 min |
 #
-# Every chapter can be opened on its own: it loads the model and the prompts itself. Later chapters use what earlier ones explain.
+# Every chapter can be opened on its own: it loads the model and the prompts itself. But a later chapter does not explain again what an earlier one has explained.
 #
-# **If you have one evening:** 00, 01, and sections 1 to 5 of 03. **If you know TransformerLens:** begin with 02. **If you are here for the second part:** 00, 01, 02, then 07 to 09. **If you teach:** `docs/coverage.md` lists what is where.
+# **If you have one evening:** 00, 01, and sections 1 to 5 of 03. **If you know TransformerLens:** begin with 02. **If you are here for the second part:** 00, 01, 02, sections 1 to 5 of 03, then 07 to 09. **If you teach:** `docs/teaching.md` says what a class needs, and `docs/coverage.md` lists what is where.
 #
 # ## How a chapter works
 #
-# Each section asks a question and lets you guess before you see the answer. Write your guess down. A guess that turns out wrong is the most useful thing that can happen to you in this course, because you will remember why.
+# Each section asks a question and lets you guess before you see the answer. Write your guess down. When a guess turns out wrong, you find out what you had assumed, and you remember it.
 #
-# In an **exercise** you write a function. Its signature says which shapes go in and come out, and its docstring is the specification. The cell after it checks your function on small models with random weights, in a few seconds. If something is wrong, it says what was compared, what the mistake probably is, and where to look. Here is a function
-# with a common mistake, so that you can see what that looks like. It is to set one attention head to zero, and returns its input unchanged.
+# In an **exercise** you write a function. Its signature says which shapes go in and come out, and its docstring is the specification. The cell after it checks your function on small models with random weights, in a few seconds. If something is wrong, it says what was compared, what the mistake probably is, and where to look. The next cell shows you such a message. The function in it should set one attention head to zero, but it returns its input unchanged.
 
 # %%
 try:
@@ -114,11 +114,21 @@ except CheckFailed as failed:
     print(failed)
 
 # %% [markdown]
-# When you are stuck, unfold the **hints** one at a time. They get more specific: first a question, then shapes or tools, then the line that people miss. The **answer** is folded after the check. Reading it is no defeat, and it helps most after you have tried.
+# When you are stuck, unfold the **hints** one at a time. The first is a question, the next one names shapes or tools, and the last one points at the line that people miss. The **answer** is folded, too, after the check. Nobody minds if you read it, and it helps most after you have tried.
 #
-# In a **prediction** you write down what you expect, and in an **interpretation** you choose among sentences about a figure. Both are scored in the next cell, and neither can fail.
+# In a **prediction** you write down what you expect, and in an **interpretation** you choose among sentences about a figure. The next cell sets what you wrote beside what was measured. Neither counts as passed or failed.
 #
-# The text says what holds in general. What holds for one model only is folded under **What we see, for SmolLM2**. If your model is another one, your numbers differ, and the lines that begin with ✓ or ✗ compare yours with the recorded ones.
+# What we see in a figure is folded under **What we see, for SmolLM2**, so that you can look first. Those numbers belong to that one model. Some cells print lines such as `ioi.accuracy: 1 · ✓ recorded for smollm2-135m`. They compare your number with the one that was recorded for your model, and ✗ means that the two differ.
+#
+# ## How far are you?
+#
+# Every check that you run adds a line to a file on your own computer: which exercise, when, whether it passed, and the likely mistake if it did not. Your code is not kept, and nothing is sent anywhere. The next cell reads that file. For each chapter it shows how many exercises have passed, how many you have tried, how many are still open, and which one comes next. Come back here whenever you want to know where you stopped, and run the cell again.
+
+# %%
+progress()
+
+# %% [markdown]
+# In a terminal, `make progress` prints the same table. To keep no record, start JupyterLab with `COURSE_PROGRESS=0 make lab`.
 #
 # ## A first picture
 #
@@ -131,6 +141,13 @@ plots.residual_stream_drawing()
 cfg = model.cfg
 sizes = {"layers": cfg.n_layers, "heads in a layer": cfg.n_heads, "numbers in a residual stream (d_model)": cfg.d_model, "tokens in the vocabulary": cfg.d_vocab}
 pd.DataFrame({"this model": sizes})
+
+# %% [markdown] tags=["read-next"]
+# **Read next**
+#
+# - Nanda 2022, [A Comprehensive Mechanistic Interpretability Explainer and Glossary](https://www.neelnanda.io/mechanistic-interpretability/glossary). It explains the words of the field at length. Keep it open while you work.
+# - Olah et al. 2020, [Zoom In: An Introduction to Circuits](https://doi.org/10.23915/distill.00024.001). This essay shows in pictures what the field is after: small parts of a network that a person can understand, and the circuits that they form.
+# - Sharkey et al. 2025, [Open Problems in Mechanistic Interpretability](https://arxiv.org/abs/2501.16496). Many people of the field list together what nobody can do yet.
 
 # %% [markdown]
 # **Next:** [00 · Hooks and caches](00_hooks_and_caches.ipynb).

@@ -5,7 +5,8 @@ array of floats. Whole numbers (token ids, counts, shapes), names and versions w
 5.23.0) and the types of arrays are exact.
 
 Loaded by `addopts` in pyproject.toml. It also sets what kernels need in order to give the recorded outputs: the embedded
-model, no hub, strict references. Progress bars are left out, as they are from what is recorded.
+model, no hub, strict references, no line in a learner's own record. Progress bars are left out, as they are from what is
+recorded.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ NUMBER = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 
-os.environ.update(COURSE_MODEL=DEFAULT_EMBEDDED, HF_HUB_OFFLINE="1", COURSE_STRICT="1")
+os.environ.update(COURSE_MODEL=DEFAULT_EMBEDDED, HF_HUB_OFFLINE="1", COURSE_STRICT="1", COURSE_PROGRESS="0")
 if "PYTEST_XDIST_WORKER" in os.environ:  # side by side, on one thread each: two threads each would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -43,6 +43,11 @@ def copy(tmp_path, monkeypatch):
     monkeypatch.setattr(deriving, "ROOT", tmp_path)
     monkeypatch.setattr(deriving, "SOLUTIONS", tmp_path / "solutions")
     monkeypatch.setattr(deriving, "CHAPTERS", tmp_path / "chapters")
+    readme = tmp_path / "README.md"
+    table = deriving.readme_table()  # of the three
+    readme.write_text(
+        deriving.TABLE.sub(lambda m: m[1] + table + m[2], readme.read_text(encoding="utf-8")), encoding="utf-8"
+    )
     return tmp_path
 
 

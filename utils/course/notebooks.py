@@ -74,9 +74,9 @@ def _cell_problems(path: Path) -> Iterator[str]:
 
 
 def environment(model: str, **more: str) -> dict[str, str]:
-    """What a kernel runs in: this environment, the model, and no waiting for a hub where none is needed."""
+    """What a kernel runs in: this environment, the model, no waiting for a hub where none is needed, no learner's record."""
     offline = {"HF_HUB_OFFLINE": "1"} if model == DEFAULT_EMBEDDED else {}
-    return {**os.environ, "COURSE_MODEL": model, **offline, **more}
+    return {**os.environ, "COURSE_MODEL": model, "COURSE_PROGRESS": "0", **offline, **more}
 
 
 @dataclass

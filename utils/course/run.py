@@ -24,11 +24,15 @@ CONSTRAINTS = [
 CHECKED = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["utils.course.notebooks", "check"]]
 MUTANTS = ["tests.mutants", "--changed"]
 QUICK_TESTS = ["pytest", "-n2", "--dist=loadfile", "-m", "not real_model and not slow", "tests"]
-ALL_TESTS = ["pytest", "-n2", "--dist=loadfile", "--nbval", "--nbval-current-env", "tests", "solutions"]
+ALL_TESTS = [  # notebooks first: they take longest, and one that came last would keep one process waiting
+    *("pytest", "-n2", "--dist=loadfile", "--no-loadscope-reorder", "--nbval", "--nbval-current-env"),
+    *("solutions", "tests"),
+]
 
 # command → (what it does, the modules that it runs in turn; arguments of the command go to the last)
 COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
-    "lab": ("open the chapters in JupyterLab", [["jupyterlab", "chapters"]]),
+    "lab": ("open the chapters in JupyterLab", [["utils.course.lab"]]),
+    "progress": ("what you have passed, tried and left open, and what comes next", [["utils.course.progress"]]),
     "run": (
         "execute the course, or the chapters named: run 03 --model gpt2-small",
         [["utils.course.notebooks", "run"]],
@@ -42,6 +46,7 @@ COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
     "sync": ("derive the notebooks from solutions/*.py: sync 03 --execute", [["utils.course.notebooks", "sync"]]),
     "address": ("write the repository's address everywhere: address owner/name", [["utils.course.address"]]),
     "constraints": ("pin what is new in the requirements; --upgrade moves every pin", [CONSTRAINTS]),
+    "kit": ("write an nbgrader course for a class: kit ../class 00 01", [["utils.course.kit"]]),
     "bench": ("measure the patching engine", [["tests.bench"]]),
 }
 
