@@ -1,19 +1,20 @@
 # %% [markdown]
 # # 08 · Where does the gap come from?
 #
-# Two hours. Chapter 07 measured how much more a model expects unfavourable traits of a person who says *he done worked* than of one who
+# Two and a half hours. Chapter 07 measured how much more a model expects unfavourable traits of a person who says *he done worked* than of one who
 # says *he has worked*, and found how little such a number means alone. This chapter opens the model with the tools of chapters 02 and 03, and
-# keeps the habit: **every view stands beside the same view of a swap that has nothing to do with dialect.**
+# keeps the habit: **every view stands beside the same view of swaps that have nothing to do with dialect.** One such swap is an anecdote, so wherever it is affordable there are dozens.
 #
-# African American English (AAE) is a rule-governed variety of English; *done* before a verb marks a completed action (Labov 1972; Green 2002). What
-# is traced here is a model's prejudice against it, not anything about its speakers. **Content note:** unkind adjectives appear as
+# African American English (AAE) is a rule-governed variety of English. In it, *done* before a verb marks a completed action (Labov 1972; Green 2002). It is not AAE's alone: *done* is also Southern American English. What
+# is traced here is a model's prejudice, not anything about speakers. No speaker of AAE has checked the sentences (chapter 07 says where they come from). **Content note:** unkind adjectives appear as
 # predictions.
 #
 # You will be able to
 # - choose pairs on which activation patching means something;
 # - find two defects of a naive analysis, one that a reconciliation catches and one that it does not;
-# - split a gap into layers and heads that add up to it, and trace it through positions by patching;
-# - say which part of a picture is about dialect, by looking at the picture beside it.
+# - split a gap into layers and heads that add up to it, and trace it through positions by patching in both directions;
+# - say how alike two maps have to be before "they are alike" means anything;
+# - tell a direction that stands for a dialect from one that stands for any unexpected form.
 
 # %% [markdown] tags=["model"]
 # **The model.** `load_model()` prints which model you have. Every figure of the course was computed on SmolLM2-135M-Instruct, a
@@ -73,6 +74,10 @@ else:
 sys.path.insert(0, str(COURSE))
 
 # %%
+import itertools
+
+import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -84,21 +89,25 @@ from tests.checks import (
     check_compare_with_null,
     check_gap_by_component,
     check_gap_direction,
+    check_mean_cosine,
     check_patch_guise,
     check_reconcile,
 )
+from tests.checks.predicting import score_predictions
 from utils.tiny_models import tiny_model
-from utils import dialect, patching, plots
-from utils.dialect import tracing
+from utils import dialect, patching, plots, stats
+from utils.dialect import nulls, tracing
+from utils.dialect.prefixes import PREFIXES, behind
+from utils.dialect.removing import GuiseRuns
 from utils.attribution import apply_final_norm, component_labels, decompose_at, head_name, top_heads
 from utils.experiment import run_experiment
-from utils.inference import small_cache
 from utils.models import load_model
 from utils.prompts import tokenize
 from utils.reference import compare
 
 # %% tags=["nbval-ignore-output"]
 model = load_model()
+n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
 
 
 # %% [markdown]
@@ -115,9 +124,13 @@ model = load_model()
 # From pairs of whole prompts, return for every aligned one a tuple: its index in the list, and the position of the one token that
 # differs (BOS is position 0).
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · a question</summary>
 #
-# `model.to_tokens(prompt)[0]` for both. Compare the lengths before the tokens: `zip` stops at the shorter one without a word.
+# What does `zip` do when one of two rows is longer? Compare the lengths before the tokens.
+# </details>
+# <details><summary>Hint 2 · shapes</summary>
+#
+# `model.to_tokens(prompt)[0]` is one row of token ids, BOS included. For two rows of one length, `(a != b)` is True where they differ.
 # </details>
 
 # %%
@@ -142,22 +155,58 @@ check_aligned_pairs(aligned_pairs)
 # %%
 FRAME = dialect.frames("paper")[4]
 print(FRAME)
-counts = {name: (len(dialect.aligned_pairs(model, dialect.pairs_of(name), FRAME)), len(dialect.pairs_of(name)))
-          for name in (*dialect.feature_names(), *dialect.grammar()["contrasts"])}  # fmt: skip
+counts = {name: (len(dialect.aligned_pairs(model, dialect.pairs_of(name, 8), FRAME)), 8) for name in dialect.feature_names()}
 for name, (aligned, total) in counts.items():
-    print(f"{name:17} {aligned:3} of {total} pairs are aligned")
-compare("tracing.aligned_features", sum(aligned > 20 or aligned == total for aligned, total in counts.values()), model)
+    print(f"{name:17} {aligned} of {total} pairs are aligned")
+contrast = dialect.pairs_of("be_usually", 8)
+print(f"{'be_usually':17} {len(dialect.aligned_pairs(model, contrast, FRAME))} of 8 (the published contrast)")
+compare("tracing.aligned_features", sum(aligned == total for aligned, total in counts.values()), model)
 
 # %% [markdown]
-# The published contrast is not among them: `he's usually` is longer than `he be`. Patching it position by position would compare the verb of
+# The published contrast is not aligned: `he's usually` is longer than `he be`. Patching it position by position would compare the verb of
 # one guise with the adverb of the other, and draw a picture all the same.
 #
-# We trace *done* / *has*, the aligned feature with the largest gap in chapter 07. Beside it goes the neutral swap *once* / *twice*, at the
-# same position in the same frame with the same verbs (of the swaps in chapter 07, it had the largest gap). (Which word of a swap comes first has no meaning; we put first
-# the one that makes the gap positive.)
+# We trace *done* / *has*, the aligned feature with the largest gap. First, how large is that gap, how sure is it, and does it depend on what stands in front of the prompt? Chapter 07 has the four prefixes. The interval is chapter 07's, over verbs and prompts.
 
 # %%
 N = 4
+FRAMES = dialect.frames("paper")[2:6]
+by_prefix = {}
+for prefix in PREFIXES:
+    try:
+        with behind(model, prefix) as front:
+            by_prefix[prefix] = dialect.trait_gaps(model, dialect.pairs_of("done", N), front(FRAMES))  # [verb, frame]
+    except dialect.DialectError as lacking:
+        print(lacking)
+gap_interval = {prefix: stats.anova_interval(table) for prefix, table in by_prefix.items()}
+plots.intervals(
+    {"gap": [table.mean() for table in by_prefix.values()]},
+    f"The gap of done / has behind {len(by_prefix)} prefixes",
+    x="gap (logits; 95 % intervals over four verbs and four prompts)",
+    labels={"gap": list(by_prefix)},
+    bounds={"gap": list(zip(*gap_interval.values(), strict=True))},
+)
+
+# %%
+for prefix, table in by_prefix.items():
+    compare(f"tracing.gap.{prefix}", [table.mean(), *gap_interval[prefix]], model)
+
+# %% [markdown]
+# *What do you see?* Is it the same number behind all prefixes? Which intervals exclude zero?
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# XXPREFIX
+# </details>
+#
+# Everything below uses the model's own BOS, `bos`. The claims at the end say which of them were tried behind other prefixes.
+#
+# ### The companion
+#
+# Beside *done* / *has* goes the neutral swap *once* / *twice*, at the
+# same position in the same frame with the same verbs. Of the swaps of chapter 07 it has the largest gap. Which word of a swap comes first has no meaning; we put first
+# the one that makes the gap positive.
+
+# %%
 neutral = [dialect.Pair(pair.sae, pair.aae, pair.cluster) for pair in dialect.swap_pairs("once/twice", 8)]
 done = tracing.guise_batch(model, dialect.pairs_of("done", 8), FRAME, n=N)
 swap = tracing.guise_batch(model, neutral, FRAME, n=N)
@@ -186,9 +235,8 @@ compare("tracing.gap.swap", gaps["swap"].mean(), model)
 
 
 # %% [markdown]
-# **How to read it.** Bars above zero: after the first word, the model leans more to unfavourable traits. On the embedded model both groups do, by about as
-# much, and the second group has nothing to do with dialect. Whatever the figures below show for *done* alone is worth little until you have looked at the
-# other panel. (The neutral swap was chosen *because* its gap is large: it is a fair companion for the maps, and no null for the size.)
+# **How to read it.** Bars above zero: after the first word, the model leans more to unfavourable traits. On SmolLM2 both groups do, by about as
+# much, and the second group has nothing to do with dialect. The neutral swap was chosen *because* its gap is large. That makes it a fair companion for maps of a gap, and no null for the gap's size.
 #
 # ## 2 · The direction that the gap is
 #
@@ -208,8 +256,8 @@ compare("tracing.gap.swap", gaps["swap"].mean(), model)
 
 # %%
 def gap_direction(
-    model: TransformerBridge, unfavourable: Int[Tensor, "u"], favourable: Int[Tensor, "f"]
-) -> Float[Tensor, "d_model"]:
+    model: TransformerBridge, unfavourable: Int[Tensor, " u"], favourable: Int[Tensor, " f"]
+) -> Float[Tensor, " d_model"]:
     """The direction on which the normalised stream's projection is the preference for unfavourable traits."""
     ### BEGIN SOLUTION
     return model.W_U[:, unfavourable].mean(1) - model.W_U[:, favourable].mean(1)
@@ -233,10 +281,17 @@ check_gap_direction(gap_direction)
 # For a batch of equally long prompts, compare each row's preference, read from the logits at the last position, with the projection of its final residual
 # stream. Return two rows of errors (logits minus projection): without the unembedding's bias, and with it.
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · a question</summary>
 #
-# `apply_final_norm(stream, cache)` from `utils.attribution` centers and scales `[batch, d_model]` as the model's final norm does at the last position. The
-# final stream is `cache["resid_post", n_layers - 1][:, -1]`. `model.b_U` may be `None`: then the bias term is zero.
+# Which vector is multiplied with the unembedding? The final stream is `cache["resid_post", n_layers - 1][:, -1]`, and one step is missing between the two.
+# </details>
+# <details><summary>Hint 2 · the step</summary>
+#
+# `apply_final_norm(stream, cache)` from `utils.attribution` centers and scales `[batch, d_model]` as the model's final norm does at the last position.
+# </details>
+# <details><summary>Hint 3 · the line that people miss</summary>
+#
+# `model.b_U` may be `None`: then the bias term is zero.
 # </details>
 
 # %%
@@ -244,7 +299,7 @@ def reconcile(
     model: TransformerBridge,
     logits: Float[Tensor, "batch position d_vocab"],
     cache: ActivationCache,
-    answers: tuple[Int[Tensor, "u"], Int[Tensor, "f"]],
+    answers: tuple[Int[Tensor, " u"], Int[Tensor, " f"]],
 ) -> Float[Tensor, "2 batch"]:
     """Preference in the logits minus its reconstruction from the residual stream: without, and with the bias term."""
     ### BEGIN SOLUTION
@@ -271,22 +326,28 @@ toy = tiny_model("gpt2")
 toy_answers = tuple(
     torch.tensor([toy.to_single_token(w) for w in group]) for group in ((" lazy", " rude"), (" kind", " honest"))
 )
-contrast = dialect.pairs_of("be_usually", 4)
-texts = [FRAME.format(getattr(pair, side)) for side in ("aae", "sae") for pair in contrast]
+texts = [FRAME.format(getattr(pair, side)) for side in ("aae", "sae") for pair in contrast[:4]]
 report = {}
 for name, one, answers in ((model.cfg.model_name, model, (U, F)), ("LayerNorm toy", toy, toy_answers)):
     tokens, mask = tokenize(one, texts)
     logits, cache = one.run_with_cache(tokens)
-    without_bias, with_bias = reconcile(one, logits, cache, answers).abs().max(1).values
+    without_bias, with_bias = reconcile(one, logits, cache, answers)  # [row] each
+    of_gaps = without_bias[:4] - without_bias[4:]
     at_column = tracing.preference_of(*answers)(logits)
     at_token = torch.cat([tracing.preference_of(*answers)(one(one.to_tokens(text))) for text in texts])
-    report[name] = [without_bias.item(), with_bias.item(), (at_column - at_token).abs().max().item()]
+    errors = (without_bias, with_bias, of_gaps, at_column - at_token)
+    report[name] = [error.abs().max().item() for error in errors]
 plots.bar(
     report,
     "Largest error of any row",
     x="what is compared",
     y="logits",
-    x_labels=["parts with logits, no bias term", "parts with logits, bias term in", "last column with true last token"],
+    x_labels=[
+        "preference: parts, no bias",
+        "preference: parts and bias",
+        "gap: parts, no bias",
+        "last column, true last token",
+    ],
 )
 
 # %%
@@ -295,17 +356,22 @@ compare("tracing.reconcile_toy", report["LayerNorm toy"], model)
 
 
 # %% [markdown]
-# **How to read it.** The first group is the **bias defect**: on a model with a LayerNorm the parts miss the logits by the same amount in
-# every row, unless the bias is counted as a part. In IOI's eight prompts it cancels, because each answer pair comes with its mirror; here nothing
-# is mirrored. On a model with RMSNorm and no bias it is zero, which is how it goes unnoticed.
+# **How to read it.** The first group is the **bias defect**. On a model with a LayerNorm, the parts of a *preference* miss the logits by the same amount in
+# every row, unless the bias is counted as a part. On a model with RMSNorm and no bias it is zero, which is how it goes unnoticed. In IOI's eight prompts it cancels, because each answer pair comes with its mirror.
 #
-# The third group is the **padding defect**, and here is the trap: in the middle group everything adds up. Logits and parts were read at *the same wrong
+# Does it matter here? The third group answers. A *gap* is a difference of two preferences of the same traits, so the bias stands on both sides and cancels. As long as you report gaps, you may forget the bias. As soon as you report what the model says of *one* guise, or of two guises with different traits, you may not.
+#
+# The last group is the **padding defect**, and here is the trap: in the second group everything adds up. Logits and parts were read at *the same wrong
 # position*. Reconciling cannot catch that; only a comparison with prompts run one by one can. A difference of guises does not remove it either, because
 # the two guises are padded by different amounts.
 #
 # **What it does not show.** How large the damage is for a conclusion; chapter 07 counted the rows whose sign changes.
 #
 # **Try.** Read `tokens` left-padded, without giving the model a mask. Which bar grows?
+# <details><summary>What you should find</summary>
+#
+# The last one. The padding now stands in front, where every token reads it, so the true last token itself is wrong.
+# </details>
 #
 # ## 4 · Which parts write the gap?
 #
@@ -323,8 +389,8 @@ compare("tracing.reconcile_toy", report["LayerNorm toy"], model)
 
 # %%
 def gap_by_component(
-    aae: ActivationCache, sae: ActivationCache, direction: Float[Tensor, "d_model"]
-) -> Float[Tensor, "component"]:
+    aae: ActivationCache, sae: ActivationCache, direction: Float[Tensor, " d_model"]
+) -> Float[Tensor, " component"]:
     """Each component's part of the mean gap: embedding, L0 attention, L0 MLP, …"""
     ### BEGIN SOLUTION
     sides = [
@@ -343,17 +409,37 @@ check_gap_by_component(gap_by_component)
 # The last few layers decide between adjectives, whatever the reason; so the two lines should be alike at the end. If dialect has parts of its own,
 # the lines should differ earlier.
 # </details>
+#
+# As in chapter 02 there are two curves. The **logit lens** divides each unfinished stream by its own size: what gap would the model show if it stopped there? **Cumulative attribution** divides it by the size of the last stream: how much of the gap has been written so far? Each has a point before every layer (`7_pre`) and one between its attention and its MLP (`7_mid`).
 
 # %%
 direction = dialect.gap_direction(model, U_words, F_words)
 caches = {name: (experiment.clean_cache, experiment.corrupted_cache) for name, experiment in experiments.items()}
-lens = {name: tracing.gap_after_layers(*pair, direction) for name, pair in caches.items()}
+curves = {name: tracing.gap_by_stream(model, *pair, direction).mean(-1) for name, pair in caches.items()}  # [2, stream]
+stream_names = tracing.stream_labels(model)
 plots.line(
-    {"done / has (dialect)": lens["done"], "twice / once (neutral)": lens["swap"]},
-    "Logit lens of the gap: the stream before each layer, and at the end",
-    x="layer",
-    y="gap so far (logits)",
+    {
+        "done: logit lens": curves["done"][0],
+        "done: cumulative": curves["done"][1],
+        "neutral: logit lens": curves["swap"][0],
+        "neutral: cumulative": curves["swap"][1],
+    },
+    "The gap at the last token, stream by stream",
+    x="the residual stream before a layer (pre), or between its attention and its MLP (mid)",
+    y="gap (logits)",
+    x_labels=stream_names,
 )
+
+# %%
+half_written = {
+    name: stream_names[int((curve[1] > curve[1, -1] / 2).long().argmax())] for name, curve in curves.items()
+}
+compare("tracing.lens.first_above_half", list(half_written.values()), model)
+nearly = {name: int((curve[0] > 0.9 * curve[0, -1]).long()[20:].argmax()) + 20 for name, curve in curves.items()}  # from layer 10 on
+compare("tracing.lens.nearly_final_at", [stream_names[at] for at in nearly.values()], model)
+compare("tracing.lens.share_written_by_then", [curve[1, nearly[name]] / curve[1, -1] for name, curve in curves.items()], model)
+compare("tracing.lens.in_layer_0", [curve[0, 1] for curve in curves.values()], model)
+compare("tracing.lens.both_end_at", torch.stack([curve[:, -1] for curve in curves.values()]), model)
 
 # %%
 parts = {name: tracing.gap_by_component(*pair, direction).mean(-1) for name, pair in caches.items()}
@@ -366,30 +452,30 @@ plots.bar(
 )
 
 # %%
-print(
-    *(f"{name}: parts add up to {parts[name].sum():.4f}, the gap is {gaps[name].mean():.4f}" for name in parts),
-    sep="\n",
-)
+adds_up = all(torch.isclose(parts[name].sum(), gaps[name].mean(), atol=1e-3) for name in parts)
+print(f"parts add up to the gap: {'yes' if adds_up else 'no'}")
 attention_share = {name: parts[name][1::2].abs().sum() / parts[name].abs().sum() for name in parts}
-half = 1 + 2 * (model.cfg.n_layers // 2)
+half = 1 + 2 * (n_layers // 2)
 late_share = {name: parts[name][half:].abs().sum() / parts[name].abs().sum() for name in parts}
 compare("tracing.attention_share", [attention_share[name] for name in ("done", "swap")], model)
 compare("tracing.late_share", [late_share[name] for name in ("done", "swap")], model)
 
 
-def cosine(one: Tensor, other: Tensor) -> Tensor:
-    return torch.nn.functional.cosine_similarity(one.flatten(), other.flatten(), dim=0)
+def cosine(one: Tensor, other: Tensor) -> float:
+    return torch.nn.functional.cosine_similarity(one.flatten(), other.flatten(), dim=0).item()
 
 
 compare("tracing.cosine_of_components", cosine(parts["done"], parts["swap"]), model)
 
 # %% [markdown]
-# **How to read it.** The line crosses into its final value where the gap is written. A component's bar is what it writes itself, not what it
-# causes others to write. Large bars of opposite signs nearly cancel: compare the tallest with the whole gap. The shares printed
-# above say how much (in absolute size) is attention's, and how much comes in the later half.
+# *What do you see?* Where is the gap written, and do lens and cumulative curve tell the same story?
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# XXLENS
+# </details>
 #
 # **What it does not show.** What causes the bars. A late MLP that writes much of the gap may be the last link of a chain that begins
-# elsewhere. The cosine says how alike the two patterns of bars are; near 1, dialect and a neutral swap are written by the same parts.
+# elsewhere. The cosine says how alike the two patterns of bars are. Whether that is much, section 5 asks.
 #
 # Now heads: directly, by what they write at the end, and where they look from there.
 
@@ -404,33 +490,47 @@ plots.imshow(
     unit="logits",
 )
 
+# %% [markdown]
+# Do any of these heads *look for* the dialect form? A head that attends to *done* proves nothing: it may attend to whatever stands there. So its attention to *has*, in the other prompt of the same pair, stands beside it.
+
 # %%
 looks = {
-    name: torch.stack([cache["pattern", layer][:, :, -1, done.position].mean(0) for layer in range(model.cfg.n_layers)])
-    for name, (cache, _) in caches.items()
+    word: tracing.attention_from_end(cache, done.position)
+    for word, cache in zip(("done", "has", "twice", "once"), itertools.chain(*caches.values()), strict=True)
 }
 plots.imshow(
-    torch.stack([looks["done"], looks["swap"]]),
-    "Attention from the last token to the swapped word",
+    torch.stack(list(looks.values())),
+    "Attention from the last token to the word that is swapped",
     x="head",
     y="layer",
-    panels=["to 'done'", "to 'twice'"],
+    panels=[f"to '{word}'" for word in looks],
     sequential=True,
     unit="attention",
+    columns=4,
 )
 
 # %%
+more = {"done": looks["done"] - looks["has"], "twice": looks["twice"] - looks["once"]}  # [layer, head] each
+for word, difference in more.items():
+    strongest = top_heads(difference.abs(), 3)
+    print(f"largest differences for {word}:", ", ".join(f"{head_name(*pair)} {difference[pair]:+.2f}" for pair in strongest))
 print("largest direct parts:", {name: [head_name(*pair) for pair in top_heads(heads[name], 3)] for name in heads})
+compare("tracing.looks.done_has_cosine", cosine(looks["done"], looks["has"]), model)
+compare("tracing.looks.a_tenth_more_and_a_tenth_less", [int((sign * more["done"] > 0.1).sum()) for sign in (1, -1)], model)
+compare("tracing.looks.most_more_and_most_less", [more["done"].max(), more["done"].min()], model)
+compare("tracing.looks.twice.most_more_and_most_less", [more["twice"].max(), more["twice"].min()], model)
 compare("tracing.cosine_of_heads", cosine(heads["done"], heads["swap"]), model)
-compare("tracing.cosine_of_attention", cosine(looks["done"], looks["swap"]), model)
+compare("tracing.cosine_of_attention", cosine(looks["done"], looks["twice"]), model)
 
 
 # %% [markdown]
-# **How to read it.** Red heads push toward unfavourable traits on the first word of the pair, blue ones away. In the second figure, a dark cell is a head
-# whose last position reads the swapped word. Look for heads that are dark on the left and pale on the right: only those could be said to look for *done*. If
-# the two panels are nearly the same picture, these heads read whatever stands at that place in the quotation.
+# *What do you see?* Which heads are dark in the first panel and pale in the second?
+# <details><summary>What we see, for SmolLM2</summary>
 #
-# **What it does not show.** A head that reads *done* need not use it.
+# XXLOOKS
+# </details>
+#
+# **What it does not show.** A head that reads *done* need not use it, and heads that carry the difference may pick it up somewhere else than at the word. The next section shows where it travels.
 #
 # ## 5 · How does it travel?
 #
@@ -442,10 +542,13 @@ compare("tracing.cosine_of_attention", cosine(looks["done"], looks["swap"]), mod
 # unfavourable traits, averaged over the pairs and rescaled: 0 is the SAE run, 1 the AAE run. Use `patching.get_act_patch_resid_pre(model,
 # corrupted_tokens, clean_cache, metric)` from `utils` (the built-in of the same name works too, more slowly).
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · the plan</summary>
 #
-# Four steps: `run_with_cache` on the AAE tokens; the two mean preferences; a metric that is 0-d; the sweep. Read `logits[:, -1]` in the
-# metric.
+# Four steps: `run_with_cache` on the AAE tokens; the two mean preferences; a metric that is 0-d; the sweep.
+# </details>
+# <details><summary>Hint 2 · the line that people miss</summary>
+#
+# The metric subtracts the SAE run's preference *before* it divides by the difference. Read `logits[:, -1]` in it.
 # </details>
 
 # %%
@@ -453,7 +556,7 @@ def patch_guise(
     model: TransformerBridge,
     aae_tokens: Int[Tensor, "batch position"],
     sae_tokens: Int[Tensor, "batch position"],
-    answers: tuple[Int[Tensor, "u"], Int[Tensor, "f"]],
+    answers: tuple[Int[Tensor, " u"], Int[Tensor, " f"]],
 ) -> Float[Tensor, "layer position"]:
     """AAE residual streams patched into the SAE run: 1 where one patch restores the whole gap."""
     ### BEGIN SOLUTION
@@ -476,52 +579,80 @@ check_patch_guise(patch_guise)
 
 # %% [markdown]
 # It is the experiment of chapter 03 once more, with a preference in the place of a logit difference. So `experiment.denoise(sweep)` does this
-# with any sweep of `utils.patching`. One call gives the residual stream, attention outputs and MLP outputs.
+# with any sweep of `utils.patching`, and `experiment.noise(sweep)` patches the other way: SAE into the AAE run, where 0 is no change and −1 takes the whole gap away.
+#
+# The two directions answer different questions. AAE into SAE: what is *enough* to bring the gap about? SAE into AAE: what is *needed* for it?
 
 # %%
-blocks = {
-    name: experiment.denoise(patching.get_act_patch_block_every) for name, experiment in experiments.items()
-}  # [resid_pre / attn_out / mlp_out, layer, position] each
+into_sae = {name: experiment.denoise(patching.get_act_patch_resid_pre) for name, experiment in experiments.items()}
+into_aae = {name: experiment.noise(patching.get_act_patch_resid_pre) for name, experiment in experiments.items()}
 plots.imshow(
-    torch.stack([blocks["done"][0], blocks["swap"][0]]),
-    "Residual stream, first word's run patched into the second's: share of the gap restored",
+    torch.stack([into_sae["done"], into_sae["swap"], into_aae["done"], into_aae["swap"]]),
+    "Residual stream of one run, patched into the other: share of the gap",
     x="position",
     y="layer (before it)",
     x_labels=positions,
-    panels=["done / has (dialect)", "twice / once (neutral)"],
+    panels=["done into has", "twice into once (neutral)", "has into done", "once into twice (neutral)"],
     limit=1.0,
     unit="share of gap",
+    columns=2,
 )
 
 # %%
-for name in blocks:
-    resid = blocks[name][0]
-    at, before = resid[0, done.position].item(), resid[:, : done.position].abs().max().item()
-    print(f"{name}: {at:.6f} at the swapped token of layer 0, at most {before:.1e} at earlier positions")
-compare("tracing.resid.layer_0", [blocks[name][0][0, done.position] for name in blocks], model)
-half_way = {name: int((blocks[name][0][:, done.position] < 0.5).long().argmax()) for name in blocks}
-arrives = {name: int((blocks[name][0][:, -1] > 0.5).long().argmax()) for name in blocks}
-compare("tracing.resid.leaves_the_word_at_layer", [half_way[name] for name in blocks], model)
-compare("tracing.resid.reaches_the_end_at_layer", [arrives[name] for name in blocks], model)
-compare("tracing.cosine_of_residual_maps", cosine(blocks["done"][0], blocks["swap"][0]), model)
+for name, resid in into_sae.items():
+    holds = abs(resid[0, done.position].item() - 1) < 1e-3 and resid[:, : done.position].abs().max().item() < 1e-3
+    print(f"{name}: 1 at the swapped token of layer 0, and 0 at all earlier positions: {'yes' if holds else 'no'}")
+half_way = {name: int((resid[:, done.position] < 0.5).long().argmax()) for name, resid in into_sae.items()}
+arrives = {name: int((resid[:, -1] > 0.5).long().argmax()) for name, resid in into_sae.items()}
+closing = max(i for i, label in enumerate(positions) if '"' in label)
+at_quote = {name: resid[:, closing] for name, resid in into_sae.items()}
+mirror = {name: into_sae[name] + into_aae[name] for name in into_sae}  # 0 where one direction mirrors the other
+compare("tracing.resid.leaves_the_word_at_layer", list(half_way.values()), model)
+compare("tracing.resid.reaches_the_end_at_layer", list(arrives.values()), model)
+compare("tracing.resid.most_at_the_closing_quote", [resid.max() for resid in at_quote.values()], model)
+compare("tracing.resid.most_at_the_closing_quote.layer", [int(resid.argmax()) for resid in at_quote.values()], model)
+compare("tracing.resid.directions.cosine", [cosine(into_sae[name], -into_aae[name]) for name in into_sae], model)
+compare("tracing.resid.directions.largest_difference", [mirror[name].abs().max() for name in mirror], model)
+compare("tracing.cosine_of_residual_maps", cosine(into_sae["done"], into_sae["swap"]), model)
 
 # %% [markdown]
-# **How to read it.** Two things must hold, and are printed: exactly 1 at the swapped token before layer 0 (the whole difference is still there), and 0 at
-# every earlier position (nothing can flow backwards). Then follow the 1 upwards: it leaves the word's column, and turns up in another, often at a quotation mark that
-# sums up what was quoted, and then at the end. The layer at which it leaves and the layer at which it arrives are printed.
+# **How to read it.** Two things must hold, and are printed: 1 at the swapped token before layer 0 (the whole difference is still there), and 0 at
+# every earlier position (nothing can flow backwards). Then follow the 1 upwards: it leaves the word's column, turns up in another, often at a quotation mark that
+# sums up what was quoted, and then at the end.
 #
-# **What it does not show.** That a path is the dialect's. Look at the right panel: if the neutral difference takes the same road at about
-# the same layers, this is the road of *anything said in the quotation*.
+# *What do you see?* At which layer does the difference leave the word, and at which does it reach the end? Are the lower panels the upper ones with the sign turned?
+# <details><summary>What we see, for SmolLM2</summary>
 #
-# **Try.** `experiment.noise(…)` patches the other way, SAE into AAE: 0 is no change, −1 takes the whole gap away. Are the two maps mirror images?
+# XXTRAVEL
+# </details>
 
 # %%
+FEW = 2
+few = {name: run_experiment(model, batch[:FEW], preference) for name, batch in (("done", done), ("swap", swap))}
+
+
+def some_layers(experiment, sweep, layers: range, **options) -> Float[Tensor, "layer position ..."]:
+    """A sweep in some of the layers, at the positions from the swapped word on; the positions before it cannot change."""
+    cells = itertools.product(layers, range(experiment.pairs.position, experiment.pairs.clean_tokens.shape[1]))
+    index = pd.DataFrame(cells, columns=["layer", "pos"])
+    swept = experiment.denoise(sweep, index_df=index, progress=False, **options)
+    values = swept.values - swept.baseline if options else swept
+    return values.unflatten(0, (len(layers), -1))
+
+
+every_other = range(0, n_layers, 2)
+outputs = [
+    some_layers(experiment, sweep, every_other)
+    for experiment in few.values()
+    for sweep in (patching.get_act_patch_attn_out, patching.get_act_patch_mlp_out)
+]
 plots.imshow(
-    torch.cat([blocks["done"][1:], blocks["swap"][1:]]),
-    "Attention and MLP outputs patched, one at a time",
+    torch.stack(outputs),
+    f"Attention and MLP outputs patched, one at a time ({FEW} verbs, every other layer, first word into second)",
     x="position",
     y="layer",
-    x_labels=positions,
+    x_labels=positions[done.position :],
+    y_labels=list(every_other),
     panels=["done: attention", "done: MLP", "neutral: attention", "neutral: MLP"],
     unit="share of gap",
     columns=2,
@@ -531,40 +662,190 @@ plots.imshow(
 # **How to read it.** A cell is one layer's attention (or MLP) output at one position. Attention cells far from the swapped word move information between
 # positions; MLP cells change it in place. What is new in the panels of *done*, against the neutral ones?
 #
-# ## 6 · Which heads carry it, and do they carry anything else?
+# ### How alike is alike?
+#
+# The cosine printed above, between the residual map of *done* and that of *twice* / *once*, is high. An earlier edition of this chapter stopped there and let the reader conclude that *done* takes "the road of anything said in the quotation". One cosine cannot say that. How alike are the maps of *other* swaps, to each other and to *done*?
+#
+# ### Predict before you look
+#
+# Take all neutral swaps whose word stands where *done* stands, in prompts of the same length. Make a map of each, and take the cosine of every two of these maps. Is the middle one of all these cosines `"higher"` than the cosine of *done* with *twice* / *once*, `"about equal"` (within .1), or `"lower"`?
 
 # %%
-FEW = 3
-few = {name: run_experiment(model, batch[:FEW], preference) for name, batch in (("done", done), ("swap", swap))}
-five = {
-    name: experiment.denoise(patching.get_act_patch_attn_head_all_pos_every) for name, experiment in few.items()
-}  # [output / query / key / value / pattern, layer, head] each
-PANELS = ["output", "query", "key", "value", "pattern"]
-plots.imshow(
-    torch.cat([five["done"], five["swap"]]),
-    "Heads patched at all positions: share of the gap restored",
-    x="head",
-    y="layer",
-    panels=[f"done: {panel}" for panel in PANELS] + [f"neutral: {panel}" for panel in PANELS],
-    unit="share of gap",
-    columns=5,
+prediction = {"two neutral swaps, compared with done and twice": None}
+
+# %% tags=["solution"]
+prediction = {"two neutral swaps, compared with done and twice": "about equal"}  # what we guessed
+
+# %% [markdown]
+# Every fifth layer is enough for this, and keeps it affordable. `reduce="none"` gives a value per pair, so that a map can be made from two of the four verbs and compared with the map from the other two. That cosine is a ceiling: two maps of *different* swaps cannot be expected to agree better than two maps of the same one.
+
+# %%
+coarse = range(0, n_layers, 5)
+
+
+def coarse_map(batch, n_pairs: int = N) -> Float[Tensor, "layer position pair"]:
+    """The residual map in every fifth layer, from the swapped word on: what each pair gains, as a share of the mean gap."""
+    experiment = run_experiment(model, batch[:n_pairs], preference)
+    return some_layers(experiment, patching.get_act_patch_resid_pre, coarse, reduce="none", baseline=True)
+
+
+batches = {"done": done}
+for name in dialect.swap_names():
+    if len(dialect.aligned_pairs(model, dialect.swap_pairs(name, N), FRAME)) == N:
+        batch = tracing.guise_batch(model, dialect.swap_pairs(name, N), FRAME)
+        if batch.position == done.position and batch.clean_tokens.shape == done.clean_tokens.shape:
+            batches[name] = batch
+maps = {name: coarse_map(batch) for name, batch in batches.items()}
+same_place = [name for name in maps if name != "done"]
+size_of_gap = [dialect.trait_gaps(model, dialect.swap_pairs(name, N), [FRAME]).mean().abs() for name in same_place]
+mean_map = {name: values.mean(-1) for name, values in maps.items()}
+with_done = [cosine(mean_map["done"], mean_map[name]) for name in same_place]
+halves = {name: cosine(values[..., : N // 2].mean(-1), values[..., N // 2 :].mean(-1)) for name, values in maps.items()}
+with_each_other = [cosine(mean_map[a], mean_map[b]) for a, b in itertools.combinations(same_place, 2)]
+plots.scatter(
+    size_of_gap,
+    with_done,
+    "Swaps at the place of done: how alike is their map to that of done?",
+    x="size of the swap's own gap (logits)",
+    y="cosine with the map of done",
+    labels=same_place,
 )
 
 # %%
-strongest = {name: top_heads(five[name][0], 3) for name in five}
-print({name: [f"{head_name(*pair)} {five[name][0][pair]:+.2f}" for pair in strongest[name]] for name in strongest})
-compare("tracing.heads.largest_share", [five[name][0].max() for name in five], model)
-compare("tracing.heads.cosine", cosine(five["done"][0], five["swap"][0]), model)
-compare("tracing.heads.value_against_pattern", [five["done"][i].abs().sum() for i in (3, 4)], model)
+shown = cosine(mean_map["done"], mean_map["once/twice"])
+middle = float(np.median(with_each_other))
+measured = "about equal" if abs(middle - shown) <= 0.1 else "higher" if middle > shown else "lower"
+score_predictions(prediction, {"two neutral swaps, compared with done and twice": measured})
+compare("tracing.alike.swaps", len(same_place), model)
+compare("tracing.alike.done_and_once_twice", shown, model)
+quartiles = [0, 0.25, 0.5, 0.75, 1]
+compare("tracing.alike.done_and_swaps", np.quantile(with_done, quartiles), model)
+compare("tracing.alike.swaps_and_swaps", np.quantile(with_each_other, quartiles), model)
+compare("tracing.alike.mean_done_and_swaps", np.mean(with_done), model)
+compare("tracing.alike.mean_swaps_and_swaps", np.mean(with_each_other), model)
+compare("tracing.alike.rank_of_once_twice", 1 + sum(value > shown for value in with_done), model)
+compare("tracing.alike.halves_of_done", halves["done"], model)
+compare("tracing.alike.median_halves_of_swaps", np.median([halves[name] for name in same_place]), model)
+
+# %% [markdown]
+# *What do you see?* Where is *once* / *twice* among the swaps? What do the swaps with low cosines have in common?
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# XXALIKE
+# </details>
+#
+# **What it does not show.** That *done* has no road of its own. Maps of few layers and few positions are coarse pictures, and most swaps agree on most cells. What the figure rules out is the short way: neither "cosine .9, therefore the same mechanism" nor "cosine .6, therefore another one".
+#
+# ### Behind other prefixes
+#
+# Does the road depend on what stands in front of the prompt? The same map of *done* / *has*, from two verbs, behind each prefix:
+
+# %%
+roads = {"bos": maps["done"][..., :FEW].mean(-1)}
+for prefix in by_prefix.keys() - roads.keys():
+    with behind(model, prefix) as front:
+        batch = tracing.guise_batch(model, dialect.pairs_of("done", 8), front([FRAME])[0])
+        roads[prefix] = coarse_map(batch, FEW).mean(-1)
+for prefix in by_prefix:
+    road = roads[prefix]
+    leaves, reaches = (coarse[int(crossed.long().argmax())] for crossed in (road[:, 0] < 0.5, road[:, -1] > 0.5))
+    compare(f"tracing.prefix.{prefix}.leaves_and_reaches", [leaves, reaches], model)
+    compare(f"tracing.prefix.{prefix}.cosine_with_bos", cosine(road, roads["bos"]), model)
+
+# %% [markdown]
+# XXROADS
+#
+# ## 6 · Which heads carry it, and do they carry anything else?
+
+# %%
+five = few["done"].denoise(patching.get_act_patch_attn_head_all_pos_every)  # [ingredient, layer, head]
+INGREDIENTS = ["output", "query", "key", "value", "pattern"]
+by_head = {"done": dict(zip(INGREDIENTS, five, strict=True))}
+by_head["swap"] = {  # three of the five, to save time
+    "output": few["swap"].denoise(patching.get_act_patch_attn_head_out_all_pos),
+    "value": few["swap"].denoise(patching.get_act_patch_attn_head_v_all_pos),
+    "pattern": few["swap"].denoise(patching.get_act_patch_attn_head_pattern_all_pos),
+}
+n_kv = model.cfg.n_key_value_heads or n_heads
+empty = five.new_zeros(n_layers, n_heads - n_kv)
+by_head["swap"]["value"] = torch.cat([by_head["swap"]["value"], empty], dim=1)
+plots.imshow(
+    torch.stack([panel for panels in by_head.values() for panel in panels.values()]),
+    f"Heads patched at all positions: share of the gap restored ({FEW} verbs)",
+    x="head",
+    y="layer",
+    panels=[f"{name}: {panel}" for name, panels in by_head.items() for panel in panels],
+    unit="share of gap",
+    columns=4,
+)
+
+# %% [markdown]
+# **How to read it.** Each panel replaces one ingredient of one head, at every position. On a model whose heads share keys and values, the key and value
+# panels have a column per *group* of heads, and the rest of the columns is empty: SmolLM2 has nine heads and three key/value heads. Compare the largest cell with 1, and with the largest cell of the neutral panels.
+#
+# Is it more a matter of *where* heads look (pattern) or of *what* they find there (value)? Be careful with the count. Nine pattern cells against three value cells is not a fair sum, because a value cell changes what three heads read. So add the patterns of the heads that share a value first.
+
+# %%
+by_group = {
+    name: torch.stack([panels["value"][:, :n_kv], panels["pattern"].unflatten(1, (n_kv, -1)).sum(-1)])
+    for name, panels in by_head.items()
+}  # [value / pattern, layer, key/value head]
+outputs_of = {name: panels["output"] for name, panels in by_head.items()}
+strongest = {name: top_heads(output, 3) for name, output in outputs_of.items()}
+opposing = {name: top_heads(output, 2, sign=-1) for name, output in outputs_of.items()}
+for name, output in outputs_of.items():
+    listed = [*strongest[name], *opposing[name]]
+    print(f"{name}:", ", ".join(f"{head_name(*pair)} {output[pair]:+.2f}" for pair in listed))
+compare("tracing.heads.largest_share", [output.max() for output in outputs_of.values()], model)
+compare("tracing.heads.cosine", cosine(*outputs_of.values()), model)
+compare("tracing.heads.value_and_pattern.done", by_group["done"].abs().sum((1, 2)), model)
+compare("tracing.heads.value_and_pattern.swap", by_group["swap"].abs().sum((1, 2)), model)
+compare("tracing.heads.pattern_counted_head_by_head", by_head["done"]["pattern"].abs().sum(), model)
+
+# %% [markdown]
+# *What do you see?* Which heads restore most, and which work *against* the gap? Values or patterns?
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# XXHEADS
+# </details>
+#
+# What do these heads look at? Here are the strongest of each list, on three prompts: the first of our batch, the shortest of the paper's frames, and a long one. Hover over a word to see where it looks.
+
+# %%
+shown_heads = [*strongest["done"], *(pair for pair in strongest["swap"] if pair not in strongest["done"])]
+said = dialect.pairs_of("done", 1)[0].aae
+framed = sorted((dialect.fill(frame, said) for frame in dialect.frames("paper")), key=len)
+views, most = {}, {}
+for kind, text in (("first", done.clean_text[0]), ("short", framed[0]), ("long", framed[-1])):
+    _, cache = model.run_with_cache(model.to_tokens(text))
+    words = model.to_str_tokens(text)
+    at = words.index(" done")
+    views[kind] = plots.attention_of_heads(cache, shown_heads, words, f"The strongest heads of both lists on the {kind} prompt")
+    for layer, head in shown_heads:
+        to_done = cache["pattern", layer][0, head, at + 1 :, at]  # from every later position
+        where = at + 1 + int(to_done.argmax())
+        most[head_name(layer, head), kind] = f"{to_done.max():.2f} from {where} {words[where].strip()!r}"
+views["first"]
+
+# %%
+views["short"]
+
+# %%
+views["long"]
+
+# %%
+pd.Series(most, name="most attention to done").unstack()[["first", "short", "long"]]
 
 
 # %% [markdown]
-# **How to read it.** Each panel replaces one ingredient of one head, at every position. On a model whose heads share keys and values (SmolLM2), the key and value
-# panels have a column per group, and the rest of the columns is empty. Compare the largest cell with 1, and with the largest cell of the neutral panels: a head that
-# restores a quarter of *any* gap is a reader of quotations.
+# *What do you see?* From which words do they look at *done*, and do they do the same in a short and in a long prompt?
+# <details><summary>What we see, for SmolLM2</summary>
 #
-# Ranked by this figure, any model has "top heads for dialect", because any list has a top. The question is whether they stand out *from what they do
-# for any other word*. With one neutral swap beside it you can look; with eleven you can count.
+# XXVIEWS
+# </details>
+#
+# Ranked by any figure, every model has "top heads for dialect", because any list has a top. The question is whether they stand out *from what they do
+# for any other word*. With one neutral swap beside it you can look; with many you can count.
 #
 # ### Exercise 8.6 · Compare with the null, head by head
 #
@@ -575,7 +856,7 @@ compare("tracing.heads.value_against_pattern", [five["done"][i].abs().sum() for 
 #
 # <details><summary>Hint</summary>
 #
-# It is exercise 7.7, cell by cell: `null` has one axis more in front, and broadcasting does the rest.
+# Chapter 07 ranked a single gap among the gaps of null swaps. Here `null` has one axis more in front, and broadcasting does the rest.
 # </details>
 
 # %%
@@ -592,65 +873,285 @@ def compare_with_null(
 check_compare_with_null(compare_with_null)
 
 # %% [markdown]
-# The values are the heads' direct parts of the gap, which cost one run per prompt. The swaps are the first eleven that are aligned.
+# The values are the heads' direct parts of the gap, which cost one run per prompt. So we can afford all neutral swaps, and a second null that is closer: every word that can stand exactly where *done* stands, against the same *has* (`nulls.null_pairs("same place")`, chapter 07).
 
 # %%
-null_maps, null_names = [], []
-for name in dialect.swap_names():
-    pairs = dialect.aligned_pairs(model, dialect.swap_pairs(name, N), FRAME)
-    if len(pairs) == N and len(null_names) < 11:
-        batch = tracing.guise_batch(model, [pair for pair, _ in pairs], FRAME)
-        both_tokens = torch.cat([batch.clean_tokens, batch.corrupted_tokens])
-        _, both = model.run_with_cache(both_tokens, names_filter=small_cache)
-        at_end = tracing.apply_final_norm(tracing.head_results(model, both), both) @ direction  # [layer, head, 2 N]
-        null_maps.append((at_end[..., :N] - at_end[..., N:]).mean(-1))
-        null_names.append(name)
-null_maps = torch.stack(null_maps)  # [swap, layer, head]
-p_map = (1 + (null_maps.abs() >= heads["done"].abs()).sum(0)) / (1 + len(null_maps))  # exercise 8.6
-plots.heads(
-    p_map, "Rank of each head's part in the gap of done / has, among eleven neutral swaps", unit="p", sequential=True
+N_NULL = 2
+null_pairs = {"any swap": nulls.null_pairs("any swap", N_NULL), "same place": nulls.null_pairs("same place", N_NULL)}
+listed = [*dialect.pairs_of("done", N_NULL), *(pair for kind in null_pairs.values() for pairs in kind.values() for pair in pairs)]
+direct = tracing.head_gaps(model, listed, FRAME, direction).unflatten(0, (-1, N_NULL)).mean(1)  # [done and swaps, layer, head]
+observed, n_any = direct[0], len(null_pairs["any swap"])
+null_maps = {"any swap": direct[1 : 1 + n_any], "same place": direct[1 + n_any :]}  # [swap, layer, head] each
+p_maps = {
+    kind: (1 + (null.abs() >= observed.abs()).sum(0)) / (1 + len(null)) for kind, null in null_maps.items()
+}  # exercise 8.6
+plots.imshow(
+    torch.stack(list(p_maps.values())),
+    "Rank of each head's part in the gap of done / has, among two kinds of null",
+    x="head",
+    y="layer",
+    panels=[f"{kind} ({len(null)})" for kind, null in null_maps.items()],
+    unit="p",
+    sequential=True,
+    columns=2,
 )
 
 # %%
-first_place = {"done": (p_map == p_map.min()).float().mean()}
-for i, name in enumerate(null_names):
-    others = torch.cat([null_maps[:i], null_maps[i + 1 :], heads["done"][None]])
-    p_other = (1 + (others.abs() >= null_maps[i].abs()).sum(0)) / (1 + len(others))
-    first_place[name] = (p_other == 1 / (1 + len(others))).float().mean()
+first_place, total_size = {}, {}
+for kind, null in null_maps.items():
+    together = torch.cat([observed[None], null])  # [done and swaps, layer, head]
+    winners = together.abs().argmax(0).flatten().bincount(minlength=len(together)) / (n_layers * n_heads)
+    names = ["done", *null_pairs[kind]]
+    first_place[kind] = {names[i]: winners[i].item() for i in winners.argsort(descending=True).tolist()}
+    sizes = together.flatten(1).norm(dim=1)
+    total_size[kind] = int((sizes >= sizes[0]).sum())
+    smallest = stats.holm(p_maps[kind].flatten().cpu().numpy()).min()
+    key = kind.replace(" ", "_")
+    compare(f"tracing.null.{key}.swaps", len(null), model)
+    compare(f"tracing.null.{key}.heads_where_done_is_first", first_place[kind]["done"], model)
+    compare(f"tracing.null.{key}.most_of_any_swap", max(winners[1:]), model)
+    compare(f"tracing.null.{key}.rank_of_total_size", total_size[kind], model)
+    compare(f"tracing.null.{key}.smallest_p_after_holm", smallest, model)
+bars = {}
+for kind, ranked in first_place.items():
+    leading = [name for name in ranked if name != "done"][:6]
+    bars |= {f"{name} ({kind})": ranked[name] for name in ["done", *leading]}
 plots.bar(
-    list(first_place.values()),
-    "Share of heads for which this swap is the largest of the twelve",
-    x="swap",
+    list(bars.values()),
+    "For how many heads is this swap the largest? done, and the six leading swaps of each null",
+    x="swap (which null)",
     y="share of heads",
-    x_labels=list(first_place),
+    x_labels=list(bars),
 )
 
-# %%
-compare("tracing.null.heads_where_done_is_first", first_place["done"], model)
-compare("tracing.null.most_of_any_swap", max(first_place[name] for name in null_names), model)
-sizes = torch.cat([heads["done"][None], null_maps]).flatten(1).norm(dim=1)
-compare("tracing.null.rank_of_total_size", int((sizes >= sizes[0]).sum()), model)
 
 # %% [markdown]
-# **How to read it.** The null for the second figure is easy to say: twelve swaps, so each should be the largest for one head in twelve, 8 %. The first bar
-# is dialect. If it towers over the others, *done* does something to the heads that ordinary words do not; if another bar is as tall, then that ordinary word
-# has as good a claim to heads of its own.
+# **How to read it.** If swaps were exchangeable, each would be the largest for about as many heads as any other: one in thirty-five, or one in sixty-one. The bar of *done* stands first in each group. If it towers over the others, it does something to many heads that ordinary words do not. If another word's bar is as tall, that ordinary word has as good a claim to heads of its own.
+#
+# *What do you see?* And does any single head stand out after Holm's correction for all heads?
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# XXNULL
+# </details>
 #
 # **What it does not show.** Direct parts only. And a large change is not a *specific* one: *done* is rarer in this place than *has*, and a surprising word stirs more of
 # everything.
 #
-# ## What was shown
+# ## 7 · A direction of dialect, or of anything unexpected?
 #
-# For the model named at the top, one feature (*done* / *has*), one prompt, three or four verbs:
+# The residual maps say that for some layers the whole difference sits at the closing quotation mark. There the model has read what was said and has not yet been asked about the speaker. So take the stream at that mark: what does *done* in the place of *has* change in it, as a vector? And do the thirteen features of chapter 07 change it in the **same direction**? If they did, one might call it "the direction of AAE".
 #
-# - The gap can be split into parts that add up to it in every row, if the true last token is read. The bias cancels in a gap, which is a difference of two guises. It matters for the *preference* of one guise.
-# - By patching, the difference sits at the swapped word first, moves through the quotation, and ends at the last token. The cells that must be 1 and 0 are.
-# - No single head restores most of it; the direct parts are many and mostly late.
-# - The neutral swap's maps are beside every map of dialect, and the cosines printed above say how alike they are. What the two share may be the machinery for *quoted
-#   content*. But this is one swap. Two neutral swaps can be less alike or more, so a cosine near 1 with one of them is no proof that the maps are the same for all.
+# ### Exercise 8.7 · The mean cosine
 #
-# What was **not** shown: that a "dialect circuit" exists, or that none does. The maps are means over few pairs in one prompt; one aligned feature stands for
-# thirteen; and agreement with one neutral swap does not make a mechanism unspecific, just as a difference from one would not make it specific.
+# > Difficulty: ●●○○○  Importance: ●●●●○  10 minutes
+#
+# Given some vectors, return the mean cosine of every two *different* ones.
+#
+# <details><summary>Hint 1 · a question</summary>
+#
+# A matrix of all cosines is one product of unit vectors. Which of its entries compare a vector with itself, and what would they add to a mean over three vectors of which none is like another?
+# </details>
+# <details><summary>Hint 2 · the line that people miss</summary>
+#
+# Scale each vector to length 1 *before* anything is averaged, or the longest vector decides.
+# </details>
+
+# %%
+def mean_cosine(vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, ""]:
+    """The mean of the cosines of every two different vectors: each pair counts once, and no vector is compared with itself."""
+    ### BEGIN SOLUTION
+    units = vectors / vectors.norm(dim=1, keepdim=True)
+    cosines = units @ units.T  # n n
+    n = len(vectors)
+    return (cosines.sum() - n) / (n * (n - 1))
+    ### END SOLUTION
+
+
+# %%
+check_mean_cosine(mean_cosine)
+
+# %% [markdown]
+# `tracing.mean_cosine(vectors, others)` is the general version, also for two sets. We compare four sets of pairs: the features (AAE minus SAE), the neutral swaps, plain **errors** of the kind *he can working*, and **misspellings** of *-ing*. Errors and misspellings belong to no variety of English that we know of (chapter 07). `GuiseRuns` runs both sides of many pairs and keeps the streams at the closing quotation mark.
+#
+# ### Interpret: what do the features share?
+#
+# The first figure follows the mean cosines through the layers. The second shows, for every pair and in one layer, how far its difference points in the mean direction of the features (x), and in the mean direction of the errors (y); a pair is never compared with a mean that it is part of. Decide beforehand which picture would mean what:
+#
+# - **a** Features lie far to the right, and errors and swaps around zero: the features share something of their own.
+# - **b** Features *and* errors lie to the right and up, and swaps around zero: what the features share is being an unexpected form.
+# - **c** Everything lies to the right and up: any change of a word looks like this.
+
+# %%
+N_SHARED, LAYER = 2, int(2 * n_layers / 3)
+kinds = {
+    "feature": {name: dialect.pairs_of(name, N_SHARED) for name in dialect.feature_names()},
+    "neutral swap": nulls.null_pairs("any swap", N_SHARED),
+    "error": nulls.null_pairs("errors", N_SHARED),
+    "misspelling": nulls.null_pairs("misspellings", N_SHARED),
+}
+kind_of = [kind for kind, groups in kinds.items() for _ in groups]
+name_of = [pairs[0].aae if kind in ("error", "misspelling") else name for kind, groups in kinds.items() for name, pairs in groups.items()]
+runs = GuiseRuns(model, [pair for groups in kinds.values() for pairs in groups.values() for pair in pairs], [FRAME])
+shared_gaps = runs.gaps(U, F).unflatten(0, (-1, N_SHARED)).mean((1, 2))  # [group]
+
+
+def differences_at(layer: int) -> Float[Tensor, "group d_model"]:
+    """What each group changes in the stream before this layer, at the closing quotation mark: a mean over its verbs."""
+    first, second = runs.at_quote(layer)  # [pair, frame, d_model] each
+    return (first - second)[:, 0].unflatten(0, (-1, N_SHARED)).mean(1)
+
+
+def toward(vectors: Float[Tensor, "group d_model"], kind: str) -> list[float]:
+    """The cosine of every group with the mean of the *other* groups of a kind."""
+    members = torch.tensor([one == kind for one in kind_of])
+    others = [members & (torch.arange(len(vectors)) != i) for i in range(len(vectors))]
+    return [cosine(vector, vectors[rest].mean(0)) for vector, rest in zip(vectors, others, strict=True)]
+
+
+def split(vectors: Float[Tensor, "group d_model"]) -> dict[str, Float[Tensor, "member d_model"]]:
+    return {kind: vectors[[one == kind for one in kind_of]] for kind in kinds}
+
+
+layers_shown = range(2, n_layers + 1, 2)
+curves_of = {"features": [], "errors": [], "swaps": [], "features and errors": [], "features and swaps": []}
+for layer in layers_shown:
+    found = split(differences_at(layer))
+    pairs_of_sets = (("feature", None), ("error", None), ("neutral swap", None), ("feature", "error"), ("feature", "neutral swap"))
+    for curve, (one, other) in zip(curves_of.values(), pairs_of_sets, strict=True):
+        curve.append(tracing.mean_cosine(found[one], None if other is None else found[other]).item())
+plots.line(
+    curves_of,
+    "Mean cosine of what different changes do to the stream at the closing quotation mark",
+    x="before layer",
+    y="mean cosine",
+    x_labels=list(layers_shown),
+)
+
+# %%
+vectors = differences_at(LAYER)
+to_features, to_errors = toward(vectors, "feature"), toward(vectors, "error")
+plots.scatter(
+    to_features,
+    to_errors,
+    f"What a change does to the stream at the closing quotation mark, before layer {LAYER}",
+    x="cosine with the mean of the (other) features",
+    y="cosine with the mean of the (other) errors",
+    labels=name_of,
+    color=kind_of,
+    color_name="kind",
+)
+
+# %%
+choice = {"what the features share": None}
+
+# %% tags=["solution"]
+choice = {"what the features share": "b"}  # for SmolLM2
+
+# %%
+of_kind = split(vectors)
+within = {kind: tracing.mean_cosine(found).item() for kind, found in of_kind.items()}
+across = {kind: tracing.mean_cosine(of_kind["feature"], of_kind[kind]).item() for kind in kinds if kind != "feature"}
+swaps_share = abs(across["neutral swap"]) > within["feature"] / 2
+errors_share = across["error"] > within["feature"] / 2
+score_predictions(choice, {"what the features share": "c" if swaps_share else "b" if errors_share else "a"})
+compare("tracing.shared.at_layer_8", [curve[list(layers_shown).index(8)] for curve in curves_of.values()], model)
+compare("tracing.shared.within", list(within.values()), model)
+compare("tracing.shared.features_and", list(across.values()), model)
+means = {kind: found.mean(0) for kind, found in of_kind.items()}
+compare("tracing.shared.mean_feature_and_mean_error", cosine(means["feature"], means["error"]), model)
+without_one = [tracing.mean_cosine(torch.cat([of_kind["feature"][:i], of_kind["feature"][i + 1 :]])) for i in range(len(of_kind["feature"]))]
+n_features = len(without_one)
+error_of_mean = (torch.stack(without_one).var(correction=0) * (n_features - 1)).sqrt().item()  # jackknife: each feature left out once
+shared_interval = [within["feature"] + sign * 2 * error_of_mean for sign in (-1, 1)]
+compare("tracing.shared.features_interval", shared_interval, model)
+compare("tracing.shared.mean_gap", [shared_gaps[[one == kind for one in kind_of]].mean() for kind in kinds], model)
+
+# %% [markdown]
+# One objection must be met before the answer. A swap has no first side, so its vector may point either way, and a mean over arbitrary signs is near zero *by construction*. Two checks that do not depend on signs we chose: turn the features' own vectors round at random, and see how often chance reaches their mean cosine; and give the swaps a sign that means something, for example from the likelier to the less likely sentence, because AAE is less likely than SAE to this model, too.
+
+# %%
+rng = np.random.default_rng(0)
+turned = [
+    tracing.mean_cosine(of_kind["feature"] * of_kind["feature"].new_tensor(rng.choice([-1.0, 1.0], (len(of_kind["feature"]), 1))))
+    for _ in range(999)
+]
+by_chance = (1 + sum(value >= within["feature"] for value in turned)) / 1000
+
+
+def surprisal(prompts: list[str]) -> Float[Tensor, " prompt"]:
+    """Minus the log-probability of each whole text, in nats."""
+    tokens, mask = tokenize(model, prompts)
+    log_p = torch.cat([model(some).log_softmax(-1)[:, :-1].gather(-1, some[:, 1:, None])[..., 0] for some in tokens.split(16)])
+    return -(log_p * mask[:, 1:]).sum(1)
+
+
+swap_pairs = [pairs[0] for pairs in kinds["neutral swap"].values()]
+rarer = surprisal([pair.aae for pair in swap_pairs]) - surprisal([pair.sae for pair in swap_pairs])
+by_surprisal = of_kind["neutral swap"] * rarer.sign()[:, None]
+compare("tracing.shared.features_by_chance_p", by_chance, model)
+compare("tracing.shared.swaps_by_surprisal", tracing.mean_cosine(by_surprisal), model)
+compare("tracing.shared.features_and_swaps_by_surprisal", tracing.mean_cosine(of_kind["feature"], by_surprisal), model)
+
+# %% [markdown]
+# And once more behind another prefix, for features and errors:
+
+# %%
+with behind(model, "end-of-text") as front:
+    for kind in ("feature", "error"):
+        some = [pair for pairs in kinds[kind].values() for pair in pairs]
+        first, second = GuiseRuns(model, some, front([FRAME])).at_quote(LAYER)
+        of_kind[f"{kind}, end-of-text"] = (first - second)[:, 0].unflatten(0, (-1, N_SHARED)).mean(1)
+elsewhere = [
+    tracing.mean_cosine(of_kind["feature, end-of-text"]).item(),
+    tracing.mean_cosine(of_kind["feature, end-of-text"], of_kind["error, end-of-text"]).item(),
+]
+compare("tracing.shared.end_of_text.features_and_with_errors", elsewhere, model)
+
+
+# %% [markdown]
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# XXSHARED
+# </details>
+#
+# **What it does not show.** That this direction *causes* a gap. Chapter 09 takes it away and looks. Nor is it one direction: the cosines are far below 1, so most of what a feature changes is its own.
+#
+# **Try.** `differences_at(8)`. Is the shared direction there already?
+# <details><summary>What you should find, on SmolLM2</summary>
+#
+# XXTRY
+# </details>
+#
+# ## What we may claim
+#
+# A claim is worth as much as its conditions. Each row below has the number that was computed above, its interval or range, what stood in front of the prompts, what it was compared with, and what result would have changed the claim.
+
+# %%
+def pm(values) -> str:
+    low, high = values
+    return f"[{low:.2f}, {high:.2f}]"
+
+
+claims = [
+    ("done / has has a gap in four prompts", f"{by_prefix['bos'].mean():.2f} logits", pm(gap_interval["bos"]),
+     "bos; the others are in section 1", "chapter 07", "an interval over zero"),
+    ("the gap splits into parts that add up", "yes" if adds_up else "no", "every row", "bos", "logits of the same run", "one row that does not add up"),
+    ("it leaves the word, and reaches the end, at these layers", f"{half_way['done']}, {arrives['done']}", f"swap: {half_way['swap']}, {arrives['swap']}",
+     "all four", "one swap", "another order of layers behind another prefix"),
+    ("its map is like that of once / twice", f"cosine {shown:.2f}", f"swap with swap: {pm([min(with_each_other), max(with_each_other)])}",
+     "bos", f"{len(same_place)} swaps", "swaps that agree with each other and not with done"),
+    ("no single head stands out", f"p {stats.holm(p_maps['same place'].flatten().cpu().numpy()).min():.2f} after Holm", "smallest of all heads",
+     "bos", f"{len(null_maps['any swap'])} and {len(null_maps['same place'])} swaps", "a null large enough to reach .05, and a head that does"),
+    ("features share a direction at the closing quote", f"mean cosine {within['feature']:.2f}", f"{pm(shared_interval)} (jackknife); errors with features: {across['error']:.2f}",
+     f"bos; end-of-text {elsewhere[0]:.2f}", f"random signs: p {by_chance:.3f}", "features that agree with each other and not with errors"),
+]  # fmt: skip
+pd.DataFrame(claims, columns=["claim", "number", "interval or range", "prefix", "null", "what would change it"]).set_index("claim")
+
+# %% [markdown]
+# Read the fifth row with care. With 34 swaps no p-value is below 1/35, and with 60 none is below 1/61. After a correction for all heads of the model, *no* head could have stood out in either design. A test that cannot succeed says nothing about heads.
+#
+# What was **not** shown: that a "dialect circuit" exists, or that none does. The maps are means over a few verbs in one prompt. One aligned feature stands for
+# thirteen. One model stands for none but itself. And agreement with neutral swaps does not make a mechanism unspecific, just as a difference from them would not make it specific to *dialect*: an error may do the same.
 #
 # ## Recap
 #
@@ -658,12 +1159,14 @@ compare("tracing.null.rank_of_total_size", int((sizes >= sizes[0]).sum()), model
 # |---|---|
 # | `dialect.aligned_pairs`, `tracing.guise_batch` | pairs fit for patching; a batch with its differing position |
 # | `dialect.gap_direction`, `attribution.apply_final_norm`, `decompose_at` | the gap as a projection; parts that add up |
-# | `tracing.gap_by_component`, `gap_by_head`, `gap_after_layers` | who writes the gap |
+# | `tracing.gap_by_component`, `gap_by_head`, `gap_by_stream` | who writes the gap; logit lens and cumulative attribution |
+# | `tracing.attention_from_end`, `head_gaps` | attention to one word; heads' direct parts for pairs of any length |
 # | `run_experiment(model, batch, preference)` | two guises as one experiment: `.denoise(sweep)`, `.noise(sweep)` |
-# | `patching.get_act_patch_block_every`, `..._attn_head_all_pos_every` | three panels; five panels |
+# | `nulls.null_pairs(kind)`, `prefixes.behind(model, prefix)` | other nulls, other prefixes |
+# | `GuiseRuns`, `tracing.mean_cosine` | many pairs at once; do their differences share a direction? |
 #
-# **Glossary.** *Aligned*: of equal length, differing in one token. *Bias term*: the part of a logit difference that the unembedding's bias adds. *Direct part*: what a component
+# **Glossary.** *Aligned*: of equal length, differing in one token. *Bias term*: the part of a logit difference that the unembedding's bias adds. *Cumulative attribution*: unfinished streams, divided by the size of the last. *Direct part*: what a component
 # writes into the last position's stream, read with the gap's direction. *Logit lens*: reading an unfinished stream as if it were final. *Null map*: the same figure for a
-# swap that changes nothing of interest. *Padding defect*: reading a column that is padding in some rows. *Reconcile*: check that parts add up to the whole, row by row.
+# swap that changes nothing of interest. *Padding defect*: reading a column that is padding in some rows. *Reconcile*: check that parts add up to the whole, row by row. *Surprisal*: minus the log-probability of a text.
 #
 # **Next:** [09 · Can it be removed?](09_removing_it.ipynb)

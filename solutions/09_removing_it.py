@@ -1,21 +1,19 @@
 # %% [markdown]
 # # 09 · Can it be removed, and what else goes?
 #
-# Ninety minutes. If some heads carry a prejudice, switch them off. This chapter does that, with success, and then asks the questions that turn
-# the success into something else: does it hold for sentences that did not choose the heads? would any other heads have done? what else
-# disappeared?
+# Two hours. If some heads carry a prejudice, switch them off. This chapter does that, with success, and then asks the questions that turn
+# the success into something else: does it hold for sentences that did not choose the heads? Would any other heads have done? What else
+# disappeared? But the first question is another one.
 #
 # African American English (AAE) is a rule-governed variety of English, and the prejudice studied here is the model's (chapter 07). **Content note:** unkind
 # adjectives appear as predictions.
 #
-# **Should one?** Ask this before you ask how. If a model treats speakers of a dialect unfairly, something should change. But a model that no longer takes in what is said in a dialect does not treat its speakers fairly either: it serves them worse. So the aim cannot be that AAE and SAE make no difference anywhere. It can only be that the *judgment of the person* does not depend on the dialect, while
-# everything else that the model does with the sentence stays. Keep this in mind when a number goes to zero.
-#
 # You will be able to
-# - replace heads by their means, and say what the mean was taken over;
-# - test a removal on held-out words and prompts, against random heads, and for side effects;
-# - tell "it survived one control" from "it is specific";
-# - write a claim that says no more than was measured.
+# - say what a removal should leave alone, before you remove anything;
+# - replace heads by their means, and take the means where they are used;
+# - take a direction out of the stream at one position;
+# - test a removal on held-out words and prompts, against controls drawn from the same layers, and for side effects;
+# - tell "it survived one control" from "it is specific", and write a claim that says no more than was measured.
 
 # %% [markdown] tags=["model"]
 # **The model.** `load_model()` prints which model you have. Every figure of the course was computed on SmolLM2-135M-Instruct, a
@@ -76,65 +74,121 @@ sys.path.insert(0, str(COURSE))
 
 # %%
 import random
+from collections import Counter
 
+import numpy as np
+import pandas as pd
 import scipy.stats
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from tests.checks import check_ablate_heads, check_mean_z, check_overlap_p, check_share_removed
+from tests.checks import (
+    check_ablate_heads,
+    check_matched_heads,
+    check_mean_z,
+    check_overlap_p,
+    check_run_projected,
+    check_share_removed,
+    check_slope_removed,
+)
+from tests.checks.predicting import score_predictions
 from utils import dialect, inference, patching, plots, stats
-from utils.dialect import tracing
+from utils.dialect import nulls, removing, tracing
+from utils.dialect.prefixes import behind
+from utils.dialect.removing import Edit, GuiseRuns
 from utils.attribution import head_name, logit_diff
 from utils.experiment import run_experiment
 from utils.ioi import ioi_pairs
 from utils.models import load_model
+from utils.prompts import single_token
 from utils.reference import compare
 
 # %% tags=["nbval-ignore-output"]
 model = load_model()
+n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
 
 # %% [markdown]
-# ## 1 · Which heads?
+# ## 1 · Should one?
+#
+# Suppose a tool could make a model deaf to a dialect: whatever is said in AAE is taken in as its SAE counterpart would be, or not at all. Every gap of chapter 07 would be zero. Would that be a good thing?
+#
+# For speakers of AAE it could well be a harm. *He been working* does not mean *he works*. *Done* says that something is finished. A model that no longer takes this in serves its speakers worse than others: it summarizes their letters wrongly, and answers other questions than they asked. Speech technology already makes more errors for Black speakers ([Koenecke et al. 2020](https://doi.org/10.1073/pnas.1915768117)). And a method that treats a dialect as noise to be cleaned away repeats what schools and courts have long done to it.
+#
+# So "the two guises make no difference anywhere" cannot be the aim. The aim can only be that the *judgment of the person* does not hang on the dialect, while what was said is understood as well as before. Four things follow, and they are this chapter's yardsticks:
+#
+# 1. The gap gets smaller **on words and prompts that were not used** to find out what to remove.
+# 2. Gaps of **neutral swaps** stay. Otherwise the model has not lost a prejudice, it has lost the difference between any two sentences.
+# 3. **Other abilities** stay: IOI, and the next word of plain text.
+# 4. **Uptake** stays: the model still uses what was said *in AAE*, at least as well as what was said in SAE.
+#
+# For the fourth we need a measure. After `Someone says: " he done worked " This means that the person has`, the word *worked* carries over what was said. Its log-probability is a crude sign of uptake: a model of this size explains little, but it can repeat. Here is the model as it is:
+
+# %%
+TRAIN_FRAME, TEST_FRAMES = dialect.frames("paper")[4], dialect.frames("own")[:4]
+done = dialect.pairs_of("done", 12)
+train, held_out = done[:3], done[6:11]
+U, F = (dialect.attribute_tokens(model, group) for group in dialect.traits())
+UPTAKE = 'Someone says: " {} " This means that the person has'
+uptake_runs = GuiseRuns(model, held_out, [UPTAKE])
+carried = torch.tensor([single_token(model, " " + pair.sae.split()[-1]) for pair in held_out])
+
+
+def uptake(edit: Edit) -> Float[Tensor, "2"]:
+    """The mean log-probability of the verb that was said: after the AAE and after the SAE guises."""
+    log_p = uptake_runs.end_logits(carried, edit, log_softmax=True)[:, :, 0]  # [guise, pair, verb]
+    return log_p.diagonal(dim1=1, dim2=2).mean(1)
+
+
+as_it_is = uptake(Edit())
+compare("removal.uptake.intact", as_it_is, model)
+
+
+# %% [markdown]
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# XXUPTAKE
+# </details>
+#
+# ## 2 · Which heads?
 #
 # Rank the heads by how much of the gap of *done* / *has* each one's output restores when patched from the AAE run into the SAE run (chapter
 # 08). The ranking uses three verbs in one prompt. Everything that is *tested* later uses other verbs and prompts in other words.
 
 # %%
-TRAIN_FRAME, TEST_FRAMES = dialect.frames("paper")[4], dialect.frames("own")[:4]
-done = dialect.pairs_of("done", 12)
-train, held_out = done[:3], done[6:]
-U, F = (dialect.attribute_tokens(model, group) for group in dialect.traits())
+def effects_of(pairs: list[dialect.Pair], frame: str) -> Float[Tensor, "layer head"]:
+    """What each head's output restores of the gap of these pairs."""
+    experiment = run_experiment(model, tracing.guise_batch(model, pairs, frame), tracing.preference_of(U, F))
+    return experiment.denoise(patching.get_act_patch_attn_head_out_all_pos)
 
 
-def effects_and_ranking(pairs: list[dialect.Pair]) -> tuple[Float[Tensor, "layer head"], list[tuple[int, int]]]:
-    """What each head's output restores of the gap of these pairs, and the heads by the size of it."""
-    experiment = run_experiment(model, tracing.guise_batch(model, pairs, TRAIN_FRAME), tracing.preference_of(U, F))
-    effect = experiment.denoise(patching.get_act_patch_attn_head_out_all_pos)
-    return effect, [divmod(i, model.cfg.n_heads) for i in effect.abs().flatten().argsort(descending=True).tolist()]
+def ranked(effect: Float[Tensor, "layer head"]) -> list[tuple[int, int]]:
+    """All heads, from the one that restores most to the one that works most against the gap."""
+    return [divmod(i, n_heads) for i in effect.flatten().argsort(descending=True).tolist()]
 
 
-effect, ranking = effects_and_ranking(train)
+effect = effects_of(train, TRAIN_FRAME)
+ranking, by_size = ranked(effect), ranked(effect.abs())
 plots.heads(
     effect, "Share of the gap of done / has that each head's output restores (three verbs, one prompt)", unit="share"
 )
 
 # %%
-print("first twenty:", ", ".join(head_name(*pair) for pair in ranking[:20]))
+print("restore most:  ", ", ".join(f"{head_name(*pair)} {effect[pair]:+.2f}" for pair in ranking[:5]))
+print("largest by size:", ", ".join(f"{head_name(*pair)} {effect[pair]:+.2f}" for pair in by_size[:5]))
 compare("removal.largest_share_of_one_head", effect.max(), model)
-compare(
-    "removal.share_of_top_20",
-    effect.abs().flatten().sort(descending=True).values[:20].sum() / effect.abs().sum(),
-    model,
-)
+compare("removal.five_largest_by_size_that_oppose", sum(effect[pair] < 0 for pair in by_size[:5]).item(), model)
+compare("removal.shares_of_top_5_and_20", [sum(effect[pair] for pair in ranking[:k]) for k in (5, 20)], model)
 
 
 # %% [markdown]
-# **How to read it.** One cell per head. The darkest are the candidates. **What it does not show:** that the list has anything to do with
-# dialect. Every map has darkest cells; chapter 08 put the map of a neutral swap beside this one.
+# **How to read it.** One cell per head. Red heads carry the gap, and blue heads work *against* it: with their AAE output the SAE run prefers unfavourable traits less. Whoever wants the gap smaller should not remove those. An earlier edition of this chapter ranked heads by the *size* of their effect, and two of its first five were blue. From here on, "top" means: restores most, with its sign.
 #
-# ## 2 · Switching off
+# **What it does not show:** that the list has anything to do with
+# dialect. Every map has darkest cells; chapter 08 put the maps of neutral swaps beside this one. Nor do the shares add up: the first twenty together restore more than the whole gap, because heads pass on to each other what they carry.
+#
+# ## 3 · Switching off
 #
 # Zero is an unusual value for a head's output, and later layers may fail for that reason alone. **Mean ablation** puts in what the head writes
 # *on average*: it keeps the head's constant contribution and removes what depends on the sentence.
@@ -145,10 +199,13 @@ compare(
 #
 # From right-padded tokens and their mask, return every head's mean `z`, over all real tokens of all prompts except BOS.
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · a question</summary>
 #
-# Every *token* counts the same, so a long prompt counts more than a short one. `cache["z", layer]` is `[batch, position, head, d_head]`; make the mask's
-# first column 0, and weight with it.
+# Should a long prompt count more than a short one? Here every *token* counts the same, so it does.
+# </details>
+# <details><summary>Hint 2 · shapes</summary>
+#
+# `cache["z", layer]` is `[batch, position, head, d_head]`, and the mask is `[batch, position]`: as booleans, it picks the tokens that count. Leave its first column out.
 # </details>
 
 # %%
@@ -178,10 +235,13 @@ check_mean_z(mean_z)
 # Return the logits when each of `heads` writes its mean at every position but the first. (At BOS most heads do something of their own, chapter 00, and an average
 # over ordinary tokens is no substitute for it.)
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · a question</summary>
 #
-# One hook per head, or per layer, on `hook_z`; copy `z` first. A function made in a loop must remember *its* layer and head: `functools.partial`, or a default
-# argument.
+# One hook per head, or per layer, on `hook_z`. When is the hook called, and what do the loop's variables hold by then?
+# </details>
+# <details><summary>Hint 2 · the line that people miss</summary>
+#
+# A function made in a loop must remember *its* layer and head: `functools.partial`, a default argument, or a function that makes the hook.
 # </details>
 
 # %%
@@ -209,10 +269,56 @@ def ablate_heads(
 # %%
 check_ablate_heads(ablate_heads)
 
+# %% [markdown]
+# The general versions are `tracing.mean_z(model, prompts)` and `Edit(heads, means)`. An `Edit` is a change of the model that can be put to many prompts: `edit.hooks()` gives hooks for any text, and `GuiseRuns(model, pairs, frames).gaps(U, F, edit)` the trait gaps, several times as fast as hooks, because it runs what the prompts share only once.
+#
+# **Take the means where they are used.** A head's average over quoted guises is a strange thing to write into a story about John and Mary. An earlier edition did just that, and then counted the damage to IOI as a property of the heads. So there are three sets of means: from guises (of the training verbs), for gaps; from IOI prompts with three different names, for IOI; and from other plain sentences, for the loss on plain text.
+
+# %%
+ioi, three_names = ioi_pairs(model), ioi_pairs(model, corruption="ABC").corrupted_text
+TEXTS = [
+    "The library opens at nine in the morning and closes at six, except on Sundays.",
+    "Water boils at a lower temperature on a mountain, because the air pressure is lower there.",
+    "She packed a lunch, checked the map twice, and set out along the river before sunrise.",
+    "The committee will meet next week to decide which of the three bridges to repair first.",
+    "Bake the bread for forty minutes, let it cool on a rack, and slice it with a sharp knife.",
+]
+OTHER_TEXTS = [
+    "The train to the coast leaves every hour from the second platform, and it is rarely late.",
+    "Most birds that nest here in spring fly south again before the first snow.",
+    "He repaired the fence, painted the gate green, and planted beans along the wall.",
+    "The museum bought two of the paintings and borrowed the rest from a private collection.",
+    "Rinse the rice until the water runs clear, then simmer it gently under a closed lid.",
+]
+guises = [frame.format(side) for frame in (TRAIN_FRAME, *TEST_FRAMES) for pair in train for side in (pair.aae, pair.sae)]
+means = {
+    "guises": tracing.mean_z(model, guises),
+    "ioi": tracing.mean_z(model, three_names),
+    "text": tracing.mean_z(model, OTHER_TEXTS),
+}
+
+
+def ioi_score(edit: Edit) -> float:
+    logits = model.run_with_hooks(ioi.clean_tokens, fwd_hooks=edit.hooks())
+    return logit_diff(logits, ioi.answer_tokens).item()
+
+
+def text_loss(edit: Edit) -> float:
+    return inference.next_token_loss(model, TEXTS, edit.hooks()).item()
+
+
+ioi_intact, loss_intact = ioi_score(Edit()), text_loss(Edit())
+ioi_lost = {kind: 1 - ioi_score(Edit(ranking[:20], means[kind])) / ioi_intact for kind in ("guises", "ioi")}
+loss_added = {kind: text_loss(Edit(ranking[:20], means[kind])) - loss_intact for kind in ("guises", "text")}
+compare("removal.means.ioi_lost_with_means_of_guises_and_of_ioi", list(ioi_lost.values()), model)
+compare("removal.means.loss_added_with_means_of_guises_and_of_text", list(loss_added.values()), model)
+
 
 # %% [markdown]
-# The general versions are `tracing.mean_z(model, prompts)` and `tracing.ablation_hooks(heads, means)`. The means here come from both guises of the three training
-# verbs, in the test frames and the training frame: sentences of the kind in which the heads will be replaced.
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# XXMEANS
+# </details>
 #
 # ### Exercise 9.3 · How much is gone?
 #
@@ -227,7 +333,7 @@ check_ablate_heads(ablate_heads)
 # </details>
 
 # %%
-def share_removed(before: Float[Tensor, "row"], after: Float[Tensor, "row"]) -> Float[Tensor, ""]:
+def share_removed(before: Float[Tensor, " row"], after: Float[Tensor, " row"]) -> Float[Tensor, ""]:
     """1 - mean(after) / mean(before)."""
     ### BEGIN SOLUTION
     return 1 - after.mean() / before.mean()
@@ -237,194 +343,448 @@ def share_removed(before: Float[Tensor, "row"], after: Float[Tensor, "row"]) -> 
 # %%
 check_share_removed(share_removed)
 
+
 # %% [markdown]
-# ## 3 · Does it work?
+# ### Exercise 9.4 · How much is gone, if signs mean nothing?
 #
-# *What do you expect?* Twenty heads are replaced (of 270 in SmolLM2, of 144 in GPT-2). How much of the gap goes, on verbs and prompts that did not choose them? And if the twenty
-# are drawn at random?
-# <details><summary>Our guess</summary>
-# Much of it on the training verbs, less on held-out ones; a little with random heads. So far, that would be a success story.
+# > Difficulty: ●●●○○  Importance: ●●●●○  10 minutes
+#
+# The neutral swaps have gaps of both signs, and which word comes first is our whim. Their mean gap means nothing, and so does the share of it. An earlier edition took the mean of their *sizes*, which cannot be compared with the signed share of exercise 9.3: a gap that jumps from +.1 to −.1 has not changed its size.
+#
+# Draw the line through zero that best predicts the gaps after from the gaps before (least squares). Its slope is what is left, and 1 minus the slope is what is gone. Return that.
+#
+# <details><summary>Hint 1 · a question</summary>
+#
+# If you turn a swap round, both its gap before and its gap after change their sign. Which combination of the two does not?
+# </details>
+# <details><summary>Hint 2 · the formula</summary>
+#
+# The slope of a line through zero is the sum of the products, divided by the sum of the squares of what stands on the x axis.
 # </details>
 
 # %%
-reference = [
-    frame.format(side) for frame in (TRAIN_FRAME, *TEST_FRAMES) for pair in train for side in (pair.aae, pair.sae)
-]
-means = tracing.mean_z(model, reference)
-SWAPS = ["might/should", "once/twice", "also/only", "again/often", "car/truck", "today/yesterday"]
-TEXTS = [
-    "The library opens at nine in the morning and closes at six, except on Sundays.",
-    "Water boils at a lower temperature on a mountain, because the air pressure is lower there.",
-    "She packed a lunch, checked the map twice, and set out along the river before sunrise.",
-    "The committee will meet next week to decide which of the three bridges to repair first.",
-    "Bake the bread for forty minutes, let it cool on a rack, and slice it with a sharp knife.",
-]
-ioi = ioi_pairs(model)
+def slope_removed(before: Float[Tensor, " swap"], after: Float[Tensor, " swap"]) -> Float[Tensor, ""]:
+    """1 minus the slope of the least-squares line through zero that predicts the gaps after from the gaps before."""
+    ### BEGIN SOLUTION
+    return 1 - (before * after).sum() / (before * before).sum()
+    ### END SOLUTION
 
 
-def outcomes(heads: list[tuple[int, int]]) -> dict[str, Tensor]:
-    """Everything that is measured in one condition."""
-    hooks = tracing.ablation_hooks(heads, means)
-    swap_pairs = [pair for name in SWAPS for pair in dialect.swap_pairs(name, 8)[6:8]]
-    gaps = tracing.hooked_gaps(model, [*held_out, *swap_pairs], TEST_FRAMES, hooks, U, F)  # [pair, frame]
-    by_swap = gaps[len(held_out) :].unflatten(0, (len(SWAPS), 2)).mean((1, 2))  # [swap]
-    return {
-        "train": tracing.hooked_gaps(model, train, [TRAIN_FRAME], hooks, U, F).flatten(),
-        "held out": gaps[: len(held_out)],
-        "swaps": by_swap,
-        "ioi": logit_diff(model.run_with_hooks(ioi.clean_tokens, fwd_hooks=hooks), ioi.answer_tokens),
-        "loss": inference.next_token_loss(model, TEXTS, hooks),
+# %%
+check_slope_removed(slope_removed)
+
+
+# %% [markdown]
+# ## 4 · Controls that could have won
+#
+# ### Exercise 9.5 · Heads drawn by lot, layer by layer
+#
+# > Difficulty: ●●●○○  Importance: ●●●●●  10 minutes
+#
+# Would any other heads have done as well? If you draw them from the whole model, most come from layers where nothing about the sentence is passed on, and the control is too easy to beat. So draw **as many heads from each layer as the list has**, among *all* heads of that layer, without drawing one twice. Heads of the list may be drawn: then, if the heads of a layer were interchangeable, the list itself would be one of these draws, and its rank among them is a p-value.
+#
+# `rng` is a `random.Random`. Use its methods, so that the same seed gives the same draw.
+#
+# <details><summary>Hint 1 · a question</summary>
+#
+# How many heads of each layer does the list have? `collections.Counter` counts.
+# </details>
+# <details><summary>Hint 2 · the line that people miss</summary>
+#
+# `rng.sample(range(n_heads), n)` draws n *different* numbers; `rng.randrange` called n times may draw one twice.
+# </details>
+
+# %%
+def matched_heads(heads: list[tuple[int, int]], n_heads: int, rng: random.Random) -> list[tuple[int, int]]:
+    """As many different heads of every layer as `heads` has there, drawn by `rng` among all n_heads of the layer."""
+    ### BEGIN SOLUTION
+    counts = Counter(layer for layer, _ in heads)
+    return [(layer, head) for layer, n in counts.items() for head in rng.sample(range(n_heads), n)]
+    ### END SOLUTION
+
+
+# %%
+check_matched_heads(matched_heads)
+
+# %% [markdown]
+# A first use costs one more sweep. Does the *ranking* hold for sentences that did not make it? Patch every head once more, on three held-out verbs in a prompt in other words (of the four test prompts, the one in which their gap is largest, so that shares of it are steady), and add up the shares of the top five and the top twenty. A thousand matched lists say what lists from the same layers add up to.
+
+# %%
+effect_held_out = effects_of(held_out[:3], TEST_FRAMES[1])
+sums, ranking_p = {}, {}
+for k in (5, 20):
+    own = sum(effect_held_out[pair] for pair in ranking[:k]).item()
+    drawn = [
+        sum(effect_held_out[pair] for pair in removing.matched_heads(ranking[:k], n_heads, random.Random(seed))).item()
+        for seed in range(1000)
+    ]
+    sums[k] = [own, *np.quantile(drawn, (0.025, 0.5, 0.975))]
+    ranking_p[k] = (1 + sum(value >= own for value in drawn)) / 1001
+    compare(f"removal.ranking.top_{k}.held_out_share_and_matched", sums[k], model)
+    compare(f"removal.ranking.top_{k}.p", ranking_p[k], model)
+agreement = np.corrcoef(effect.flatten(), effect_held_out.flatten())[0, 1]
+compare("removal.ranking.correlation_of_effects", agreement, model)
+
+
+# %% [markdown]
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# XXRANKING
+# </details>
+#
+# ### Exercise 9.6 · A direction, at one position
+#
+# > Difficulty: ●●●●○  Importance: ●●●●○  15 minutes
+#
+# Heads are a coarse unit: each carries many things. Chapter 08 found that for some layers the whole difference sits at the closing quotation mark. So one can try something smaller: take one **direction** out of the stream, there.
+#
+# Return the logits of a run in which, before layer `layer`, the stream at each row's own position has no component along `direction`: $x - (x \cdot \hat d)\,\hat d$, where $\hat d$ is the direction scaled to length 1.
+#
+# <details><summary>Hint 1 · shapes</summary>
+#
+# With `rows = torch.arange(len(tokens))`, `stream[rows, positions]` is `[batch, d_model]`: one vector per row. The stream before a layer is `hook_resid_pre`.
+# </details>
+# <details><summary>Hint 2 · the line that people miss</summary>
+#
+# The component is one number per row. It needs an axis behind it, `[:, None]`, before it multiplies the unit vector.
+# </details>
+
+# %%
+def run_projected(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "batch position"],
+    direction: Float[Tensor, " d_model"],
+    layer: int,
+    positions: Int[Tensor, " batch"],
+) -> Float[Tensor, "batch position d_vocab"]:
+    """Logits with the direction taken out of the stream before a layer, at one position of each row. Leaves no hooks."""
+    ### BEGIN SOLUTION
+    unit = direction / direction.norm()
+    rows = torch.arange(len(tokens))
+
+    def take_out(stream, hook):
+        stream = stream.clone()
+        x = stream[rows, positions]  # batch d_model
+        stream[rows, positions] = x - (x @ unit)[:, None] * unit
+        return stream
+
+    return model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.hook_resid_pre", take_out)])
+    ### END SOLUTION
+
+
+# %%
+check_run_projected(run_projected)
+
+# %% [markdown]
+# The general version is `Edit(direction=…, layer=…, quote_only=True)`. The direction of *done* is the mean difference between the two guises of the *training* verbs. In which layer? We let the training verbs choose that, too: here is what is removed of their own gap, layer by layer.
+
+# %%
+train_runs = GuiseRuns(model, train, dialect.frames("paper")[2:6])
+
+
+def direction_at(layer: int, runs: GuiseRuns | None = None) -> Float[Tensor, " d_model"]:
+    """The mean difference of the stream before this layer at the closing quotation mark: first guise minus second.
+
+    runs: of which pairs (None: the training verbs of done).
+    """
+    first, second = (runs or train_runs).at_quote(layer)
+    return (first - second).mean((0, 1))
+
+
+def gone_of_train(layer: int, quote_only: bool) -> float:
+    edit = Edit(direction=direction_at(layer), layer=layer, quote_only=quote_only)
+    return 1 - (train_runs.gaps(U, F, edit).mean() / train_runs.gaps(U, F).mean()).item()
+
+
+layers_tried = range(1, n_layers, 3) if n_layers > 12 else range(1, n_layers)
+by_layer = {
+    "at the closing quote": [gone_of_train(layer, True) for layer in layers_tried],
+    "at all positions": [gone_of_train(layer, False) for layer in layers_tried],
+}
+plots.line(
+    by_layer,
+    "The direction of done, taken out: what goes of the gap of the training verbs",
+    x="before layer",
+    y="share removed",
+    x_labels=list(layers_tried),
+)
+
+# %%
+best = {where: layers_tried[int(np.argmax(values))] for where, values in by_layer.items()}
+compare("removal.direction.layers", list(best.values()), model)
+compare("removal.direction.train_share", [max(values) for values in by_layer.values()], model)
+
+# %% [markdown]
+# ## 5 · What goes
+#
+# Now everything at once, on held-out verbs in prompts in other words: heads, directions, and their controls.
+#
+# ### Predict before you look
+#
+# Five of 270 heads is little, and twenty is a lot. Answer `"yes"` or `"no"`:
+#
+# - Do the top five remove more of the held-out gap than *every* matched draw of five?
+# - Does IOI survive five *random* heads (losing less than a tenth, on average)?
+# - Does the direction of plain errors (*he can working*, chapter 08) remove a tenth of the gap of *done*?
+
+# %%
+prediction = {"top five beat every draw": None, "IOI survives five random heads": None, "the errors' direction removes a tenth": None}
+
+# %% tags=["solution"]
+prediction = {  # what we guessed
+    "top five beat every draw": "yes",
+    "IOI survives five random heads": "yes",
+    "the errors' direction removes a tenth": "yes",
+}
+
+# %%
+SWAPS = dialect.swap_names()[::3]
+swap_pairs = [dialect.swap_pairs(name, 7)[6] for name in SWAPS]  # one held-out verb each
+runs = {"done": GuiseRuns(model, held_out, TEST_FRAMES), "swaps": GuiseRuns(model, swap_pairs, TEST_FRAMES[:2])}
+intact = {name: one.gaps(U, F) for name, one in runs.items()}  # [pair, frame] each
+
+
+def outcome(edits: dict[str, Edit], side_effects: bool = True) -> dict:
+    """Everything that is measured of one edit, which may have other means for each kind of text; or the gap of done alone."""
+    after = runs["done"].gaps(U, F, edits["guises"])
+    found = {"table": after, "gap of done removed": (1 - after.mean() / intact["done"].mean()).item()}
+    if not side_effects:
+        return found
+    change = uptake(edits["guises"]) - as_it_is
+    swaps_after = runs["swaps"].gaps(U, F, edits["guises"]).mean(1)
+    found |= {
+        "swaps removed": removing.slope_removed(intact["swaps"].mean(1), swaps_after).item(),
+        "uptake AAE": change[0].item(),
+        "uptake SAE": change[1].item(),
+    }
+    if edits["guises"].quote_only:  # these texts have no closing quotation mark: nothing can change
+        return found | {"IOI lost": 0.0, "loss added": 0.0}
+    return found | {
+        "IOI lost": 1 - ioi_score(edits["ioi"]) / ioi_intact,
+        "loss added": text_loss(edits["text"]) - loss_intact,
     }
 
 
-COUNTS, K, DRAWS = (5, 20, 60), 20, 4
-intact = outcomes([])
-top = {k: outcomes(ranking[:k]) for k in COUNTS}
-everywhere = sorted(ranking)
-drawn = [random.Random(seed).sample(everywhere, K) for seed in range(DRAWS)]
-at_random = [outcomes(heads) for heads in drawn]
+def without_heads(heads: list[tuple[int, int]], side_effects: bool = True) -> dict:
+    return outcome({kind: Edit(heads, mean) for kind, mean in means.items()}, side_effects)
 
 
-def summary(result: dict[str, Tensor]) -> dict[str, float]:
-    """Share removed (gaps, size of neutral gaps, IOI), and the rise of the loss."""
-    removed = {name: 1 - result[name].mean() / intact[name].mean() for name in ("train", "held out", "ioi")}
-    removed["swaps"] = 1 - result["swaps"].abs().mean() / intact["swaps"].abs().mean()
-    return {name: float(value) for name, value in removed.items()} | {"loss": float(result["loss"] - intact["loss"])}
+def without_direction(direction: Tensor, layer: int, quote_only: bool = True, side_effects: bool = True) -> dict:
+    edit = Edit(direction=direction, layer=layer, quote_only=quote_only)
+    return outcome(dict.fromkeys(means, edit), side_effects)
 
-
-rows = {f"top {k}": summary(top[k]) for k in COUNTS} | {
-    f"random {K}, draw {i + 1}": summary(result) for i, result in enumerate(at_random)
-}
-print(f"{'replaced':18}{'gap, training':>15}{'gap, held out':>15}{'neutral gaps':>14}{'IOI':>8}{'loss':>9}")
-print(f"{'nothing':18}{intact['train'].mean():15.2f}{intact['held out'].mean():15.2f}{intact['swaps'].abs().mean():14.2f}"
-      f"{intact['ioi']:8.2f}{intact['loss']:9.2f}")  # fmt: skip
-for name, row in rows.items():
-    print(
-        f"{name:18}{-row['train']:15.0%}{-row['held out']:15.0%}{-row['swaps']:14.0%}{-row['ioi']:8.0%}{row['loss']:+9.2f}"
-    )
 
 # %%
-random_mean = {
-    name: sum(rows[f"random {K}, draw {i + 1}"][name] for i in range(DRAWS)) / DRAWS for name in rows["top 5"]
+quote, everywhere = best.values()
+error_pairs = [pair for pairs in nulls.null_pairs("errors", 2).values() for pair in pairs]
+other_features = [pair for name in dialect.feature_names() if name != "done" for pair in dialect.pairs_of(name, 2)]
+of_others = {
+    "errors": direction_at(quote, GuiseRuns(model, error_pairs, [TRAIN_FRAME])),
+    "features": direction_at(quote, GuiseRuns(model, other_features, [TRAIN_FRAME])),
 }
-KINDS = ["train", "held out", "swaps", "ioi"]
+results = {
+    "top 5 heads": without_heads(ranking[:5]),
+    "top 20 heads": without_heads(ranking[:20]),
+    "5 heads, by size": without_heads(by_size[:5]),
+    "done, at the quote": without_direction(direction_at(quote), quote),
+    "done, everywhere": without_direction(direction_at(everywhere), everywhere, quote_only=False),
+    "12 other features, quote": without_direction(of_others["features"], quote),
+    "20 errors, quote": without_direction(of_others["errors"], quote),
+}
+
+# %%
+DRAWS, WITH_SIDE_EFFECTS = {5: 19, 20: 9}, 3
+drawn = {
+    k: [
+        without_heads(removing.matched_heads(ranking[:k], n_heads, random.Random(seed)), seed < WITH_SIDE_EFFECTS)
+        for seed in range(n)
+    ]
+    for k, n in DRAWS.items()
+}
+generator = torch.Generator().manual_seed(0)
+at_random = [
+    without_direction(torch.randn(model.cfg.d_model, generator=generator), quote, side_effects=i < 1) for i in range(3)
+]
+swap_runs = [GuiseRuns(model, dialect.swap_pairs(name, 3), [TRAIN_FRAME]) for name in SWAPS]
+of_swaps = [without_direction(direction_at(quote, one), quote, side_effects=i < 2) for i, one in enumerate(swap_runs)]
+controls = {f"{k} matched heads ({n} draws)": drawn[k] for k, n in DRAWS.items()}
+controls |= {"random direction, quote (3)": at_random, f"a swap's direction, quote ({len(of_swaps)})": of_swaps}
+
+# %%
+COLUMNS = ["gap of done removed", "swaps removed", "IOI lost", "loss added", "uptake AAE", "uptake SAE"]
+
+
+def shown(found: dict) -> dict:
+    """One row of the table: the gap that is left with its interval, how much went with its interval, and the rest."""
+    left, went = stats.anova_interval(found["table"]), stats.anova_interval(intact["done"] - found["table"])
+    row = {
+        "gap left": f"{found['table'].mean():.2f} [{left[0]:.2f}, {left[1]:.2f}]",
+        "gap that went": f"{(intact['done'] - found['table']).mean():.2f} [{went[0]:.2f}, {went[1]:.2f}]",
+    }
+    return row | {column: f"{found[column]:+.2f}" for column in COLUMNS}
+
+
+def values_of(found: list[dict], column: str) -> list[float]:
+    """A column of all the draws for which it was measured."""
+    return [one[column] for one in found if column in one]
+
+
+def shown_range(found: list[dict]) -> dict:
+    """One row of a control: mean over draws, smallest and largest."""
+    values = {column: values_of(found, column) for column in COLUMNS}
+    row = {"gap left": f"{np.mean([one['table'].mean() for one in found]):.2f}", "gap that went": ""}
+    return row | {c: f"{np.mean(v):+.2f} ({min(v):+.2f} to {max(v):+.2f})" for c, v in values.items()}
+
+
+low, high = stats.anova_interval(intact["done"])
+table = {"nothing": {"gap left": f"{intact['done'].mean():.2f} [{low:.2f}, {high:.2f}]"}}
+table |= {name: shown(found) for name, found in results.items()}
+table |= {name: shown_range(found) for name, found in controls.items()}
+pd.DataFrame(table).T.fillna("").rename_axis("taken out")
+
+# %%
+print(
+    "Shares are of what there was before: 1 is all of it, below 0 is more than before. Loss and uptake are in nats.\n"
+    "Intervals are over verbs and prompts (chapter 07); in brackets behind a control, its smallest and largest draw.\n"
+    f"To save time, only the first few draws of a control ({WITH_SIDE_EFFECTS} of heads) have the columns after the first."
+)
 plots.bar(
-    {f"top {k}": [rows[f"top {k}"][kind] for kind in KINDS] for k in COUNTS}
-    | {f"random {K} (mean of {DRAWS})": [random_mean[kind] for kind in KINDS]},
-    "What goes when heads are replaced by their means",
-    x="what is measured",
-    y="share removed",
-    x_labels=[
-        "gap of done, training verbs",
-        "gap of done, held out",
-        "gaps of neutral swaps (size)",
-        "IOI logit difference",
-    ],
+    {column: [found[column] for found in results.values()] + [np.mean(values_of(found, column)) for found in controls.values()] for column in COLUMNS[:3]},
+    "What goes with heads and directions, and with their controls",
+    x="what is taken out",
+    y="share",
+    x_labels=[*results, *controls],
 )
 
 # %%
-conditions = {"nothing": intact} | {f"top {k}": top[k] for k in COUNTS}
-conditions |= {f"random {K}, draw {i + 1}": result for i, result in enumerate(at_random)}
-held_out_tables = {name: result["held out"] for name, result in conditions.items()}  # [pair, frame] each
-intervals = {name: stats.crossed_interval(table) for name, table in held_out_tables.items()}
-plots.intervals(
-    {"gap": [table.mean().item() for table in held_out_tables.values()]},
-    "The held-out gap of done / has, with heads replaced",
-    x="gap (logits; 95 % intervals over verbs and prompts)",
-    labels={"gap": list(conditions)},
-    bounds={"gap": list(zip(*intervals.values(), strict=True))},
-)
-
-# %%
-compare("removal.held_out.interval.intact", intervals["nothing"], model)
-compare("removal.held_out.interval.top_20", intervals["top 20"], model)
-compare("removal.gap.intact", [intact["train"].mean(), intact["held out"].mean()], model)
-compare("removal.top_5", [rows["top 5"][kind] for kind in KINDS], model)
-compare("removal.top_20", [rows["top 20"][kind] for kind in KINDS], model)
-compare("removal.random_20", [random_mean[kind] for kind in KINDS], model)
-compare("removal.loss.top_20", rows["top 20"]["loss"], model)
-compare("removal.loss.random_20", random_mean["loss"], model)
+beaten = {k: [one["gap of done removed"] for one in drawn[k]] for k in DRAWS}
+draw_p = {k: (1 + sum(v >= results[f"top {k} heads"]["gap of done removed"] for v in beaten[k])) / (1 + DRAWS[k]) for k in DRAWS}
+ioi_random = np.mean(values_of(drawn[5], "IOI lost"))
+errors_remove = results["20 errors, quote"]["gap of done removed"]
+measured = {
+    "top five beat every draw": draw_p[5] <= 1 / (1 + DRAWS[5]),
+    "IOI survives five random heads": ioi_random < 0.1,
+    "the errors' direction removes a tenth": errors_remove >= 0.1,
+}
+score_predictions(prediction, {question: "yes" if holds else "no" for question, holds in measured.items()})
+compare("removal.intact", [intact["done"].mean(), *stats.anova_interval(intact["done"])], model)
+for name, found in results.items():
+    key = name.replace(",", "").replace(" ", "_")
+    compare(f"removal.{key}", [found[column] for column in COLUMNS], model)
+    compare(f"removal.gap_left.{key}", [found["table"].mean(), *stats.anova_interval(found["table"])], model)
+for name, found in controls.items():
+    key = name.split(" (")[0].replace(",", "").replace("'", "").replace(" ", "_")
+    compare(f"removal.control.{key}", [np.mean(values_of(found, column)) for column in COLUMNS], model)
+    compare(f"removal.most_of_the_gap.{key}", max(one["gap of done removed"] for one in found), model)
+compare("removal.rank_p_among_matched_draws", list(draw_p.values()), model)
 
 # %% [markdown]
-# **How to read it.** First group: on the sentences that chose the heads, the gap is bound to shrink. Second group: does it shrink on other verbs in other
-# prompts? Third: the gaps of swaps that have nothing to do with dialect; the null of chapter 07, *under ablation*. If they shrink as much as the second
-# group, the heads carried **what was said**, whatever was said; if they stay, something about *done* was special to the heads; in between, both. Fourth:
-# IOI, the control that is usually shown. Hold each group against the random draws, and look at how much the draws differ among themselves.
+# **How to read it.** Go through the four yardsticks, column by column, and hold every row against the controls *of its kind*, never against zero. "Swaps removed" is the null of chapter 07, *under ablation*: if it is as large as the share of *done*, what was removed carried **what was said**, whatever was said.
 #
-# Now imagine the same figure without the third group. The gap is gone, it generalizes, random heads do not do it. It looks as if
-# prejudice had been removed, and nothing else. On the embedded model twenty heads take more than eight tenths of the held-out gap, and with it **half of the size of gaps that are not about
-# dialect**, four tenths of IOI and a quarter of a nat of loss: a blunt tool, at the size at which it works. Five heads take a good quarter of the gap and leave the
-# rest nearly as it was. Is *that* specific? One control is missing still, and it is next.
+# *What do you see?* What would you have concluded from the first column alone? And from the first and the IOI column?
+# <details><summary>What we see, for SmolLM2</summary>
 #
-# **What it does not show.** Four random draws say roughly what chance does, not exactly; and a share of a small gap is an unsteady
-# number. The second figure shows the held-out gaps themselves, with intervals: what would another experimenter, with other verbs and prompts, have found *before* the
-# removal, and after it? If the first interval includes zero, there was little to remove that one could be sure of.
-#
-# **Try.** Choose the heads for another feature (`dialect.pairs_of("been", 12)`), and measure *done*. Or take the means over `TEXTS` in
-# the place of `reference`. Which bars change?
-#
-# ### The mirror
-#
-# Turn the experiment round. Take a swap that has nothing to do with dialect, choose heads for *it* in just the same way, and measure both gaps. *What do you expect*, if the heads
-# chosen for *done* were about dialect? And if each list is about its own word?
-# <details><summary>Our guess</summary>
-# About dialect: the heads of the neutral swap leave the gap of <i>done</i> alone. About the word: each list does most to its own gap, in both directions alike. About
-# neither, only about passing on what was quoted: both lists do much to both.
+# XXTABLE
 # </details>
+#
+# **What it does not show.** Nineteen draws say roughly what chance does, not exactly: no p-value can be below 1/20, and with nine none below 1/10. And a share of a small gap is an unsteady
+# number. That is why the table also has the gap that is left, and the gap that went, with intervals over verbs and prompts.
+#
+# **Try.** Choose the heads for another feature (`dialect.pairs_of("been", 12)` is not aligned; `existential_it` is), and measure *done*. Which columns change?
+#
+# ### Behind another prefix
+#
+# The same heads and the same direction, with the end-of-text token in front:
 
 # %%
-mirror = max(SWAPS, key=lambda name: dialect.trait_gaps(model, dialect.swap_pairs(name, 3), [TRAIN_FRAME]).mean().abs())
-mirror_train, mirror_held_out = dialect.swap_pairs(mirror, 3), dialect.swap_pairs(mirror, 10)[6:]
-_, mirror_ranking = effects_and_ranking(mirror_train)
-frames = (TRAIN_FRAME, *TEST_FRAMES)
-both_means = tracing.mean_z(
-    model, [frame.format(side) for frame in frames for pair in train + mirror_train for side in (pair.aae, pair.sae)]
-)
+try:
+    with behind(model, "end-of-text") as front:
+        other_train, other_runs = (GuiseRuns(model, some, front(TEST_FRAMES)) for some in (train, held_out[:3]))
+        other_means = tracing.mean_z(model, other_train.prompts)
+        before = other_runs.gaps(U, F)
+        edits = {
+            "top 5 heads": Edit(ranking[:5], other_means),
+            "top 20 heads": Edit(ranking[:20], other_means),
+            "done, at the quote": Edit(direction=direction_at(quote, other_train), layer=quote, quote_only=True),
+        }
+        other_gone = {name: 1 - (other_runs.gaps(U, F, edit).mean() / before.mean()).item() for name, edit in edits.items()}
+    compare("removal.end_of_text.intact", [before.mean(), *stats.anova_interval(before)], model)
+    compare("removal.end_of_text.removed", list(other_gone.values()), model)
+except dialect.DialectError as lacking:
+    print(lacking)
 
+# %% [markdown]
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# XXPREFIX9
+# </details>
+#
+# ## 6 · The mirror
+#
+# Turn the experiment round. Take a swap that has nothing to do with dialect, choose heads for *it* in just the same way, and measure both gaps.
+#
+# ### Interpret: whose heads are they?
+#
+# For each length of the lists, five and twenty, choose what the figure below will show:
+#
+# - **a** Each list does clearly more to its own gap than to the other's, in *both* directions: the lists are about words.
+# - **b** Only the list chosen for *done* is selective. (This could speak for heads of the dialect.)
+# - **c** The list chosen for *done* is not selective: it does much to both gaps.
+#
+# "Clearly" means by a quarter of the gap, or more.
 
-def held_out_gaps(heads: list[tuple[int, int]]) -> Float[Tensor, "2"]:
-    """The mean held-out gap of done and of the mirror swap, with the heads replaced."""
-    hooks = tracing.ablation_hooks(heads, both_means)
-    gaps = tracing.hooked_gaps(model, held_out + mirror_held_out, TEST_FRAMES, hooks, U, F)
-    return torch.stack([gaps[: len(held_out)].mean(), gaps[len(held_out) :].mean()])
+# %%
+choice = {"five heads": None, "twenty heads": None}
 
+# %% tags=["solution"]
+choice = {"five heads": "a", "twenty heads": "c"}  # what we guessed
 
-before = held_out_gaps([])
-lists = {f"{k} chosen for {name}": heads[:k] for k in (5, K) for name, heads in (("done", ranking), (mirror, mirror_ranking))}
-gone = {name: 1 - held_out_gaps(heads) / before for name, heads in lists.items()}
+# %% [markdown]
+# Two mirrors are better than one: *once* / *twice*, which has the largest gap of all swaps, and *car* / *truck*, which stands elsewhere in the sentence. Each gap is measured with the means of its own sentences.
+
+# %%
+MIRRORS = ("once/twice", "car/truck")
+mirror_effects, gone = {}, {}
+done_gone = {k: results[f"top {k} heads"]["gap of done removed"] for k in (5, 20)}
+for name in MIRRORS:
+    of_train = dialect.swap_pairs(name, 3)
+    mirror_effects[name] = effects_of(of_train, TRAIN_FRAME)
+    own_means = tracing.mean_z(model, [frame.format(side) for frame in TEST_FRAMES for pair in of_train for side in (pair.aae, pair.sae)])
+    mirror_runs = GuiseRuns(model, dialect.swap_pairs(name, 9)[6:], TEST_FRAMES)
+    before = mirror_runs.gaps(U, F).mean()
+    for k in (5, 20) if name == MIRRORS[0] else (5,):
+        for chosen_for, heads in (("done", ranking[:k]), (name, ranked(mirror_effects[name])[:k])):
+            of_mirror = 1 - (mirror_runs.gaps(U, F, Edit(heads, own_means)).mean() / before).item()
+            of_done = done_gone[k] if chosen_for == "done" else without_heads(heads, side_effects=False)["gap of done removed"]
+            gone[name, k, chosen_for] = [of_done, of_mirror]
 plots.bar(
-    gone,
-    f"Heads chosen for done, and heads chosen for {mirror}: what goes?",
+    {f"{k} heads for {chosen_for} ({name})": values for (name, k, chosen_for), values in gone.items()},
+    "Heads chosen for done, and heads chosen for a neutral swap: what goes?",
     x="what is measured (held-out words and prompts)",
     y="share removed",
-    x_labels=["gap of done / has", f"gap of {mirror} (no dialect)"],
+    x_labels=["gap of done / has", "gap of the neutral swap in brackets"],
 )
 
+
 # %%
-in_common = len(set(ranking[:K]) & set(mirror_ranking[:K]))
-print(f"gaps before: done / has {before[0]:+.2f}, {mirror} {before[1]:+.2f}; the two top {K} share {in_common} heads")
-compare("removal.mirror.intact", before, model)
-compare("removal.mirror.share_removed", torch.stack([*gone.values()]).flatten(), model)
-compare("removal.mirror.heads_in_common", in_common, model)
+def whose(k: int, name: str = MIRRORS[0]) -> str:
+    for_done, for_mirror = gone[name, k, "done"], gone[name, k, name]
+    own, others = for_done[0] - for_done[1] >= 0.25, for_mirror[1] - for_mirror[0] >= 0.25
+    return "a" if own and others else "b" if own else "c"
+
+
+score_predictions(choice, {"five heads": whose(5), "twenty heads": whose(20)})
+for (name, k, chosen_for), values in gone.items():
+    compare(f"removal.mirror.{name}.{k}_for_{chosen_for}".replace("/", "_"), values, model)
+compare("removal.mirror.second_mirror", whose(5, MIRRORS[1]), model)
+mirror_effect = mirror_effects[MIRRORS[0]]
+mirror_ranking = ranked(mirror_effect)
 
 
 # %% [markdown]
-# **How to read it.** Do not compare the two groups of bars, compare the two *lists*. Does the list that was chosen for *done* treat *done* otherwise than the list that
-# was chosen for the swap treats the swap? On the embedded model, with five heads, each list does most to its own word and little to the other's: both are selective, and the
-# second has nothing to do with dialect. With twenty, the heads chosen for a swap *without any dialect in it* take away about as much of the gap of *done* as
-# they take of their own, and nearly half of the two lists is the same. Being specific to a *word* is not being specific to a *dialect*; and what twenty heads remove is mostly
-# the passing on of whatever was quoted.
+# The second panel of evidence is the lists themselves. How many of their twenty heads do they share, and is that more than chance? Exercise 9.7 gives the probability for lists drawn from the whole model. Since both lists come from the same layers, the matched draws of exercise 9.5 are the stricter comparison.
 #
-# **What it does not show.** One mirror is one swap, the one of six with the largest gap. With another the bars differ; what they test stays the same.
-#
-# **Try.** `mirror = "car/truck"`. How much of *done* do its heads take?
-#
-# ## 4 · Why surviving IOI says little
-#
-# IOI is solved by particular heads (chapter 03). If the removed heads are other ones, one would expect IOI to survive, and that would be true of *any* removal that
-# misses them. How much do the two lists overlap?
-#
-# ### Exercise 9.4 · More overlap than chance?
+# ### Exercise 9.7 · More overlap than chance?
 #
 # > Difficulty: ●●●○○  Importance: ●●●○○  10 minutes
 #
@@ -449,54 +809,114 @@ def overlap_p(one: list[tuple[int, int]], other: list[tuple[int, int]], n_total:
 check_overlap_p(overlap_p)
 
 # %%
+n_total, K = n_layers * n_heads, 20
+
+
+def overlap(one: list[tuple[int, int]], other: list[tuple[int, int]]) -> tuple[int, float, float]:
+    """Heads in common; the probability of as many for random lists; and for lists from the same layers as the first."""
+    common = len(set(one) & set(other))
+    anywhere = float(scipy.stats.hypergeom.sf(common - 1, n_total, len(one), len(other)))  # exercise 9.7
+    matched = [len(set(removing.matched_heads(one, n_heads, random.Random(seed))) & set(other)) for seed in range(9999)]
+    return common, anywhere, (1 + sum(count >= common for count in matched)) / 10000
+
+
+in_common, chance, chance_matched = overlap(ranking[:K], mirror_ranking[:K])
+compare("removal.mirror.heads_in_common", in_common, model)
+compare("removal.mirror.overlap_p", f"{chance:.0e}", model)
+compare("removal.mirror.overlap_p_matched", chance_matched, model)
+compare("removal.mirror.correlation_of_effects", np.corrcoef(effect.flatten(), mirror_effect.flatten())[0, 1], model)
+
+# %% [markdown]
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# XXMIRROR
+# </details>
+#
+# **What it does not show.** Two mirrors are two swaps. With others the bars differ; what they test stays the same.
+#
+# **Try.** `MIRRORS = ("again/often", "then/later")`. How much of *done* do their heads take?
+#
+# ## 7 · Why surviving IOI says little
+#
+# IOI is solved by particular heads (chapter 03). If the removed heads are other ones, IOI should survive. But that would be true of *any* removal that
+# misses them.
+
+# %%
 ioi_effect = run_experiment(model, ioi[:4]).denoise(patching.get_act_patch_attn_head_out_all_pos)
-ioi_heads = [divmod(i, model.cfg.n_heads) for i in ioi_effect.abs().flatten().argsort(descending=True)[:K].tolist()]
-shared = sorted(set(ioi_heads) & set(ranking[:K]))
-n_total = model.cfg.n_layers * model.cfg.n_heads
-chance = scipy.stats.hypergeom.sf(len(shared) - 1, n_total, K, K)  # exercise 9.4
-print(
-    f"shared by both top {K}: {[head_name(*pair) for pair in shared]}; expected by chance {K * K / n_total:.1f}; p = {chance:.2f}"
-)
+ioi_heads = ranked(ioi_effect)[:K]
+with_ioi, ioi_chance, _ = overlap(ranking[:K], ioi_heads)
+print(f"shared by both top {K}: {[head_name(*pair) for pair in sorted(set(ioi_heads) & set(ranking[:K]))]}")
+print(f"expected by chance: {K * K / n_total:.1f}")
 plots.scatter(
     effect,
     ioi_effect,
     "Every head's part in the gap and in IOI",
     x="share of the gap of done / has restored",
     y="share of the IOI logit difference restored",
-    labels=[head_name(*divmod(i, model.cfg.n_heads)) for i in range(n_total)],
+    labels=[head_name(*divmod(i, n_heads)) for i in range(n_total)],
 )
 
 # %%
-compare("removal.shared_with_ioi", len(shared), model)
-compare("removal.shared_with_ioi_p", chance, model)
+compare("removal.shared_with_ioi", with_ioi, model)
+compare("removal.shared_with_ioi_p", ioi_chance, model)
+
 
 # %% [markdown]
-# **How to read it.** Points far to the right or left matter for the gap, points far up or down for IOI. Points in the corners matter for both. Two lessons, whichever
-# way your model's figure looks. If the corners are empty, IOI was unlikely to fail, and its survival would have tested little: a control is informative only if it
-# could have gone wrong. And if it fails all the same (the table in section 3), then two lists of "top heads" without a head in common do not mean two separate
-# mechanisms: what is below the cut of a ranking matters too, and random heads cost something as well.
+# **How to read it.** Points far to the right or left matter for the gap, points far up or down for IOI. Points in the corners matter for both.
 #
-# ## 5 · What a careful claim looks like
+# *What do you see?* Look back at the IOI column of the table, and at its controls. What does it say about the top heads that IOI survives the loss of five of them, or suffers from the loss of twenty?
+# <details><summary>What we see, for SmolLM2</summary>
 #
-# > *On [model], replacing the twenty heads that matter most for* done / has *by their means removed [x] of the gap on held-out verbs and prompts, and [y] with twenty
-# > random heads (mean of four draws). The sizes of six neutral gaps fell by [z] as well. We therefore do not call these heads specific to dialect.*
+# XXIOI
+# </details>
 #
-# Fill in the three numbers from the table above. What makes it careful is not modesty. It names the model, the feature, what was held out, the control that could have failed,
-# and what the control said.
+# ## 8 · What a careful claim looks like
 #
-# **What was shown:** one feature, one ranking, one way to ablate, on the model named at the top. **What was not shown:** that prejudice has been removed from anything. A gap that
-# is closed because the model no longer takes in what is said is not a fairer model; and a person's speech is not the model's only way to guess who
-# they are.
+# > *On [model], replacing the five heads that restore most of the gap of* done / has *by their means removed [x] of the gap on held-out verbs and prompts, [interval]. Nineteen draws of five heads from the same layers removed [mean], at most [largest]. The gaps of twelve neutral swaps fell by [slope]. Behind another prefix it was [y].*
+#
+# Here are this chapter's claims in that form. Each has what it was compared with, and the result that would have changed it.
+
+# %%
+def interval_of(found: dict) -> str:
+    low, high = stats.anova_interval(intact["done"] - found["table"])
+    return f"{low:.2f} to {high:.2f} logits"
+
+
+def range_of(found: list[dict], column: str = "gap of done removed") -> str:
+    values = values_of(found, column)
+    return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+five, twenty, at_quote = (results[name] for name in ("top 5 heads", "top 20 heads", "done, at the quote"))
+claims = [
+    ("top five heads carry part of the gap", f"{five['gap of done removed']:.2f}", interval_of(five), range_of(drawn[5]), f"p {draw_p[5]:.2f}: a draw that does as much"),
+    ("top twenty carry most of it", f"{twenty['gap of done removed']:.2f}", interval_of(twenty), range_of(drawn[20]), f"p {draw_p[20]:.2f}: a draw that does as much"),
+    ("and most of any swap as well", f"{twenty['swaps removed']:.2f}", "12 swaps", range_of(drawn[20], "swaps removed"), "swaps that stay as they were"),
+    ("one direction at the quote carries part of it", f"{at_quote['gap of done removed']:.2f}", interval_of(at_quote), range_of(of_swaps), "a swap's direction that removes as much of done"),
+    ("and nothing of the swaps", f"{at_quote['swaps removed']:.2f}", "12 swaps", range_of(drawn[5], "swaps removed"), "swaps that fall with it"),
+    ("the direction of errors does not", f"{errors_remove:.2f}", interval_of(results["20 errors, quote"]), range_of(of_swaps), "as much as the direction of done"),
+    ("twenty heads for a swap are mostly the same", f"{in_common} of 20", f"p {chance_matched:.4f}", "lists from the same layers", "an overlap of one or two heads"),
+]  # fmt: skip
+pd.DataFrame(claims, columns=["claim", "number", "interval", "control", "what would change it"]).set_index("claim")
+
+# %% [markdown]
+# All of them are for one model, one feature, six held-out verbs and four prompts behind the model's own BOS; section 5 has three of them behind another prefix.
+#
+# **What was not shown:** that prejudice has been removed from anything. A gap that
+# is closed because the model no longer takes in what is said is not a fairer model. A trait gap is not the harm itself, which happens where a model's judgment is used. And a person's speech is not the model's only way to guess who
+# they are. The reverse holds too: that a gap could *not* be removed cleanly here does not mean that this model is past help, or that "no head is biased" and therefore nothing is.
 #
 # ## Recap
 #
 # | you met | what it does |
 # |---|---|
 # | `tracing.mean_z(model, prompts)` | every head's mean output over real tokens |
-# | `tracing.ablation_hooks(heads, means)` | hooks for `run_with_hooks` that put the means in |
-# | `tracing.hooked_gaps`, `inference.next_token_loss` | gaps and loss of a changed run |
+# | `Edit(heads, means)`, `Edit(direction=…, layer=…)` | a change of the model; `.hooks()` for any text |
+# | `GuiseRuns(model, pairs, frames)` | `.gaps(U, F, edit)`, `.end_logits(tokens, edit)`, `.at_quote(layer)`: many edits on the same prompts |
+# | `removing.matched_heads`, `slope_removed` | draws from the same layers; the share of gaps whose sign means nothing |
+# | `inference.next_token_loss` | loss of a changed run |
 # | `patching.get_act_patch_attn_head_out_all_pos` | the ranking |
 # | `scipy.stats.hypergeom.sf` | overlap of two lists by chance |
 #
-# **Glossary.** *Held out*: not used to choose what is tested. *Mean ablation*: replacing a head's output by its average. *Random control*: the same number of heads, drawn by lot. *Side effect*:
-# what else a change changes. *Specific*: changes what it should and not what is like it. *Training verbs*: here, those that chose the heads; nothing is trained.
+# **Glossary.** *Held out*: not used to choose what is tested. *Matched draw*: a control that agrees with what it controls in everything but the choice. *Mean ablation*: replacing a head's output by its average. *Projecting out*: taking away a vector's component along a direction. *Side effect*:
+# what else a change changes. *Specific*: changes what it should and not what is like it. *Training verbs*: here, those that chose heads and directions; nothing is trained. *Uptake*: using what was said.

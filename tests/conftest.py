@@ -11,7 +11,7 @@ from utils.tiny_models import tiny_model
 # Tests of how notebooks are made: they need the maintainers' tools, which a learner's machine does not have.
 PRESS = [
     *("test_address.py", "test_house.py", "test_notebooks.py", "test_packaging.py", "test_pages.py", "test_run.py"),
-    "test_setup_cell.py",
+    *("test_setup_cell.py", "test_progress.py", "test_submission.py", "test_kit.py", "test_teaching.py"),
 ]
 collect_ignore = [] if find_spec("nbgrader") else PRESS
 # What `make check` leaves to `make test`: waiting for other processes, kernels and wheels, and the longest comparisons.
@@ -19,7 +19,7 @@ SLOW = """
     two_workers killed scheduler a_worker_that all_workers_vanish test_command[ mosaic_has_a_panel
     of_699_lines of_315_rows memory_stays_under greedy_set every_sweep_reads loops_agree_in_full
     kind_of_drift installed_copy stops_at_the_first_exercise notices_a tests_count_as no_tests_at_all
-    no_check_crashes every_named_mistake equivalent_mutants_exist explain_themselves
+    no_check_crashes every_named_mistake equivalent_mutants_exist explain_themselves lab_served kit_grades kit_release
 """.split()
 
 

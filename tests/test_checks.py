@@ -9,7 +9,7 @@ import torch
 
 from tests.checks import REGISTRY, CheckFailed
 from tests.checks.calling import call
-from tests.checks.comparing import BROKEN, require_equal
+from tests.checks.comparing import BROKEN, all_mistakes, require_equal
 from tests.right import RIGHT
 from tests.solutions import SOLUTIONS, solution_functions
 from tests.wrong import WRONG
@@ -20,8 +20,13 @@ MISTAKES = [(name, fragment) for name, wrong in WRONG.items() for fragment in wr
 
 @pytest.mark.parametrize("name", REGISTRY)
 def test_solution_passes(name, capsys):
+    """On the way, every mistake that the check could name is computed on every input: it is wrong on one of them at least."""
     solution = solution_functions(REGISTRY[name].chapter)[name]
-    REGISTRY[name].check(solution)
+    BROKEN.clear()
+    with all_mistakes() as caught:
+        REGISTRY[name].check(solution)
+    assert BROKEN == {}, "named mistakes that cannot be computed"
+    assert [message for message, noticed in caught.items() if not noticed] == [], "named mistakes that would pass"
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 1 and printed[0].startswith(f"✓ {name}: ")
 
@@ -58,15 +63,19 @@ STRANGE = [
     iter([1]),
     torch.zeros(0),
     torch.zeros(7, 7, 7),
+    torch.zeros(2, 3),
+    0.123,
 ]
 
 
 @pytest.mark.parametrize("name", REGISTRY)
 def test_no_check_crashes_whatever_comes_back(name):
+    BROKEN.clear()
     for returned in STRANGE:
         with pytest.raises(CheckFailed) as caught:
             REGISTRY[name].check(lambda *_, returned=returned, **__: returned)
         assert caught.value.crashed is None, returned
+    assert BROKEN == {}, "named mistakes that cannot be computed"
 
 
 @pytest.mark.parametrize("name", REGISTRY)
@@ -177,6 +186,24 @@ def writes_weights_behind_autograd(model):
     next(iter(model.parameters())).data += 1
 
 
+def leaves_gradients(model):
+    with torch.enable_grad():
+        model(torch.tensor([[0, 5]])).sum().backward()
+
+
+def switches_gradients_off(model):
+    model.W_U.requires_grad_(False)
+    next(iter(model.parameters())).requires_grad_(False)
+
+
+def changes_a_setting(model):
+    model.set_use_attn_result(True)
+
+
+def changes_the_precision(model):
+    model.original_model.double()
+
+
 def replaces_a_method(model):
     model.unembed.forward = lambda x: x.repeat(1, 1, 10)[..., : model.cfg.d_vocab]
 
@@ -190,6 +217,10 @@ SIDE_EFFECTS = {
     trains: "another mode",
     writes_weights_through_a_view: "a weight",
     writes_weights_behind_autograd: "a weight",
+    changes_the_precision: "the model's weights",
+    leaves_gradients: "hold a gradient",
+    switches_gradients_off: "requires_grad of",
+    changes_a_setting: "its setting use_attn_result",
 }
 
 
@@ -204,9 +235,16 @@ def test_a_model_is_as_it_was_whatever_happens(function):
         function(model)
         raise RuntimeError("and then it stops")
 
+    def is_interrupted(model):
+        function(model)
+        raise KeyboardInterrupt
+
     with pytest.raises(CheckFailed, match="and then it stops"):
         call(raises_as_well, model)
-    assert torch.equal(model(tokens), before) and not model.training
+    with pytest.raises(KeyboardInterrupt):
+        call(is_interrupted, model)
+    assert torch.equal(model(tokens), before) and not model.training and not model.cfg.use_attn_result
+    assert all(weight.requires_grad and weight.grad is None for weight in model.parameters())
     assert not any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values())
 
 
@@ -215,6 +253,15 @@ def test_a_model_that_was_changed_in_another_way_is_found_out_and_not_used_again
     with pytest.raises(CheckFailed, match="logits on a prompt of our own"):
         call(replaces_a_method, model)
     assert tiny_model("gpt2") is not model
+
+
+@pytest.mark.parametrize("name", ["logits_without_head", "get_act_patch_resid_pre", "direct_effects"])
+def test_a_check_does_not_go_on_with_what_it_computed_on_a_spoilt_model(name):
+    solution = solution_functions(REGISTRY[name].chapter)[name]
+    REGISTRY[name].check(solution)
+    with pytest.raises(CheckFailed, match="logits on a prompt of our own"):
+        call(replaces_a_method, tiny_model("gpt2"))
+    REGISTRY[name].check(solution)
 
 
 def test_arguments_are_looked_at_afterwards():
@@ -229,6 +276,44 @@ def test_arguments_are_looked_at_afterwards():
         call(lambda words: words.sort(), ["b", "a"])
     with pytest.raises(CheckFailed, match="3 entries in place of 2"):
         call(lambda table: table.update(c=3), {"a": 1, "b": 2})
+
+
+def shrinks_the_cache(cache):
+    del cache.cache_dict["blocks.0.attn.hook_z"]
+    cache["blocks.1.attn.hook_z"].zero_()
+    cache.cache_dict["mine"] = torch.zeros(1)
+
+
+EDITS = {
+    "a tensor": lambda given: given["tensor"].mul_(2),
+    "the shape of a tensor": lambda given: given["tensor"].t_(),
+    "a tensor asks for a gradient": lambda given: given["tensor"].requires_grad_(),
+    "a tensor in a list": lambda given: given["list"][0].zero_(),
+    "the order of a list": lambda given: given["list"].reverse(),
+    "the length of a list": lambda given: given["list"].append(1),
+    "an entry": lambda given: given.update(list=[]),
+    "a cache": lambda given: shrinks_the_cache(given["cache"]),
+}
+
+
+@pytest.mark.parametrize("what", EDITS)
+def test_arguments_are_put_back_whatever_happens(what):
+    """What a check computed once is given to every function that it tries."""
+    _, cache = tiny_model("gpt2").run_with_cache(torch.tensor([[0, 5, 9]]))
+    given = {"tensor": torch.arange(6.0).reshape(2, 3), "list": [torch.ones(2), torch.zeros(3)], "cache": cache}
+    before = {"tensor": given["tensor"].clone(), "list": [part.clone() for part in given["list"]]}
+    z, entries = cache["blocks.1.attn.hook_z"].clone(), len(cache)
+
+    def raises_as_well(given):
+        EDITS[what](given)
+        raise RuntimeError("and then it stops")
+
+    for function, message in ((EDITS[what], "before and after your function"), (raises_as_well, "and then it stops")):
+        with pytest.raises(CheckFailed, match=message):
+            call(function, given)
+        assert torch.equal(given["tensor"], before["tensor"]) and not given["tensor"].requires_grad
+        assert all(torch.equal(part, was) for part, was in zip(given["list"], before["list"], strict=True))
+        assert torch.equal(cache["blocks.1.attn.hook_z"], z) and len(cache) == entries and "mine" not in cache
 
 
 def test_decorated_and_partial_functions_pass_and_their_lines_are_found():
@@ -281,6 +366,7 @@ def test_what_is_not_a_function_is_refused():
         (torch.full((2, 3), torch.nan), "L0H0 is nan or infinite"),
         (-torch.arange(6.0).reshape(2, 3), "the sign is the other way round"),
         (torch.arange(6.0).reshape(2, 3) + torch.tensor([0, 0, 1]), "2 of 6 values differ, first at L0H2"),
+        (torch.arange(6.0).reshape(2, 3) + torch.tensor([0, 0, 1]), "4 of 6 values are right"),
     ],
 )
 def test_compare_says_what_is_off(got, expected):
@@ -297,15 +383,23 @@ def test_what_a_passing_check_says_is_the_same_on_every_machine():
     assert require_equal(want.long(), want.long(), "ones") == "exact"
 
 
+def test_one_number_is_called_a_multiple_only_of_a_whole_number():
+    """Any two numbers have a ratio."""
+    for got, likely in ((5 * 0.3, "5 times"), (0.3 / 4, "0.25 times"), (0.3 * 1.13, ""), (0.3 + 0.1, "")):
+        with pytest.raises(CheckFailed) as caught:
+            require_equal(got, 0.3, "the truth")
+        assert likely in caught.value.likely and bool(likely) == bool(caught.value.likely)
+
+
+def test_a_few_values_that_agree_by_chance_are_not_called_right():
+    want = torch.arange(40.0).reshape(8, 5)
+    got = want.flip(0).flip(1)
+    got[0, 0] = want[0, 0]
+    with pytest.raises(CheckFailed) as caught:
+        require_equal(got, want, "the truth")
+    assert caught.value.likely == ""
+
+
 def test_a_mistake_that_gives_the_right_answer_is_not_reported():
     held = require_equal(torch.ones(2), torch.ones(2), "ones", mistakes={"no mistake": lambda: torch.ones(2)})
     assert held == "to within 0.0001"
-
-
-def test_every_named_mistake_can_be_computed():
-    """Runs last: the tests above went through all mistakes of all checks."""
-    for name in REGISTRY:
-        for returned in (0.123, torch.zeros(2, 3)):
-            with pytest.raises(CheckFailed):
-                REGISTRY[name].check(lambda *_, returned=returned, **__: returned)
-    assert BROKEN == {}

@@ -43,9 +43,11 @@ def setting(model, tokens, ablated=(0, 1), last=None):
 def agree(model, tokens, solution, layer, head):
     """Every function of the chapter against the one in utils."""
     n = 12
-    random_tokens = heads.repeated_tokens(n, 2, seed=3, high=min(heads.HIGHEST_ID, model.cfg.d_vocab)).to(model.cfg.device)
+    random_tokens = heads.repeated_tokens(n, 2, seed=3, high=min(heads.HIGHEST_ID, model.cfg.d_vocab)).to(
+        model.cfg.device
+    )
     ours, theirs = (f(model, random_tokens, n) for f in (heads.head_scores, solution["head_scores"]))
-    assert all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in heads.DIAGONAL_SCORES)
+    assert all(torch.allclose(ours[name], theirs[name].cpu(), atol=1e-5) for name in heads.DIAGONAL_SCORES)
     clean, without, directions, _ = setting(model, tokens, (layer, head))
     logits, cache = solution["ablate_at_end"](model, tokens, layer, head)
     assert torch.allclose(

@@ -22,7 +22,7 @@ ROOMS = {
     "model": "models loading prompts inference shared_prefix parts assumptions tiny_models data",
     "subjects": "ioi dialect",
     "methods": "attribution heads ablation patching experiment circuits dialect.tracing",
-    "results": "stats reference plots widgets atlas",
+    "results": "stats reference plots widgets atlas dialect.survey dialect.__main__",
 }
 UPWARD: dict[tuple[str, str], str] = {}  # (module, what it imports): why it may, although the room is above its own
 LONGEST_FUNCTION, LONGEST_MODULE = 40, 300

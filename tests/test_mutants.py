@@ -6,8 +6,8 @@ import tomllib
 
 import pytest
 
-from tests import mutants
 from tests.checks import REGISTRY
+from tests.mutants import making, running, scoring
 
 FUNCTION = """
 def scaled(values, axis: int = 0):
@@ -21,7 +21,7 @@ def scaled(values, axis: int = 0):
 
 def test_every_kind_of_change_is_made():
     tree = ast.parse(FUNCTION).body[0]
-    made = {name for name, _ in mutants.mutants_of(tree, tree.lineno, tree.end_lineno)}
+    made = {name for name, _ in making.mutants_of(tree, tree.lineno, tree.end_lineno)}
     for part in (
         "values[1:] → values[:]",
         "sum(axis, keepdim=True) → values[1:].sum(axis)",
@@ -40,14 +40,14 @@ def test_every_kind_of_change_is_made():
 
 def test_only_the_lines_asked_for_are_changed():
     tree = ast.parse(FUNCTION).body[0]
-    assert {name.split(":")[0] for name, _ in mutants.mutants_of(tree, tree.lineno + 2, tree.lineno + 2)} == {"2"}
+    assert {name.split(":")[0] for name, _ in making.mutants_of(tree, tree.lineno + 2, tree.lineno + 2)} == {"2"}
 
 
 def test_equivalent_mutants_exist_and_have_reasons():
-    known = tomllib.loads(mutants.EQUIVALENT.read_text(encoding="utf-8"))
+    known = tomllib.loads(scoring.EQUIVALENT.read_text(encoding="utf-8"))
     assert set(known) <= set(REGISTRY)
     assert all(reason for of_exercise in known.values() for reason in of_exercise.values())
-    mutants.collect(list(known))  # raises SystemExit for one that is no mutant
+    scoring.collect(list(known))  # raises SystemExit for one that is no mutant
 
 
 def test_a_survivor_a_crash_and_a_slow_mutant_are_told_apart(monkeypatch):
@@ -57,8 +57,8 @@ def test_a_survivor_a_crash_and_a_slow_mutant_are_told_apart(monkeypatch):
         ("raises", "return z[99]"),
         ("endless", "\n    ".join(["while True:", "    pass"])),
     )]  # fmt: skip
-    monkeypatch.setattr(mutants, "SECONDS", 3)
-    right, wrong, raises, endless = mutants._forked(jobs)
+    monkeypatch.setattr(running, "SECONDS", 3)
+    right, wrong, raises, endless = running.in_forks(jobs)
     assert not right.killed and wrong.killed and wrong.likely and not wrong.raised
     assert raises.killed and raises.raised and endless.killed and endless.raised
     assert not any(outcome.crashed for outcome in (right, wrong, raises, endless))
@@ -66,7 +66,9 @@ def test_a_survivor_a_crash_and_a_slow_mutant_are_told_apart(monkeypatch):
 
 @pytest.mark.parametrize("name", REGISTRY)
 def test_recorded_scores_are_perfect(name):
-    """`python -m tests.mutants --changed --record` writes them; CI runs again what has changed since."""
-    score = mutants.Score(**json.loads(mutants.SCORES.read_text(encoding="utf-8"))[name])
+    """No survivor, no crash, no false name. `python -m tests.mutants --changed --record` writes them; CI runs again what
+    has changed since."""
+    score = scoring.Score(**json.loads(scoring.SCORES.read_text(encoding="utf-8"))[name])
     assert score.perfect and score.mutants >= 2
+    assert score.false == 0, "mutants that are told a mistake which does not explain them"
     assert score.named >= 0.75 * score.rejected

@@ -123,6 +123,16 @@ def test_a_key_may_end_in_the_name_of_a_field(own_figures):
     assert figures("m") == {"a.value": {"value": 1.0}, "a.rel": {"value": 2.0, "rel": 0.1}}
 
 
+def test_a_key_that_another_begins_with_is_refused_and_the_file_stays(own_figures, tmp_path):
+    own_figures("[a.b]\nvalue = 1.0\n")
+    log = tmp_path / "log.jsonl"
+    log.write_text(json.dumps({"key": "a.b.c", "value": 2.0, "model": "m"}) + "\n")
+    with pytest.raises(ValueError, match="another key begins with it"):
+        record(log)
+    figures.cache_clear()
+    assert figures("m") == {"a.b": {"value": 1.0}}
+
+
 def test_log_and_record(own_figures, tmp_path, monkeypatch):
     log = tmp_path / "log.jsonl"
     monkeypatch.setenv("COURSE_REFERENCE_LOG", str(log))

@@ -1,5 +1,7 @@
-"""Tracing and hooked inference against independent runs, the solutions against utils, and files through the pipeline."""
+"""Tracing and edited runs against independent runs, the solutions against utils, and files through the pipeline."""
 
+import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,8 @@ from transformer_lens import patching as builtin
 
 from tests.solutions import solution_functions
 from utils import dialect, inference, patching, stats
-from utils.dialect import DialectError, Pair, tracing
+from utils.dialect import DialectError, Pair, removing, tracing
+from utils.dialect.removing import Edit, GuiseRuns, matched_heads
 from utils.experiment import run_experiment
 from utils.inference import end_logits
 from utils.prompts import tokenize
@@ -53,12 +56,42 @@ def test_components_and_heads_add_up_to_every_rows_gap(model):
     gap = prefers(logits_a) - prefers(logits_s)
     parts = tracing.gap_by_component(aae, sae, direction)
     assert torch.allclose(parts.sum(0), gap, atol=1e-3)
-    lens = tracing.gap_after_layers(aae, sae, direction)
-    assert lens.shape == (model.cfg.n_layers + 1,) and lens[-1] == pytest.approx(gap.mean().item(), abs=1e-3)
+    lens, written = tracing.gap_by_stream(model, aae, sae, direction)
+    assert len(tracing.stream_labels(model)) == len(lens) == len(written) == len(parts)
+    assert torch.allclose(lens[-1], gap, atol=1e-3) and torch.allclose(written, parts.cumsum(0), atol=1e-3)
+    middle = tracing.stream_labels(model).index("1_mid")
+    by_hand = [model.ln_final(cache["resid_mid", 1][:, -1]) @ direction for cache in (aae, sae)]
+    assert torch.allclose(lens[middle], by_hand[0] - by_hand[1], atol=1e-4)
     heads = tracing.gap_by_head(model, aae, sae, direction)
     attention = parts[1::2]  # [layer, batch]; the output bias is the same on both sides but for the scale
     if model.cfg.normalization_type.startswith("RMS"):
         assert torch.allclose(heads.sum(1), attention, atol=1e-3)
+
+
+def test_heads_of_pairs_of_different_lengths_are_those_of_each_pair_alone(model):
+    pairs, direction = [*DONE, *dialect.pairs_of("be_usually", 3)], dialect.gap_direction(model, U_WORDS, F_WORDS)
+    together = tracing.head_gaps(model, pairs, FRAME, direction, batch_size=3)
+    for pair, found in zip(pairs, together, strict=True):
+        runs = [model.run_with_cache(model.to_tokens(FRAME.format(side)))[1] for side in (pair.aae, pair.sae)]
+        assert torch.allclose(found, tracing.gap_by_head(model, *runs, direction)[..., 0], atol=1e-4)
+
+
+def test_attention_from_the_end(model):
+    tokens, mask = tokenize(model, [FRAME.format("he done walked"), "They are kind"])
+    _, cache = model.run_with_cache(tokens)
+    found = tracing.attention_from_end(cache, 2, mask.sum(-1) - 1)
+    by_hand = [cache["pattern", 1][i, :, int(mask[i].sum()) - 1, 2] for i in (0, 1)]
+    assert found.shape == (model.cfg.n_layers, model.cfg.n_heads)
+    assert torch.allclose(found[1], (by_hand[0] + by_hand[1]) / 2, atol=1e-6)
+    assert torch.allclose(tracing.attention_from_end(cache, 2)[0], cache["pattern", 0][:, :, -1, 2].mean(0), atol=1e-6)
+
+
+def test_mean_cosine():
+    vectors = torch.tensor([[2.0, 0.0], [0.0, 3.0], [-5.0, 0.0]])
+    assert tracing.mean_cosine(vectors) == pytest.approx(-1 / 3)
+    assert tracing.mean_cosine(vectors, torch.tensor([[0.0, 1.0], [1.0, 0.0]])) == pytest.approx(1 / 6)
+    with pytest.raises(ValueError, match="needs two"):
+        tracing.mean_cosine(vectors[:1])
 
 
 def test_gaps_of_pairs_of_different_lengths_reconcile_row_by_row(model):
@@ -101,22 +134,136 @@ def test_patching_a_guise_is_1_at_the_word_and_0_before_it(model):
     assert torch.allclose(experiment.clean_scores - experiment.corrupted_scores, gap, atol=1e-4)
 
 
-def test_mean_ablation(model):
+def test_means_of_heads_and_the_loss(model):
     prompts = ["He says he has walked. He is", "They are", "She is"]
     alone = [model.run_with_cache(model.to_tokens(p))[1]["z", 1][0, 1:] for p in prompts]
     means = tracing.mean_z(model, prompts, batch_size=2)
     assert torch.allclose(means[1], torch.cat(alone).mean(0), atol=1e-5)
-    hooks = tracing.ablation_hooks([(1, 2), (0, 1), (1, 0)], means)
-    assert len(hooks) == 2
-    seen = {}
-    watch = [("blocks.1.attn.hook_z", lambda z, hook: seen.update(z=z.clone()))]
-    model.run_with_hooks(model.to_tokens(prompts[0]), fwd_hooks=[*hooks, *watch])
-    assert torch.allclose(seen["z"][0, 1:, [0, 2]], means[1][[0, 2]].expand(len(seen["z"][0]) - 1, -1, -1))
     assert torch.allclose(inference.hooked_end_logits(model, prompts, []), end_logits(model, prompts), atol=1e-4)
     loss = inference.next_token_loss(model, ["He is kind"])
     tokens = model.to_tokens("He is kind")
     by_hand = torch.nn.functional.cross_entropy(model(tokens)[0, :-1], tokens[0, 1:])
     assert loss == pytest.approx(by_hand.item(), abs=1e-4)
+
+
+# --- removing ---------------------------------------------------------------------------------------------------------
+
+
+PAIRS = [*DONE, *dialect.pairs_of("be_usually", 3)]
+OTHER_FRAMES = [FRAME, 'He says: " {} " He is a']
+
+
+def test_guise_runs_say_what_the_model_says(model):
+    runs, (u, f) = GuiseRuns(model, PAIRS, OTHER_FRAMES), answers(model)
+    expected = dialect.trait_gaps(model, PAIRS, OTHER_FRAMES, U_WORDS, F_WORDS, share_prefix=False)
+    assert torch.allclose(runs.gaps(u, f), expected, atol=1e-4)
+    log_p = runs.end_logits(u, log_softmax=True)
+    alone = model(model.to_tokens(OTHER_FRAMES[1].format(PAIRS[2].sae)))[0, -1].log_softmax(-1)[u]
+    assert torch.allclose(log_p[1, 2, 1], alone, atol=1e-4)
+    for layer in (0, 1, model.cfg.n_layers):
+        found = runs.at_quote(layer)
+        for side, text in enumerate((PAIRS[5].aae, PAIRS[5].sae)):
+            tokens = model.to_str_tokens(FRAME.format(text))
+            _, cache = model.run_with_cache(model.to_tokens(FRAME.format(text)))
+            streams = [*(cache["resid_pre", at] for at in range(model.cfg.n_layers)), cache["resid_post", -1]]
+            closing = max(i for i, token in enumerate(tokens) if '"' in token)
+            assert torch.allclose(found[side, 5, 0], streams[layer][0, closing], atol=1e-4)
+
+
+def _by_hooks(model, hooks):
+    """Gaps of `PAIRS` in `OTHER_FRAMES`, every prompt run whole."""
+    u, f = answers(model)
+    prompts = [frame.format(getattr(pair, side)) for side in ("aae", "sae") for pair in PAIRS for frame in OTHER_FRAMES]
+    logits = inference.hooked_end_logits(model, prompts, hooks)
+    aae, sae = (logits[:, u].mean(-1) - logits[:, f].mean(-1)).unflatten(0, (2, len(PAIRS), len(OTHER_FRAMES)))
+    return aae - sae
+
+
+def test_an_edit_of_shared_runs_is_the_edit_of_the_model(model):
+    runs, (u, f) = GuiseRuns(model, PAIRS, OTHER_FRAMES), answers(model)
+    generator = torch.Generator().manual_seed(3)
+    means = torch.randn(model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_head, generator=generator)
+    direction = torch.randn(model.cfg.d_model, generator=generator)
+    edits = [
+        Edit([(1, 2), (0, 1), (1, 0)], means),
+        Edit([(model.cfg.n_layers - 1, 3)], means),
+        Edit(direction=direction, layer=1),
+        Edit([(0, 3)], means, direction, 0),
+    ]
+    plain = _by_hooks(model, [])
+    assert torch.allclose(runs.gaps(u, f), plain, atol=1e-4)
+    for edit in edits:
+        changed = _by_hooks(model, edit.hooks())
+        assert not torch.allclose(changed, plain, atol=1e-3)
+        assert torch.allclose(runs.gaps(u, f, edit), changed, atol=1e-4)
+
+
+def test_hooks_of_an_edit_leave_the_first_position_and_put_in_what_they_should(model):
+    means = torch.ones(model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_head)
+    direction, seen = torch.randn(model.cfg.d_model, generator=torch.Generator().manual_seed(0)), {}
+    edit = Edit([(1, 2), (0, 1), (1, 0)], means, direction, 1)
+    names = ("blocks.1.attn.hook_z", "blocks.1.hook_resid_pre", "blocks.0.attn.hook_z")
+    watch = [(name, lambda x, hook, name=name: seen.update({name: x.clone()})) for name in names]
+    tokens = model.to_tokens(FRAME.format("he done walked"))
+    _, before = model.run_with_cache(tokens)
+    model.run_with_hooks(tokens, fwd_hooks=[*edit.hooks(), *watch])
+    assert seen[names[0]][0, 1:, [0, 2]].eq(1).all() and not seen[names[0]][0, 1:, [1, 3]].eq(1).any()
+    assert seen[names[2]][0, 1:, 1].eq(1).all()
+    assert torch.allclose(seen[names[2]][0, 0], before[names[2]][0, 0])
+    along = seen[names[1]] @ direction
+    assert along[0, 1:].abs().max() < 1e-4 < along[0, 0].abs()
+
+
+def test_an_edit_at_the_closing_quote_changes_that_position_alone(model):
+    u, f = answers(model)
+    direction, layer = torch.randn(model.cfg.d_model, generator=torch.Generator().manual_seed(1)), 1
+    edit = Edit(direction=direction, layer=layer, quote_only=True)
+    found = GuiseRuns(model, PAIRS, [FRAME]).gaps(u, f, edit)
+    unit = direction / direction.norm()
+
+    def preference(text):
+        tokens = model.to_tokens(FRAME.format(text))
+        closing = max(i for i, token in enumerate(model.to_str_tokens(FRAME.format(text))) if '"' in token)
+
+        def project(x, hook):
+            x = x.clone()
+            x[:, closing] -= (x[:, closing] @ unit)[:, None] * unit
+            return x
+
+        logits = model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.hook_resid_pre", project)])[0, -1]
+        return logits[u].mean() - logits[f].mean()
+
+    expected = torch.stack([preference(pair.aae) - preference(pair.sae) for pair in PAIRS])
+    assert torch.allclose(found[:, 0], expected, atol=1e-4)
+    assert not torch.allclose(found, GuiseRuns(model, PAIRS, [FRAME]).gaps(u, f), atol=1e-3)
+    with pytest.raises(ValueError, match="closing quote"):
+        edit.hooks()
+    with pytest.raises(DialectError, match="no closing quote"):
+        GuiseRuns(model, PAIRS, ["He says {} and is"]).gaps(u, f, edit)
+
+
+def test_an_edit_without_means_is_refused():
+    with pytest.raises(ValueError, match="give the means"):
+        Edit([(0, 1)])
+
+
+def test_matched_heads_keep_the_layers():
+    heads = [(3, 1), (0, 0), (3, 2), (7, 8)]
+    draws = [matched_heads(heads, 9, random.Random(seed)) for seed in range(300)]
+    for draw in draws:
+        assert len(set(draw)) == 4 and Counter(layer for layer, _ in draw) == {0: 1, 3: 2, 7: 1}
+    seen = Counter(head for draw in draws for head in draw)
+    assert {head for layer, head in seen if layer == 3} == set(range(9))
+    assert max(seen[3, head] for head in range(9)) < 2 * min(seen[3, head] for head in range(9))
+    assert draws[0] == matched_heads(heads, 9, random.Random(0))
+
+
+def test_slope_removed_keeps_signs():
+    before = torch.tensor([1.0, -2.0, 0.5])
+    assert removing.slope_removed(before, before) == 0 and removing.slope_removed(before, -before) == 2
+    assert removing.slope_removed(before, 0.4 * before) == pytest.approx(0.6)
+    moved = before + torch.tensor([0.2, 0.1, 0.0])  # at right angles to `before`: sizes change, the slope does not
+    assert removing.slope_removed(before, moved) == pytest.approx(0, abs=1e-6)
 
 
 # --- solutions and utils ----------------------------------------------------------------------------------------------
@@ -166,8 +313,25 @@ def test_chapters_08_and_09_agree_with_utils(model):
     means = tracing.mean_z(model, texts)
     assert torch.allclose(ns["mean_z"](model, *tokenize(model, texts)), means, atol=1e-5)
     heads = [(0, 1), (2, 3), (2, 0)]
-    hooked = model.run_with_hooks(batch.clean_tokens, fwd_hooks=tracing.ablation_hooks(heads, means))
+    hooked = model.run_with_hooks(batch.clean_tokens, fwd_hooks=Edit(heads, means).hooks())
     assert torch.allclose(ns["ablate_heads"](model, batch.clean_tokens, heads, means), hooked, atol=1e-5)
+    vectors = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
+    assert ns["mean_cosine"](vectors) == pytest.approx(tracing.mean_cosine(vectors).item(), abs=1e-6)
+    assert ns["slope_removed"](*vectors[:2]) == pytest.approx(removing.slope_removed(*vectors[:2]).item(), abs=1e-6)
+    draws = [sorted(draw(heads, 9, random.Random(3))) for draw in (ns["matched_heads"], matched_heads)]
+    assert draws[0] == draws[1]
+
+
+def test_chapter_09_takes_a_direction_out_as_utils_does(model):
+    run_projected, (u, _) = solution_functions("09")["run_projected"], answers(model)
+    direction = torch.randn(model.cfg.d_model, generator=torch.Generator().manual_seed(2))
+    runs = GuiseRuns(model, DONE, [FRAME])
+    expected = runs.end_logits(u, Edit(direction=direction, layer=1, quote_only=True))[:, :, 0]
+    for side, prompts in enumerate([FRAME.format(getattr(pair, s)) for pair in DONE] for s in ("aae", "sae")):
+        for i, prompt in enumerate(prompts):
+            closing = max(at for at, token in enumerate(model.to_str_tokens(prompt)) if '"' in token)
+            logits = run_projected(model, model.to_tokens(prompt), direction, 1, torch.tensor([closing]))
+            assert torch.allclose(logits[0, -1, u], expected[side, i], atol=1e-4)
 
 
 # --- whole files of the two public formats ------------------------------------------------------------------------------
@@ -207,7 +371,9 @@ def test_a_pairs_file_of_699_lines_through_gap_and_patching(tmp_path, model):
     aligned = dialect.aligned_pairs(model, pairs, FRAME)
     assert 0 < len(aligned) < 699
     batch = tracing.guise_batch(model, pairs, FRAME, n=6)
-    assert residual_sweep(model, batch)[0, batch.position] == pytest.approx(1, abs=1e-4)
+    assert residual_sweep(model, batch)[0, batch.position] == pytest.approx(
+        1, abs=1e-3
+    )  # in units of a small difference
 
 
 def test_a_dataset_of_315_rows_through_gap_and_patching(tmp_path, model):

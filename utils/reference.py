@@ -163,7 +163,15 @@ def record(log: Path) -> None:
             entry = table[key]
             lines += ["", f"[{key}]", *(f"{field} = {_toml(entry[field])}" for field in FIELDS if field in entry)]
         text = "\n".join(lines) + "\n"
-        tomllib.loads(text)  # whatever TOML cannot hold (None) stops here, and the file stays as it was
+        read_back = dict(
+            _flatten(tomllib.loads(text))
+        )  # what TOML cannot hold (None) stops here, and the file stays as it was
+        if lost := sorted(set(table) - set(read_back)) or [
+            key for key in read_back if set(read_back[key]) - set(FIELDS)
+        ]:
+            raise ValueError(
+                f"{lost[0]!r} cannot be recorded: another key begins with it, or it with another; rename one"
+            )
         (FIGURES / f"{name}.toml").write_text(text, encoding="utf-8")
         print(f"{len(table)} figures for {name}")
 

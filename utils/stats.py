@@ -125,7 +125,7 @@ def anova_interval(table: ArrayLike | Sequence, level: float = LEVEL) -> tuple[f
     The combination can be small or negative by chance. So a factor whose mean square is not above the residual's, and whose
     estimated variance is therefore not above zero, is taken to have none: its mean square and one MS_residual leave the sum,
     and the degrees of freedom. V is then never below the largest of the mean squares that are left. Where neither factor
-    shows any variation, the interval is that of RC independent values.
+    shows any variation, V is MS_residual, with (R - 1)(C - 1) degrees of freedom.
 
     In simulations with normal effects the interval holds the mean in 94 to 96 % of the tables where a factor matters, and in
     96 to 99 % where neither does. Heavy tails do no harm. Skewed effects do: where they are exponential it is 88 to 94 %. A

@@ -1,13 +1,15 @@
-"""The ipywidgets explorers."""
+"""The ipywidgets explorers: an atlas of heads, and a specification curve."""
 
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 
 import ipywidgets
 import pandas as pd
 
 from utils import atlas
+from utils.plots.specifications import specification_drawing
 
 
 def atlas_browser(table: pd.DataFrame, rows: int = 12) -> ipywidgets.VBox:
@@ -38,3 +40,34 @@ def atlas_browser(table: pd.DataFrame, rows: int = 12) -> ipywidgets.VBox:
         control.observe(refresh, names="value")
     refresh()
     return ipywidgets.VBox([query, order, shown])
+
+
+def specification_browser(table: pd.DataFrame, value: str, choices: Sequence[str]) -> ipywidgets.VBox:
+    """Fix some choices, and see which part of the specification curve is left: how often the result is above zero, and
+    how far it reaches. table, value, choices: as for `utils.plots.specifications.specification_curve`.
+
+    The parts are in `.children`: a menu for each choice, and the result as HTML.
+    """
+    menus = [
+        ipywidgets.Dropdown(options=["any", *dict.fromkeys(table[choice])], value="any", description=choice)
+        for choice in choices
+    ]
+    shown = ipywidgets.HTML()
+
+    def refresh(_change: object = None) -> None:
+        chosen = pd.Series(True, index=table.index)
+        for choice, menu in zip(choices, menus, strict=True):
+            chosen &= (table[choice] == menu.value) | (menu.value == "any")
+        found = table.loc[chosen, value]
+        counted = f"<p>{len(found)} of {len(table)} specifications"
+        if len(found):
+            counted += (
+                f", {int((found > 0).sum())} above zero; lowest {found.min():+.2f}, median {found.median():+.2f}, "
+                f"highest {found.max():+.2f}"
+            )
+        shown.value = f"{counted}</p>{specification_drawing(table, value, chosen)._repr_svg_()}"
+
+    for menu in menus:
+        menu.observe(refresh, names="value")
+    refresh()
+    return ipywidgets.VBox([*menus, shown])

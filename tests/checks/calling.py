@@ -1,6 +1,7 @@
 """Calling a learner's function: its errors in one line, and everything that it must leave as it was.
 
-Models are put back whatever happens: weights, hooks of every kind, training mode. What was changed is said.
+Models and arguments are put back whatever happens, since later calls are given the same ones: weights, hooks of every kind,
+settings, training mode; tensors, caches and lists. What was changed is said.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import functools
 import linecache
 import traceback
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,14 +38,14 @@ def call(learner: Callable, *args: Any, **kwargs: Any) -> Any:
         failure = error
     except Exception as error:
         failure = _told(learner, error)
-    torch.set_grad_enabled(grad)
-    changes = [change for state in states for change in state.put_back()]
+    finally:  # also where somebody interrupts a long run
+        torch.set_grad_enabled(grad)
+        changes = [change for state in states for change in state.put_back()]
+        changes += [change for value, kept in zip(given, before, strict=True) for change in _put_back(value, kept)]
     if failure is not None:
         raise failure
     if changes:
         raise CheckFailed(*changes[0])
-    for value, copy in zip(given, before, strict=True):
-        _require_unchanged(value, copy)
     return _collected(result)
 
 
@@ -94,10 +96,12 @@ class _State:
         modules = [*model.modules(), *model.original_model.modules()]  # the bridge hands its mode on to both
         self.modules = {module: [dict(getattr(module, kind)) for kind in MODULE_HOOKS] for module in modules}
         self.training = {module: module.training for module in modules}
+        self.settings = dict(vars(model.cfg))
+        self.wants_gradient = [part.requires_grad for part, _ in self.weights]
 
     def put_back(self) -> list[tuple[str, str]]:
         """(what was changed, what to do instead) of every change; the model is as it was afterwards."""
-        found = [*self._hooks(), *self._mode(), *self._values()]
+        found = [*self._hooks(), *self._mode(), *self._gradients(), *self._values()]
         self.model.hook_dict["blocks.0.hook_mlp_out"].fwd_hooks.remove(self.others)
         self.others.hook.remove()
         return found
@@ -140,13 +144,42 @@ class _State:
                 "the model before and after your function: it is in another mode (model.train(), model.eval())",
                 "leave the mode as it is: in training mode dropout makes every run differ",
             )
+        settings = [name for name, value in vars(self.model.cfg).items() if not _equal(value, self.settings.get(name))]
+        vars(self.model.cfg).clear()
+        vars(self.model.cfg).update(self.settings)
+        if settings:
+            yield (
+                f"the model before and after your function: its setting {settings[0]} has changed",
+                "leave model.cfg as it is: the next cell runs the same model",
+            )
+
+    def _gradients(self) -> Iterator[tuple[str, str]]:
+        left = [part for part, _ in self.weights if part.grad is not None]
+        for part in left:
+            part.grad = None
+        before = zip(self.weights, self.wants_gradient, strict=True)
+        switched = [(part, was) for (part, _), was in before if part.requires_grad != was]
+        for part, was in switched:
+            part.requires_grad_(was)
+        if switched:
+            yield (
+                f"the model before and after your function: requires_grad of {len(switched)} of its weights has changed",
+                "leave requires_grad of the weights as it is; torch.no_grad() is enough where no gradient is needed",
+            )
+        if left:
+            yield (
+                f"the model before and after your function: {len(left)} of its weights hold a gradient",
+                "backward() adds to every weight's .grad; torch.autograd.grad(value, of_what) leaves the model as it is",
+            )
 
     def _values(self) -> Iterator[tuple[str, str]]:
-        changed = [part for part, copy in self.weights if not torch.equal(part, copy)]
+        changed = [(part, copy) for part, copy in self.weights if not _equal(part, copy)]
         with torch.no_grad():
-            for part, copy in self.weights:
-                if not torch.equal(part, copy):
+            for part, copy in changed:
+                if part.dtype == copy.dtype and part.shape == copy.shape:
                     part.copy_(copy)
+                else:
+                    part.data = copy.clone()
         if changed:
             yield (
                 f"the model's weights before and after your function: {len(changed)} of them changed",
@@ -181,45 +214,111 @@ def _is_of_point(hook: Any) -> bool:
 # --- the arguments, before and after --------------------------------------------------------------------------------
 
 
-def _snapshot(value: Any) -> Any:
-    """A copy of what could be edited in `value`, to see afterwards whether it was."""
+@dataclass
+class _Kept:
+    """An argument as it was. values: a copy of a tensor's; parts: (part, what it was) by key; more: a cache's own fields."""
+
+    values: Tensor | None = None
+    parts: Mapping[Any, tuple[Any, Any]] | None = None
+    more: Mapping[str, Any] | None = None
+
+
+def _snapshot(value: Any) -> _Kept:
+    """What could be edited in `value`, to see afterwards whether it was, and to put it back."""
     if isinstance(value, Tensor):
-        return value.detach().clone()
-    if isinstance(value, (ActivationCache, Mapping)):
-        return {key: _snapshot(value[key]) for key in value}
+        return _Kept(value.detach().clone())
+    if isinstance(value, ActivationCache):
+        return _Kept(parts={key: (value[key], _snapshot(value[key])) for key in value}, more=dict(vars(value)))
+    if isinstance(value, Mapping):
+        return _Kept(parts={key: (part, _snapshot(part)) for key, part in value.items()})
     if isinstance(value, (list, tuple)):
-        return [_snapshot(item) for item in value]
-    return value if isinstance(value, (str, int, float)) else None
+        return _Kept(parts={i: (part, _snapshot(part)) for i, part in enumerate(value)})
+    return _Kept()
 
 
-def _require_unchanged(value: Any, copy: Any, name: str = "an argument") -> None:
-    if isinstance(copy, (str, int, float)) and value != copy:
-        raise CheckFailed(
-            f"{name} before and after your function: {value!r} stands where {copy!r} stood",
-            "you changed the order of a list that you are given, or what is in it: work on a copy, or use sorted(items)",
-        )
-    if isinstance(copy, Tensor) and not (value.shape == copy.shape and torch.equal(value, copy)):
-        raise CheckFailed(
+def _put_back(value: Any, kept: _Kept, name: str = "an argument") -> Iterator[tuple[str, str]]:
+    """(what was changed, what to do instead) of every change in an argument, which is as it was afterwards."""
+    if kept.values is not None:
+        yield from _tensor_put_back(value, kept.values, name)
+    if kept.parts is None:
+        return
+    if isinstance(value, Mapping | ActivationCache):
+        what = "the cache" if isinstance(value, ActivationCache) else "a dictionary"
+        yield from _entries_put_back(value, kept, what)
+        names = {key: f"entry {key!r} of {what}" for key in kept.parts}
+    else:
+        yield from _items_put_back(value, kept, name)
+        names = dict.fromkeys(kept.parts, name)
+    for key, (part, was) in kept.parts.items():
+        yield from _put_back(part, was, names[key])
+
+
+@torch.no_grad()
+def _tensor_put_back(value: Tensor, was: Tensor, name: str) -> list[tuple[str, str]]:
+    same = _equal(value, was)
+    wants_gradient = value.requires_grad and value.is_leaf
+    if wants_gradient:
+        value.requires_grad_(False)
+    if not same and value.shape == was.shape and value.dtype == was.dtype:
+        value.copy_(was)
+    elif not same:
+        value.data = was.clone()
+    changes = []
+    if not same:
+        changes = [(
             f"{name} before and after your function: its values were changed",
             "you wrote into an input; work on a copy (x = x.clone()), or the next cell sees your edit",
+        )]  # fmt: skip
+    elif wants_gradient:
+        changes = [(
+            f"{name} before and after your function: it asks for a gradient",
+            "requires_grad_() changes what you are given: use x.detach().clone().requires_grad_()",
+        )]  # fmt: skip
+    return changes
+
+
+def _entries_put_back(value: Any, kept: _Kept, what: str) -> Iterator[tuple[str, str]]:
+    before, now = {key: part for key, (part, _) in kept.parts.items()}, {key: value[key] for key in value}
+    if isinstance(value, ActivationCache):
+        vars(value).update(kept.more)
+    entries = value.cache_dict if isinstance(value, ActivationCache) else value
+    if isinstance(entries, MutableMapping) and (
+        set(now) != set(before) or any(now[key] is not before[key] for key in now)
+    ):
+        entries.clear()
+        entries.update(before)
+    if set(now) != set(before):
+        yield (
+            f"{what} before and after your function: it has {len(now)} entries in place of {len(before)}",
+            "do not add to what you are given or take from it; the next cell needs it as it was",
         )
-    if isinstance(copy, dict):
-        what = "the cache" if isinstance(value, ActivationCache) else "a dictionary"
-        if set(value) != set(copy):
-            raise CheckFailed(
-                f"{what} before and after your function: it has {len(value)} entries in place of {len(copy)}",
-                "do not add to what you are given or take from it; the next cell needs it as it was",
-            )
-        for key in copy:
-            _require_unchanged(value[key], copy[key], f"entry {key!r} of {what}")
-    if isinstance(copy, list):
-        if len(value) != len(copy):
-            raise CheckFailed(
-                f"{name} before and after your function: it has {len(value)} items in place of {len(copy)}",
-                "do not pop from a list that you are given, or append to it: copy it first, list(items)",
-            )
-        for item, item_copy in zip(value, copy, strict=True):
-            _require_unchanged(item, item_copy, name)
+    elif changed := [key for key in now if now[key] is not before[key] and not _equal(now[key], before[key])]:
+        yield (
+            f"entry {changed[0]!r} of {what} before and after your function: its values were changed",
+            "you put something else into an input; work on a copy, or the next cell sees your edit",
+        )
+
+
+def _items_put_back(value: list | tuple, kept: _Kept, name: str) -> Iterator[tuple[str, str]]:
+    before, now = [part for part, _ in kept.parts.values()], list(value)
+    if isinstance(value, list):
+        value[:] = before
+    if len(now) != len(before):
+        yield (
+            f"{name} before and after your function: it has {len(now)} items in place of {len(before)}",
+            "do not pop from a list that you are given, or append to it: copy it first, list(items)",
+        )
+    elif changed := [i for i, part in enumerate(now) if part is not before[i] and not _equal(part, before[i])]:
+        yield (
+            f"{name} before and after your function: {now[changed[0]]!r} stands where {before[changed[0]]!r} stood",
+            "you changed the order of a list that you are given, or what is in it: work on a copy, or use sorted(items)",
+        )
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other)
+    return type(one) is type(other) and one == other
 
 
 # --- the learner's errors -------------------------------------------------------------------------------------------

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
+from transformer_lens import ActivationCache
 from transformer_lens.model_bridge import TransformerBridge
 
 from tests.checks.calling import call
-from tests.checks.comparing import require_equal
+from tests.checks.comparing import Mistakes, once, require_equal
 from tests.checks.core import both_models, exercise
 
 PROMPTS = (  # five prompts: as many as nothing else in the fixtures, so that no two axes can be exchanged
@@ -23,13 +24,23 @@ PROMPTS = (  # five prompts: as many as nothing else in the fixtures, so that no
 HEADS = ((1, 2), (0, 3), (2, 0))  # layer and head
 
 
+@cache
+def _tokens(model: TransformerBridge) -> Tensor:
+    return model.to_tokens(PROMPTS)
+
+
+@cache
+def _run(model: TransformerBridge) -> ActivationCache:
+    return model.run_with_cache(_tokens(model))[1]
+
+
 @exercise("00", look="section 3: the axes of a pattern are [batch, head, query, key]", takes="cache")
 def check_attention_to_first_token(learner: Callable) -> str:
     for model in both_models():
-        _, cache = model.run_with_cache(model.to_tokens(PROMPTS))
-        pattern = torch.stack([cache["pattern", layer] for layer in range(model.cfg.n_layers)], dim=1)
+        run = _run(model)
+        pattern = torch.stack([run["pattern", layer] for layer in range(model.cfg.n_layers)], dim=1)
         held = require_equal(
-            call(learner, cache),
+            call(learner, run),
             pattern[..., 1:, 0].mean((0, -1)),
             f"the mean of pattern[query ≥ 1, key 0] on {model.cfg.model_name}",
             axes="layer head",
@@ -37,6 +48,7 @@ def check_attention_to_first_token(learner: Callable) -> str:
                 "you averaged over query 0 too: BOS can attend only to itself, so its row is always 1; start at query 1":
                     lambda: pattern[..., 0].mean((0, -1)),
                 "you left out query 1 as well: only query 0 has no choice": lambda: pattern[..., 2:, 0].mean((0, -1)),
+                "you left out the last query: slice 1:, without an end": lambda: pattern[..., 1:-1, 0].mean((0, -1)),
                 "you took query 0 and averaged over keys: the last axis is the key (source), the one before the query":
                     lambda: pattern[..., 0, :].mean((0, -1)),
                 "you took query 0 and keys ≥ 1, which the causal mask sets to zero: query and key are swapped":
@@ -46,12 +58,15 @@ def check_attention_to_first_token(learner: Callable) -> str:
                 "you used the attention to the last position: index 0, not -1":
                     lambda: pattern[..., 1:, -1].mean((0, -1)),
                 "these are attention scores, before the softmax; the shares are in \"pattern\"":
-                    lambda: torch.stack([cache["attn_scores", layer][..., 1:, 0].mean((0, -1))
+                    lambda: torch.stack([run["attn_scores", layer][..., 1:, 0].mean((0, -1))
                                          for layer in range(model.cfg.n_layers)]),
                 "you used the first prompt only: average over the batch too":
                     lambda: pattern[0, ..., 1:, 0].mean(-1),
                 "you used the last query only: average over all queries from 1 on": lambda: pattern[..., -1, 0].mean(0),
                 "the largest value in place of the mean": lambda: pattern[..., 1:, 0].amax((0, -1)),
+                "a median over prompts in place of the mean": lambda: pattern[..., 1:, 0].mean(-1).median(0).values,
+                "you divided by the number of all queries: query 0 is left out, so it does not count":
+                    lambda: pattern[..., 1:, 0].sum((0, -1)) / (pattern.shape[0] * pattern.shape[-1]),
                 "the batch is not averaged: the result has one [layer, head] table per prompt":
                     lambda: pattern[..., 1:, 0].mean(-1),
             },
@@ -62,9 +77,8 @@ def check_attention_to_first_token(learner: Callable) -> str:
 @exercise("00", look="section 4: z has the axes [batch, position, head, d_head]")
 def check_zero_head(learner: Callable) -> str:
     for model in both_models():
-        _, cache = model.run_with_cache(model.to_tokens(PROMPTS))
         for layer, head in HEADS:
-            z, hook = cache["z", layer], model.hook_dict[f"blocks.{layer}.attn.hook_z"]
+            z, hook = _run(model)["z", layer], model.hook_dict[f"blocks.{layer}.attn.hook_z"]
             want = _zeroed(z, (slice(None), slice(None), head))
             held = require_equal(
                 call(learner, z, hook=hook, head_index=head),
@@ -84,6 +98,10 @@ def check_zero_head(learner: Callable) -> str:
                     "only the last position is zeroed: a head is zero at every position":
                         lambda z=z, head=head: _zeroed(z, (slice(None), -1, head)),
                     "only the first prompt's head is zeroed": lambda z=z, head=head: _zeroed(z, (0, slice(None), head)),
+                    "position 0 is left as it was: a head is zero at every position":
+                        lambda z=z, head=head: _zeroed(z, (slice(None), slice(1, None), head)),
+                    "the heads after it are zeroed too: index head_index, and no slice":
+                        lambda z=z, head=head: _zeroed(z, (slice(None), slice(None), slice(head, None))),
                     "the head became 1, not 0": lambda z=z, head=head: _zeroed(z, (slice(None), slice(None), head), 1.0),
                     **{f"you zeroed head {other} and not head_index, which is {head} here":
                         (lambda z=z, other=other: _zeroed(z, (slice(None), slice(None), other)))
@@ -106,34 +124,43 @@ def _zeroed(z: Tensor, index: tuple, value: float = 0.0) -> Tensor:
 )
 def check_logits_without_head(learner: Callable) -> str:
     for model in both_models():
-        tokens = model.to_tokens(PROMPTS)
-        run = partial(_run_zeroing, model, tokens)
         for layer, head in HEADS:
-            at_head, point = (slice(None), slice(None), head), f"blocks.{layer}.attn.hook_"
+            want, mistakes = _without_head(model, layer, head)
             held = require_equal(
-                call(learner, model, tokens, layer, head),
-                run(f"{point}z", at_head),
+                call(learner, model, _tokens(model), layer, head),
+                want,
                 f"the logits with L{layer}H{head}'s z set to zero on {model.cfg.model_name}",
                 axes="batch position vocab",
-                mistakes={
-                    "these are the logits of the whole model: is your hook in fwd_hooks, and does it return z?":
-                        lambda: model(tokens),
-                    "you zeroed attention scores: a score of 0 is not no attention, softmax makes it an equal share":
-                        lambda: run(f"{point}attn_scores", (slice(None), head)),
-                    "you zeroed the query: the head then attends evenly and still writes; zero z":
-                        lambda: run(f"{point}q", at_head),
-                    "you zeroed a whole attention layer: zero one head's z": lambda: run(f"{point}z", (...,)),
-                    "another layer: layer counts from 0":
-                        lambda: run(f"blocks.{(layer or model.cfg.n_layers) - 1}.attn.hook_z", at_head),
-                    "another head: head_index counts from 0":
-                        lambda: run(f"{point}z", (slice(None), slice(None), (head or model.cfg.n_heads) - 1)),
-                    "you zeroed a position, not a head: the head is axis 2 of z":
-                        lambda: run(f"{point}z", (slice(None), head)),
-                    "layer and head_index are exchanged":
-                        lambda: run(f"blocks.{head % model.cfg.n_layers}.attn.hook_z", (slice(None), slice(None), layer)),
-                },
-            )  # fmt: skip
+                mistakes=mistakes,
+            )
     return f"the same logits as an independent hook run for three heads, and no hook left behind ({held})"
+
+
+@cache
+def _without_head(model: TransformerBridge, layer: int, head: int) -> tuple[Tensor, Mistakes]:
+    run = partial(_run_zeroing, model, _tokens(model))
+    at_head, point = (slice(None), slice(None), head), f"blocks.{layer}.attn.hook_"
+    return run(f"{point}z", at_head), once({
+        "these are the logits of the whole model: is your hook in fwd_hooks, and does it return z?":
+            lambda: model(_tokens(model)),
+        "you zeroed attention scores: a score of 0 is not no attention, softmax makes it an equal share":
+            lambda: run(f"{point}attn_scores", (slice(None), head)),
+        "you zeroed the query: the head then attends evenly and still writes; zero z":
+            lambda: run(f"{point}q", at_head),
+        "you zeroed a whole attention layer: zero one head's z": lambda: run(f"{point}z", (...,)),
+        "you zeroed what the whole layer writes, with its bias: zero one head's z":
+            lambda: run(f"blocks.{layer}.hook_attn_out", (...,)),
+        "position 0 is left as it was: the head is zero at every position":
+            lambda: run(f"{point}z", (slice(None), slice(1, None), head)),
+        "another layer: layer counts from 0":
+            lambda: run(f"blocks.{(layer or model.cfg.n_layers) - 1}.attn.hook_z", at_head),
+        "another head: head_index counts from 0":
+            lambda: run(f"{point}z", (slice(None), slice(None), (head or model.cfg.n_heads) - 1)),
+        "you zeroed a position, not a head: the head is axis 2 of z":
+            lambda: run(f"{point}z", (slice(None), head)),
+        "layer and head_index are exchanged":
+            lambda: run(f"blocks.{head % model.cfg.n_layers}.attn.hook_z", (slice(None), slice(None), layer)),
+    })  # fmt: skip
 
 
 def _run_zeroing(model: TransformerBridge, tokens: Tensor, name: str, index: tuple) -> Tensor:

@@ -17,9 +17,14 @@ TEMPLATES = (
     "After lunch Ruth saw Adam, and{S} said hello to",
     "Then Emma met Jack and Kate there;{S} wrote a letter to",
 )
-NAMES = ((" Kate", " Paul"), (" Ruth", " Adam"), (" Emma", " Jack"))
+NAMES = ((" Kate", " Paul"), (" Ruth", " Adam"), (" Jack", " Emma"))  # some not as in the text, or the alphabet
 ANSWERS = [(" Mary", " John"), (" John", " Mary"), (" Tom", " James"), (" Anna", " Mary"), (" Bob", " Sid")]
-SEVERAL_TOKENS = ([(" Mary", " Marianne")], [(" Marianne", " Mary")], [(" Mary", " John"), (" John", " Marianne")])
+SEVERAL_TOKENS = (  # at any place, and all of the same number, so that a table of them is not ragged
+    [(" Mary", " Marianne")],
+    [(" Marianne", " Mary")],
+    [(" Mary", " John"), (" John", " Marianne")],
+    [(" Marianne", " Marianna")],
+)
 
 
 @exercise(
@@ -75,8 +80,10 @@ def _prompt_mistake(got: list[str], want: list[str]) -> str:
         return "the slot {S} is still there: str.replace returns a new string"
     if [p.replace("  ", " ") for p in got] == want:
         return "two spaces: the names already begin with one"
-    if got == [want[i + 1 - 2 * (i % 2)] for i in range(len(want))]:
-        return "the order within a pair is turned round: names[i][1] fills the slot first"
+    if [sorted(got[i : i + 2]) for i in range(0, len(got), 2)] == [
+        sorted(want[i : i + 2]) for i in range(0, len(want), 2)
+    ]:
+        return "the order within a pair is turned round: names[i][1] fills the slot first, whatever the text says"
     if sorted(got) == sorted(want):
         return "the order: both prompts of a template stand next to each other, template by template"
     if any(p.count(" ") < w.count(" ") for p, w in zip(got, want, strict=True)):
@@ -169,13 +176,31 @@ def check_logit_diff(learner: Callable) -> str:
             "without per_prompt, return the mean over prompts": lambda: want,
             "you summed over prompts: average them": want.sum,
             "the largest prompt's in place of the mean": want.max,
+            "the median over prompts: take the mean": want.median,
             "you averaged absolute values: a prompt that goes wrong counts against the others": want.abs().mean,
             **{message: (lambda value=value: value().mean()) for message, value in mistakes.items()},
         },
         is_tensor=True,
     )
+    _require_one_prompt(learner, logits, answers, per_prompt=True)
     _require_gradient(learner, logits, answers)
     return f"each of five prompts, their mean, and its gradient agree ({held})"
+
+
+def _require_one_prompt(learner: Callable, logits: Tensor, answers: Tensor, **more) -> None:
+    """A batch of one prompt has one value, in a batch of one."""
+    want = _differences(logits[3:4, -1], answers[3:4])
+    require_equal(
+        call(learner, logits[3:4], answers[3:4], **more),
+        want,
+        "the difference of a batch of one prompt",
+        axes="prompt",
+        mistakes={
+            "squeeze() takes away the batch as well, if there is one prompt: say which axis, or index it": lambda: want[
+                0
+            ],
+        },
+    )
 
 
 def _differences(at_end: Tensor, answers: Tensor) -> Tensor:
@@ -202,6 +227,8 @@ def _difference_mistakes(logits: Tensor, answers: Tensor) -> dict[str, Callable[
         "this is the correct answer's logit: subtract the incorrect one's": lambda: end[rows, answers[:, 0]],
         "this is the incorrect answer's logit: subtract it from the correct one's": lambda: end[rows, answers[:, 1]],
         "you added the two: correct minus incorrect": lambda: end[rows, answers[:, 0]] + end[rows, answers[:, 1]],
+        "every prompt is read with the answers of all prompts: pair rows and columns, or use gather":
+            lambda: (end[:, answers[:, 0]] - end[:, answers[:, 1]]).mean(1),
     }  # fmt: skip
 
 
@@ -244,6 +271,9 @@ def check_logprob_diff(learner: Callable) -> str:
             "log_softmax over the positions: the vocabulary is the last axis":
                 lambda: _differences(logits.log_softmax(1)[:, -1], answers),
             "you averaged over prompts: return one value per prompt": want.mean,
+            "logarithms to the base 10: log_softmax takes natural ones": lambda: _differences(probs.log10(), answers),
+            "logarithms to the base 2: log_softmax takes natural ones": lambda: _differences(probs.log2(), answers),
+            "these are log-odds: the logarithm of p alone, without 1 - p": lambda: _differences(probs.logit(), answers),
             "this is the correct answer's log-probability: subtract the incorrect one's":
                 lambda: log_probs[rows, answers[:, 0]],
             "this is the incorrect answer's log-probability: subtract it from the correct one's":
@@ -253,4 +283,5 @@ def check_logprob_diff(learner: Callable) -> str:
             **_difference_mistakes(logits, answers),
         },
     )  # fmt: skip
+    _require_one_prompt(learner, logits, answers)
     return f"equal to the logit difference of five prompts, as it must be ({held})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import numpy as np
@@ -73,6 +73,16 @@ def check_logit_diff_directions(learner: Callable) -> str:
                 "the axes are in another order: [batch, d_model], so transpose": lambda: want.T,
             },
         )  # fmt: skip
+        require_equal(
+            call(learner, model, answers[:1]),
+            want[:1],
+            f"the directions of one prompt on {model.cfg.model_name}",
+            axes="batch d_model",
+            mistakes={
+                "squeeze() takes away the batch as well, if there is one prompt: index the axis of the two answers":
+                    lambda want=want: want[0],
+            },
+        )  # fmt: skip
     return f"the same directions as the built-in on a GPT-2 and a Llama ({held})"
 
 
@@ -100,6 +110,14 @@ def check_residual_stack_to_logit_diff(learner: Callable) -> str:
             (_model_logit_diff(logits, answers) - _bias(model, answers)).mean(),
             f"the model's mean logit difference without the bias of the unembedding, from the final residual, on {name}",
             mistakes=_norm_mistakes(final, cache, directions),
+        )
+        heads = _head_results(model)[..., -1, :]
+        require_equal(
+            call(learner, heads, cache, directions),
+            (heads / cache["ln_final.hook_scale"][:, -1] * directions).sum(-1).mean(-1),
+            f"the contribution of each head, from a stack [layer, head, batch, d_model], on {name}",
+            axes="layer head",
+            mistakes=_norm_mistakes(heads, cache, directions),
         )
         require_equal(
             call(learner, stack, cache, directions, per_prompt=True),
@@ -137,6 +155,11 @@ def _norm_mistakes(stack: Tensor, cache: ActivationCache, directions: Tensor) ->
         "wrong layer's scale: that is the first norm of the model; take ln_final":
             lambda: read(cache["blocks.0.ln1.hook_scale"][:, -1]).mean(-1),
         "the scale is that of position 0: take END's": lambda: read(cache["ln_final.hook_scale"][:, 0]).mean(-1),
+        "every prompt is divided by the first prompt's scale: each has its own": lambda: read(at_end[:1]).mean(-1),
+        "vectors and directions are averaged over prompts before they are multiplied: prompt by prompt, then average":
+            lambda: ((stack / at_end).mean(-2) * directions.mean(0)).sum(-1),
+        "averaged over axis 1: the batch is the last axis, whatever stands before it":
+            lambda: read(at_end).mean(1) if stack.ndim > 3 else read(at_end).mean(-1),
         "the scale is averaged over positions: take END's":
             lambda: read(cache["ln_final.hook_scale"].mean(1)).mean(-1),
         "you multiplied by the scale: divide": lambda: read(1 / at_end).mean(-1),
@@ -214,6 +237,7 @@ def _total_mistakes(model: TransformerBridge) -> Mistakes:
         "the contributions of position 0: take END, pos_slice=-1": lambda: at(0),
         "the contributions of position 1: take END, pos_slice=-1": lambda: at(1),
         "averaged over prompts: return one value per prompt": lambda: want.mean(),
+        "the bias is averaged over prompts: each has its own answers": lambda: want - bias + bias.mean(),
     })  # fmt: skip
 
 
@@ -259,6 +283,9 @@ def check_head_attributions(learner: Callable) -> str:
                 "that is position 1: take END (index -1)": lambda: read(everywhere[..., 1, :]),
                 "that is the position before END: take index -1": lambda: read(everywhere[..., -2, :]),
                 "these are absolute values: a head may push the other way": lambda: want.abs(),
+                "absolute values before the mean: a head may push one prompt up and another down":
+                    lambda: (results / scale * directions).sum(-1).abs().mean(-1),
+                "the median prompt's: take the mean": lambda: (results / scale * directions).sum(-1).median(-1).values,
                 "what a head writes is its z times W_O, and not its query":
                     lambda: read(torch.einsum("lbhd,lhdm->lhbm", torch.stack(
                         [cache["q", layer][:, -1] for layer in range(n_layers)]), model.W_O)),
@@ -290,21 +317,36 @@ def _head_results(model: TransformerBridge) -> Tensor:
     takes="attributions k sign",
 )
 def check_top_heads(learner: Callable) -> str:
-    for seed, shape in ((0, (5, 3)), (1, (3, 7))):
-        values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-        for sign, k in ((1, 4), (-1, 3)):
-            got = call(learner, values, k, sign)
-            _require_pairs(got, k)
-            flat = np.argsort(-sign * values.numpy().ravel(), kind="stable")
-            want = [tuple(int(i) for i in np.unravel_index(index, shape)) for index in flat[:k]]
-            what = f"top_heads of a random [{shape[0]}, {shape[1]}] table with sign={sign}: {got}, expected {want}"
-            require(list(map(tuple, got)) == want, what, _top_heads_mistake([tuple(p) for p in got], values, k, sign))
+    for values, sign, k in _tables():
+        n_layers, n_heads = values.shape
+        got = call(learner, values, k, sign)
+        _require_pairs(got, k)
+        pairs = [(int(layer), int(head)) for layer, head in got]
+        order = np.argsort(-sign * values.numpy().ravel(), kind="stable")[:k]
+        want = [divmod(int(index), n_heads) for index in order]
+        inside = all(0 <= layer < n_layers and 0 <= head < n_heads for layer, head in pairs)
+        same = inside and [values[pair] for pair in pairs] == [values[pair] for pair in want]  # equal ones in any order
+        what = f"top_heads of a [{n_layers}, {n_heads}] table with sign={sign}: {got}, expected {want}"
+        require(same and len(set(pairs)) == k, what, _top_heads_mistake(pairs, values, k, sign))
         require(
-            list(call(learner, values, 2)) == list(call(learner, values, 2, 1)),
+            sign != 1 or [tuple(pair) for pair in call(learner, values, k)] == [tuple(pair) for pair in got],
             "top_heads without a sign, and with sign=1",
             "the default of sign is 1: the most positive",
         )
     return "the same heads as numpy's sort, on tables of two shapes, with both signs"
+
+
+def _tables() -> Iterator[tuple[Tensor, int, int]]:
+    """Tables, signs and k: random ones, values of one sign alone, and equal values."""
+    for seed, shape in ((0, (5, 3)), (1, (3, 7))):
+        values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+        yield from ((values, 1, 4), (values, -1, 3))
+        yield from (
+            (values - 5, 1, 4),
+            (values + 5, -1, 3),
+            (values.mul(1.5).round(), 1, 6),
+            (values.mul(1.5).round(), -1, 6),
+        )
 
 
 def _require_pairs(got: object, k: int) -> None:
@@ -312,7 +354,11 @@ def _require_pairs(got: object, k: int) -> None:
     require(got is not None, "your result: it is None", "the function does not return anything")
     require(not isinstance(got, Tensor), compared, "a list of (layer, head) pairs, not a tensor: use .tolist()")
     require(isinstance(got, (list, tuple)), compared, "return a list of (layer, head) pairs")
-    require(len(got) == k, compared, f"{len(got)} entries where k={k} were asked for")
+    require(
+        len(got) == k,
+        compared,
+        f"{len(got)} entries where k={k} were asked for: exactly k, also where values are equal, or of the other sign",
+    )
     require(
         not any(isinstance(pair, int) for pair in got),
         compared,
@@ -322,7 +368,7 @@ def _require_pairs(got: object, k: int) -> None:
         all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in got), compared, "each entry is (layer, head)"
     )
     require(
-        all(type(i) is int for pair in got for i in pair),
+        all(isinstance(i, (int, np.integer)) and not isinstance(i, bool) for pair in got for i in pair),
         compared,
         "plain integers, please: a tensor of one number is not one; .tolist() or int()",
     )
@@ -335,6 +381,7 @@ def _top_heads_mistake(got: list[tuple[int, int]], values: Tensor, k: int, sign:
         return [divmod(i, n_heads) for i in scores.flatten().argsort(descending=True)[:k].tolist()]
 
     right = top(sign * values)
+    by_value = {value: divmod(i, n_heads) for i, value in enumerate(values.flatten().tolist())}
     mistakes = {
         "ranked by absolute value: the sign decides which end is wanted": [top(values.abs())],
         "sign is ignored: sign=-1 asks for the most negative": [top(values)],
@@ -343,5 +390,13 @@ def _top_heads_mistake(got: list[tuple[int, int]], values: Tensor, k: int, sign:
         "divided by the number of layers: a flat index is layer · n_heads + head":
             [[divmod(layer * n_heads + head, n_layers) for layer, head in right]],
         "the right heads in another order: the most extreme comes first": [right[::-1], sorted(right)],
+        "heads of equal value count once: each is a head of its own":
+            [[by_value[value] for value in sorted(by_value, key=lambda value: -sign * value)[:k]]],
     }  # fmt: skip
+    if len(set(got)) < len(got):
+        return "a head is there twice: heads of equal value are different heads, so keep their indices"
+    clamped = (sign * values).clamp(min=0)
+    inside = all(0 <= layer < n_layers and 0 <= head < n_heads for layer, head in got)
+    if inside and [clamped[pair] for pair in got] == clamped.flatten().sort(descending=True).values[:k].tolist():
+        return "values of the other sign count as zero: where there are no positive ones, the least negative follow"
     return next((message for message, wrong in mistakes.items() if got in wrong), "")

@@ -56,7 +56,7 @@ def _alone(model: TransformerBridge, prompts: tuple[str, ...]) -> Tensor:
 
 @exercise(
     "07",
-    look="section 2: a mask is 1 on real tokens; the last real token is the last 1, wherever the padding is",
+    look="section 3: a mask is 1 on real tokens; the last real token is the last 1, wherever the padding is",
     takes="attention_mask",
 )
 def check_last_token_index(learner: Callable) -> str:
@@ -64,35 +64,58 @@ def check_last_token_index(learner: Callable) -> str:
     _, right = _right_padded(model)
     left = _flip(right, right)
     both_sides = torch.tensor([[0, 0, 1, 1, 1, 0], [0, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1]])
-    for mask, what in ((right, "right-padded"), (left, "left-padded"), (both_sides, "padded on both sides")):
+    masks = {"right-padded": right, "left-padded": left, "padded on both sides": both_sides}
+    results = {what: call(learner, mask) for what, mask in masks.items()}
+    mistakes = _last_token_mistakes()
+    true = [  # a mistake is named only if it explains the results under all three masks
+        name
+        for name, wrong in mistakes.items()
+        if all(_same_indices(results[what], wrong(mask)) for what, mask in masks.items())
+    ]
+    for what, mask in masks.items():
         n = mask.shape[1]
         held = require_equal(
-            call(learner, mask),
+            results[what],
             torch.tensor([max(i for i in range(n) if row[i]) for row in mask.tolist()]),
             f"the index of each prompt's last real token, {what}",
             axes="batch",
-            mistakes={
-                "-1 for every prompt: the last column is padding where prompts are shorter than the longest":
-                    lambda mask=mask: torch.full((len(mask),), -1),
-                "the last column for every prompt: it is padding where prompts are shorter than the longest":
-                    lambda mask=mask, n=n: torch.full((len(mask),), n - 1),
-                "the length minus one is right only where the padding is on the right; look for the last 1":
-                    lambda mask=mask: mask.sum(-1) - 1,
-                "this is the first real token, not the last: is one of the flips missing?":
-                    lambda mask=mask: mask.argmax(-1),
-                "counted from the end: subtract from the number of columns":
-                    lambda mask=mask: mask.flip(-1).argmax(-1),
-                "this is the length, one past the last index": lambda mask=mask: mask.sum(-1),
-                "one past the last token: that column is padding, or does not exist":
-                    lambda mask=mask, n=n: n - mask.flip(-1).argmax(-1),
-            },
-        )  # fmt: skip
+            mistakes={name: (lambda name=name, mask=mask: mistakes[name](mask)) for name in true},
+        )
     return f"true last tokens under left, right and mixed padding ({held})"
+
+
+def _last_token_mistakes() -> dict[str, Callable[[Tensor], Tensor]]:
+    return {
+        "-1 for every prompt: the last column is padding where prompts are shorter than the longest":
+            lambda mask: torch.full((len(mask),), -1),
+        "the last column for every prompt: it is padding where prompts are shorter than the longest":
+            lambda mask: torch.full((len(mask),), mask.shape[1] - 1),
+        "the length minus one is right only where the padding is on the right; look for the last 1":
+            lambda mask: mask.sum(-1) - 1,
+        "this is the first real token, not the last: is one of the flips missing?": lambda mask: mask.argmax(-1),
+        "counted from the end: subtract from the number of columns": lambda mask: mask.flip(-1).argmax(-1),
+        "this is the length, one past the last index": lambda mask: mask.sum(-1),
+        "one past the last token: that column is padding, or does not exist":
+            lambda mask: mask.shape[1] - mask.flip(-1).argmax(-1),
+        "one before the last token": lambda mask: mask.shape[1] - 2 - mask.flip(-1).argmax(-1),
+        "the distance of the first real token from the end: flip the mask, so that argmax finds the last":
+            lambda mask: mask.shape[1] - 1 - mask.argmax(-1),
+        "added, not subtracted: the distance from the right end is subtracted from the last index":
+            lambda mask: mask.shape[1] - 1 + mask.flip(-1).argmax(-1),
+    }  # fmt: skip
+
+
+def _same_indices(result: object, wrong: Tensor) -> bool:
+    try:
+        found = torch.as_tensor(result)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return found.shape == wrong.shape and bool((found == wrong).all())
 
 
 @exercise(
     "07",
-    look="section 2: utils.prompts.tokenize gives tokens and mask; log_softmax before you pick the attributes",
+    look="section 3: utils.prompts.tokenize gives tokens and mask; log_softmax before you pick the attributes",
     takes="model prompts attribute_tokens",
 )
 def check_log_probs_at_end(learner: Callable) -> str:
@@ -137,7 +160,7 @@ def _fake_log_probs(seed: int = 0, n: int = 6, attributes: int = 5) -> tuple[Ten
 
 @exercise(
     "07",
-    look="section 3: the mean over pairs of a difference of log-probabilities, trait by trait",
+    look="section 4: the mean over pairs of a difference of log-probabilities, trait by trait",
     takes="logp_aae logp_sae",
 )
 def check_association_scores(learner: Callable) -> str:
@@ -169,7 +192,7 @@ def check_association_scores(learner: Callable) -> str:
 
 @exercise(
     "07",
-    look="section 3: log p(x | guise) - log p(x | empty guise), with the frame's own empty guise",
+    look="section 4: log p(x | guise) - log p(x | empty guise), with the frame's own empty guise",
     takes="logp logp_empty",
 )
 def check_calibrated(learner: Callable) -> str:
@@ -260,7 +283,7 @@ def _end_projection(model: TransformerBridge, prompt: str, direction: Tensor) ->
 
 @exercise(
     "07",
-    look="section 5: first one mean per verb, then scipy.stats.bootstrap over those means",
+    look="section 6: first one mean per verb, then scipy.stats.bootstrap over those means",
     takes="values clusters",
 )
 def check_bootstrap_interval(learner: Callable) -> str:
@@ -393,7 +416,7 @@ def _show(interval: np.ndarray) -> str:
 
 @exercise(
     "07",
-    look="section 6: (1 + swaps at least as large in absolute value) / (1 + number of swaps)",
+    look="section 5: (1 + swaps at least as large in absolute value) / (1 + number of swaps)",
     takes="observed null",
 )
 def check_null_swaps(learner: Callable) -> str:
@@ -427,7 +450,7 @@ def check_null_swaps(learner: Callable) -> str:
 
 @exercise(
     "07",
-    look="section 7: choose, measure; then exchange the guises, choose again, measure again",
+    look="section 1: choose, measure; then exchange the guises, choose again, measure again",
     takes="logp_aae logp_sae",
 )
 def check_is_circular(learner: Callable) -> str:

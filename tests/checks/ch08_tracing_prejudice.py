@@ -374,3 +374,85 @@ def check_compare_with_null(learner: Callable) -> str:
         atol=1e-6,
     )  # fmt: skip
     return f"a rank per head ({held})"
+
+
+@exercise("08", look="section 7: unit vectors, all cosines, and none of a vector with itself", takes="vectors")
+def check_mean_cosine(learner: Callable) -> str:
+    # how many vectors, of how many numbers each, and what all of them have in common
+    for n, d, common in ((5, 7, 0.8), (2, 6, 0.0), (6, 3, -0.4), (9, 40, 0.2)):
+        held = _cosine_of(learner, n, d, common)
+    return f"two to nine vectors of different lengths, against cosines worked out pair by pair ({held})"
+
+
+def _cosine_of(learner: Callable, n: int, d: int, common: float) -> str:
+    generator = torch.Generator().manual_seed(n)
+    vectors = torch.randn(n, d, generator=generator) + common
+    vectors = vectors * torch.linspace(0.1, 0.8, n)[:, None]  # the last is the longest by far
+    want = _pairwise(vectors)
+    pairs, cosines = n * (n - 1), _cosines(vectors)
+    off = cosines.sum() - n
+    units = torch.nn.functional.normalize(vectors, dim=1)
+    centred = vectors - vectors.mean(1, keepdim=True)
+    mean = torch.nn.functional.normalize(units.mean(0), dim=0)
+    raw = vectors @ vectors.T
+    return require_equal(
+        call(learner, vectors),
+        want,
+        f"the mean cosine of every two of {n} vectors in {d} dimensions",
+        mistakes={
+            "a vector is compared with itself: leave the diagonal out, whose ones pull the mean up":
+                lambda: cosines.mean(),
+            "the diagonal is out of the sum and still in the count: there are n (n - 1) entries without it":
+                lambda: off / n**2,
+            "summed over pairs: take the mean": lambda: off,
+            "summed over pairs, each once: take the mean": lambda: off / 2,
+            "each pair is in the sum twice and in the count once: n (n - 1) entries stand off the diagonal":
+                lambda: 2 * off / pairs,
+            "each pair is in the sum once and in the count twice: there are n (n - 1) / 2 pairs": lambda: off / 2 / pairs,
+            "the ones of the diagonal are in the sum: take them off before you divide": lambda: cosines.sum() / pairs,
+            "the ones of the diagonal are added, not taken off": lambda: (cosines.sum() + n) / pairs,
+            "the vectors are not scaled to length 1, so that the longest decides":
+                lambda: (raw.sum() - raw.diagonal().sum()) / pairs,
+            "the vectors are not scaled to length 1, and the diagonal, which is then no 1, is taken off as if it were":
+                lambda: (raw.sum() - n) / pairs,
+            "divided by the squared lengths, or scaled by the wrong norm": lambda: _scaled(vectors, vectors.norm(dim=1) ** 2),
+            "scaled by the length of all vectors together: each has its own": lambda: _scaled(vectors, vectors.norm()),
+            "multiplied by the lengths: divide by them": lambda: _scaled(vectors, 1 / vectors.norm(dim=1)),
+            "the count is too large: n (n - 1) entries stand off the diagonal": lambda: off / (n * (n + 1)),
+            "the mean of all entries, from which the ones are taken as if it were the sum":
+                lambda: (cosines.mean() - n) / pairs,
+            "scaled by the sum of the entries, not by the length": lambda: _scaled(vectors, vectors.sum(1)),
+            "scaled by the sum of sizes, not by the length": lambda: _scaled(vectors, vectors.abs().sum(1)),
+            "the columns are compared: a vector is a row": lambda: _pairwise(vectors.T),
+            "the columns are scaled to length 1: a vector is a row":
+                lambda: _scaled(vectors.T, vectors.norm(dim=0), across=True),
+            "each vector is compared with the mean, not with the others": lambda: (units @ mean).mean(),
+            "each vector's own mean is taken off: that is a correlation": lambda: _pairwise(centred),
+            "absolute values: a negative cosine counts against": lambda: (cosines.abs().sum() - n) / pairs,
+            "squares: a negative cosine counts against": lambda: (cosines.pow(2).sum() - n) / pairs,
+            "neighbors only: every two vectors make a pair": lambda: cosines.diagonal(1).mean(),
+            "the first vector with the others only: every two vectors make a pair": lambda: cosines[0, 1:].mean(),
+            "one cosine per pair: take the mean": lambda: cosines,
+            "one mean per vector: take the mean over all pairs": lambda: (cosines.sum(1) - 1) / (n - 1),
+            "the sign": lambda: -want,
+        },
+        atol=1e-5,
+    )  # fmt: skip
+
+
+def _cosines(vectors: Tensor) -> Tensor:
+    return torch.nn.functional.cosine_similarity(vectors[:, None], vectors[None], dim=-1)
+
+
+def _pairwise(vectors: Tensor) -> Tensor:
+    """Pair by pair, without a matrix."""
+    found = [(one @ other) / (one.norm() * other.norm()) for i, one in enumerate(vectors) for other in vectors[i + 1 :]]
+    return sum(found) / len(found)
+
+
+def _scaled(vectors: Tensor, lengths: Tensor, across: bool = False) -> Tensor:
+    """What the formula gives where the vectors are scaled in a wrong way."""
+    scaled = vectors / (lengths[:, None] if lengths.ndim else lengths)
+    scaled = scaled.T if across else scaled
+    n = len(scaled)
+    return ((scaled @ scaled.T).sum() - n) / (n * (n - 1))

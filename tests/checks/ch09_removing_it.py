@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import random
+from collections import Counter
 from collections.abc import Callable
 from math import comb
 
@@ -12,7 +14,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from tests.checks.calling import call
 from tests.checks.comparing import require_equal
-from tests.checks.core import both_models, exercise
+from tests.checks.core import both_models, exercise, require
 
 PROMPTS = (
     "He says he done walked. He is",
@@ -41,7 +43,7 @@ def _alone(model: TransformerBridge) -> list[Tensor]:
 
 @exercise(
     "09",
-    look="section 2: real tokens only, BOS not among them, and every token counts the same",
+    look="section 3: real tokens only, BOS not among them, and every token counts the same",
     takes="model tokens mask",
 )
 def check_mean_z(learner: Callable) -> str:
@@ -98,7 +100,7 @@ def _run(model: TransformerBridge, tokens: Tensor, values: Tensor, heads=HEADS, 
 
 @exercise(
     "09",
-    look="section 2: z[:, 1:, head] = means[layer, head], one hook per head, each remembering its own",
+    look="section 3: z[:, 1:, head] = means[layer, head], one hook per head, each remembering its own",
     takes="model tokens heads means",
 )
 def check_ablate_heads(learner: Callable) -> str:
@@ -149,7 +151,7 @@ def _run_last_head(model: TransformerBridge, tokens: Tensor, means: Tensor) -> T
     return model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.attn.hook_z", put) for layer in layers])
 
 
-@exercise("09", look="section 2: one ratio of two means, taken from 1", takes="before after")
+@exercise("09", look="section 3: one ratio of two means, taken from 1", takes="before after")
 def check_share_removed(learner: Callable) -> str:
     before = torch.tensor([0.9, 0.4, -0.1, 0.6, 0.3])
     cases = {
@@ -186,7 +188,7 @@ def check_share_removed(learner: Callable) -> str:
     return f"gaps that shrink, grow, turn, or go: 1 is all of it, 0 is nothing, below 0 is more than before ({held})"
 
 
-@exercise("09", look="section 4: hypergeom.sf(shared - 1, n_total, len(one), len(other))", takes="one other n_total")
+@exercise("09", look="section 6: hypergeom.sf(shared - 1, n_total, len(one), len(other))", takes="one other n_total")
 def check_overlap_p(learner: Callable) -> str:
     # how many heads the lists have, how many of them they share, how many heads there are
     for n_one, n_other, shared, total in ((8, 6, 2, 48), (5, 9, 0, 30), (4, 4, 4, 12), (7, 3, 1, 40), (6, 10, 5, 36)):
@@ -236,3 +238,215 @@ def _exactly(k: int, total: int, a: int, b: int) -> float:
 
 def _at_least(k: int, total: int, a: int, b: int) -> float:
     return sum(_exactly(i, total, a, b) for i in range(k, min(a, b) + 1))
+
+
+@exercise(
+    "09",
+    look="section 3: multiply before and after swap by swap; the sign of a swap must not matter",
+    takes="before after",
+)
+def check_slope_removed(learner: Callable) -> str:
+    before = torch.tensor([0.9, -0.4, 0.1, -0.7, 0.3, -0.05])
+    cases = {
+        "gaps that shrink": (before, torch.tensor([0.45, -0.1, 0.2, -0.5, 0.15, 0.1])),
+        "gaps that grow": (before, torch.tensor([1.2, -0.6, -0.1, -0.8, 0.5, -0.1])),
+        "gaps whose signs turn": (before, torch.tensor([-0.5, 0.3, 0.2, 0.6, -0.2, 0.2])),
+        "gaps that move at right angles": (before, before + torch.tensor([0.4, 0.9, 0.0, 0.0, 0.0, 0.0])),
+        "the same swaps, some turned round": (before * torch.tensor([1, -1, -1, 1, -1, 1.0]),
+                                              torch.tensor([0.45, 0.1, -0.2, -0.5, -0.15, 0.1])),
+        "two swaps of one sign": (torch.tensor([0.5, 0.2]), torch.tensor([0.1, 0.3])),
+    }  # fmt: skip
+    for what, (start, rows) in cases.items():
+        both = sum(x * y for x, y in zip(start.tolist(), rows.tolist(), strict=True))
+        squares = sum(x * x for x in start.tolist())
+        centred, moved = start - start.mean(), rows - rows.mean()
+        held = require_equal(
+            call(learner, start, rows),
+            (squares - both) / squares,
+            f"1 - the slope of the line through zero, for {what}",
+            mistakes={
+                "this is the share that is left: subtract it from 1": lambda both=both, squares=squares: both / squares,
+                "minus the slope: what is gone is 1 minus what is left": lambda both=both, squares=squares: -both / squares,
+                "multiplied by the squares: divide by them": lambda both=both, squares=squares: 1 - both * squares,
+                "the products are not divided by the squares of the gaps before": lambda both=both: 1 - both,
+                "the squares of the gaps before alone: the gaps after must enter": lambda squares=squares: 1 - squares,
+                "ratios, not products: multiply before and after, swap by swap":
+                    lambda start=start, rows=rows, squares=squares: 1 - (start / rows).sum() / squares,
+                "divided by the number of swaps, not by the squares of the gaps before":
+                    lambda both=both, start=start: 1 - both / len(start),
+                "a share of sizes: a gap that moved to the other side of zero has not stayed, so keep the signs":
+                    lambda start=start, rows=rows: 1 - rows.abs().mean() / start.abs().mean(),
+                "a ratio of means: swaps have no direction, so their mean means nothing; multiply swap by swap":
+                    lambda start=start, rows=rows: 1 - rows.mean() / start.mean(),
+                "a mean of ratios, ruled by swaps near zero: add the products before you divide":
+                    lambda start=start, rows=rows: (1 - rows / start).mean(),
+                "the line does not go through zero: no constant here, a swap turned round must count the same":
+                    lambda centred=centred, moved=moved: 1 - (centred @ moved) / (centred @ centred),
+                "the slope of before on after: divide by the squares of the gaps before":
+                    lambda both=both, rows=rows: 1 - both / rows.pow(2).sum(),
+                "a correlation does not see how much is left: divide by the squares of the gaps before":
+                    lambda both=both, start=start, rows=rows: 1 - both / (start.norm() * rows.norm()),
+                "squares: the sign of what is left is lost":
+                    lambda start=start, rows=rows: 1 - rows.pow(2).sum() / start.pow(2).sum(),
+                "sizes in the product: a gap whose sign turned must count against":
+                    lambda start=start, rows=rows: 1 - (start * rows).abs().sum() / start.pow(2).sum(),
+                "divided by the square of the sum: square first, then add":
+                    lambda both=both, start=start: 1 - both / start.sum() ** 2,
+                "not divided by the number of swaps on both sides: either sum twice, or average twice":
+                    lambda both=both, squares=squares, start=start: 1 - both / (squares / len(start)),
+                "an average over a sum: either sum twice, or average twice":
+                    lambda both=both, squares=squares, start=start: 1 - both / len(start) / squares,
+                "the products and the squares are added: 1 minus their ratio":
+                    lambda both=both, squares=squares: 1 + both / squares,
+                "one value per swap: add up before you divide":
+                    lambda start=start, rows=rows, squares=squares: 1 - start * rows / squares,
+                "the share that is gone, per swap": lambda start=start, rows=rows: 1 - rows / start,
+                "divided by the sum, not by the sum of squares": lambda both=both, start=start: 1 - both / start.sum(),
+            },
+            atol=1e-5,
+        )  # fmt: skip
+    return f"gaps that shrink, grow, turn or move sideways, and the same whichever way round a swap stands ({held})"
+
+
+@exercise(
+    "09", look="section 4: count the heads of each layer, and draw as many from that layer", takes="heads n_heads rng"
+)
+def check_matched_heads(learner: Callable) -> str:
+    heads, n_heads, n_draws = [(5, 2), (0, 3), (5, 0), (9, 1), (5, 5)], 6, 400
+    draws = [_drawn(call(learner, list(heads), n_heads, random.Random(seed))) for seed in range(n_draws)]
+    layers = Counter(layer for layer, _ in heads)
+    for draw in draws:
+        said = f"a draw for {heads} with {n_heads} heads in a layer: {sorted(draw)}"
+        found = Counter(layer for layer, _ in draw)
+        outside = [head for _, head in draw if not 0 <= head < n_heads]
+        require(not outside, said, f"there is no head {outside[:1]}: a layer's heads are 0 to {n_heads - 1}")
+        kept = found == layers or len(draw) != len(heads)
+        require(
+            kept,
+            said,
+            "the layers are not kept: as many heads of each layer as the list has, which see the same stream",
+        )
+        require(
+            found == layers,
+            said,
+            f"{len(draw)} heads are drawn in place of {len(heads)}: one for each head of the list",
+        )
+        require(len(set(draw)) == len(draw), said, "a head is drawn twice: draw without putting back, rng.sample")
+    again = _drawn(call(learner, list(heads), n_heads, random.Random(0)))
+    other = len({tuple(sorted(draw)) for draw in draws})
+    require(again == draws[0], f"two draws with random.Random(0): {draws[0]}, {again}",
+            "the draw does not come from rng alone: use its methods, so that a seed gives the same draw again")  # fmt: skip
+    require(other > 1, f"{n_draws} draws with different seeds: all are {draws[0]}", "nothing is drawn by lot: use rng")
+    return _evenly(draws, heads, n_heads)
+
+
+def _drawn(got: object) -> list[tuple[int, int]]:
+    """A draw as (layer, head); CheckFailed for what is none."""
+    said = f"what you return: {got!r}"[:150]
+    require(isinstance(got, (list, tuple, set, torch.Tensor)), said, "return a list of (layer, head)")
+    entries = got.tolist() if isinstance(got, torch.Tensor) else list(got)
+    for entry in entries:
+        ok = isinstance(entry, (list, tuple, torch.Tensor)) and len(entry) == 2
+        require(ok and all(float(x) == int(x) for x in entry), said, "each entry is a pair (layer, head)")
+    return [(int(layer), int(head)) for layer, head in entries]
+
+
+def _evenly(draws: list[list[tuple[int, int]]], heads: list[tuple[int, int]], n_heads: int) -> str:
+    """Every head of a layer is as likely as any other: within five standard errors of the share expected."""
+    seen = Counter(head for draw in draws for head in draw)
+    for layer, n in Counter(layer for layer, _ in heads).items():
+        share = n / n_heads
+        error = (share * (1 - share) / len(draws)) ** 0.5
+        shares = [seen[layer, head] / len(draws) for head in range(n_heads)]
+        never = [head for head in range(n_heads) if not shares[head]]
+        listed = [head for at, head in heads if at == layer]
+        said = f"how often each head of layer {layer} is in {len(draws)} draws: {', '.join(f'{s:.2f}' for s in shares)}"
+        likely = (
+            "heads of the list are never drawn: draw among *all* heads of the layer, so that the list itself is a draw"
+        )
+        require(never != sorted(listed), said, likely)
+        require(not never, said, f"head {never[:1]} is never drawn: a layer's heads are 0 to {n_heads - 1}")
+        off = max(abs(found - share) for found in shares)
+        require(
+            off < 5 * error, said, f"heads are not equally likely: each should be in a share {share:.2f} of the draws"
+        )
+    return f"{len(draws)} draws, each with the layers of the list, and every head of a layer as likely as another"
+
+
+@exercise(
+    "09",
+    look="section 4: x - (x · unit) unit, at each row's own position, in the stream before the layer",
+    takes="model tokens direction layer positions",
+)
+def check_run_projected(learner: Callable) -> str:
+    for model in reversed([*both_models()]):  # a LayerNorm takes a constant off: it would hide one mistake
+        tokens = model.to_tokens([PROMPTS[0], PROMPTS[0].replace("done", "has"), PROMPTS[0].replace("walked", "car")])
+        generator = torch.Generator().manual_seed(4)
+        direction = 3 * torch.randn(model.cfg.d_model, generator=generator)
+        positions = torch.tensor([5, 2, tokens.shape[1] - 1])
+        for layer in (1, 0):
+            held = _projected_at(learner, model, tokens, direction, layer, positions)
+    return f"the logits of an independent hook run, each row at its own position, in two layers ({held})"
+
+
+def _projected_at(
+    learner: Callable, model: TransformerBridge, tokens: Tensor, direction: Tensor, layer: int, positions
+) -> str:
+    unit = direction / direction.norm()
+
+    def run(change=None, at=positions, site="hook_resid_pre", where=layer):
+        def edit(stream, hook):
+            rows = []
+            for row, position in zip(stream, at, strict=True):
+                picked = torch.zeros(len(row), 1)
+                picked[position] = 1
+                rows.append(row + picked * (change or _without(unit))(row))
+            return torch.stack(rows)
+
+        return model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{where}.{site}", edit)])
+
+    def scaled(vector):
+        return lambda x: -(x @ vector)[:, None] * vector
+
+    everywhere, n = [slice(None)] * len(tokens), model.cfg.n_layers
+    return require_equal(
+        call(learner, model, tokens, direction, layer, positions),
+        run(),
+        f"the logits with the direction taken out before layer {layer} on {model.cfg.model_name}",
+        axes="batch position vocab",
+        mistakes={
+            "nothing is taken out: is the hook in fwd_hooks, and does it return the stream?": lambda: model(tokens),
+            "the direction is not scaled to length 1: divide it by its norm first": lambda: run(scaled(direction)),
+            "divided by its norm once: the component is (x · unit), times the unit again":
+                lambda: run(lambda x: -(x @ direction)[:, None] * unit),
+            "divided by its norm once: the component times the direction":
+                lambda: run(lambda x: -(x @ unit)[:, None] * direction),
+            "the component is added, not taken out": lambda: run(lambda x: (x @ unit)[:, None] * unit),
+            "only the component is kept: subtract it from the stream": lambda: run(lambda x: (x @ unit)[:, None] * unit - x),
+            "the component is subtracted from every number of the stream: multiply it by the unit vector":
+                lambda: run(lambda x: -(x @ unit)[:, None].expand_as(x)),
+            "the unit itself is subtracted: subtract it times the stream's component along it":
+                lambda: run(lambda x: -unit.expand_as(x)),
+            "the whole stream is set to zero": lambda: run(lambda x: -x),
+            "it is taken out at every position: each row has one": lambda: run(at=everywhere),
+            "every row is edited at the first row's position: each has its own":
+                lambda: run(at=positions[:1].expand(len(tokens))),
+            "every row is edited at all of the positions: each has its own": lambda: run(at=[positions] * len(tokens)),
+            "it is taken out at the last position": lambda: run(at=[-1] * len(tokens)),
+            "only the first row is edited": lambda: _first_row(run(), model(tokens)),
+            "that is the stream after the layer: before it is hook_resid_pre": lambda: run(site="hook_resid_post"),
+            "that is the stream between attention and MLP: before the layer is hook_resid_pre":
+                lambda: run(site="hook_resid_mid"),
+            "that is what attention writes: the stream is hook_resid_pre": lambda: run(site="hook_attn_out"),
+            **{f"that is layer {other}, not the one asked for": (lambda other=other: run(where=other))
+               for other in range(n) if other != layer},
+        },
+    )  # fmt: skip
+
+
+def _without(unit: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda x: -(x @ unit)[:, None] * unit
+
+
+def _first_row(edited: Tensor, plain: Tensor) -> Tensor:
+    return torch.cat([edited[:1], plain[1:]])

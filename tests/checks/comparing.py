@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,43 @@ from tests.checks.core import CheckFailed
 
 APPROXIMATE = 1e-4
 FLOATS = (torch.float32, torch.float64)
+Mistakes = Mapping[str, Callable[[], Any]]  # what a learner reads → what that mistake would give
 BROKEN: dict[str, str] = {}  # named mistakes that could not be computed: the tests look whether there are any
+FOLLOWED: dict[str, list[bool]] = {}  # see `followed`
+COMPUTING: list[dict[str, bool]] = []  # see `all_mistakes`
+
+
+def once(mistakes: Mistakes) -> dict[str, Callable[[], Any]]:
+    """Named mistakes that depend on the fixtures alone: each is computed when it is first asked for, and kept.
+
+    A function that returns them is itself under `functools.cache`, on the model's object: `tests.checks.calling` replaces a
+    model that was spoilt by a new one, and what was computed with the old one is then asked for no more.
+    """
+    return {message: cache(compute) for message, compute in mistakes.items()}
+
+
+@contextmanager
+def all_mistakes() -> Iterator[dict[str, bool]]:
+    """For tests: every comparison computes all the mistakes that it could name, so that those in `once` are there already.
+
+    Yields message → whether the mistake gives a wrong result on any input: if it does on none, the check lets it pass.
+    """
+    COMPUTING.append({})
+    try:
+        yield COMPUTING[-1]
+    finally:
+        COMPUTING.pop()
+
+
+@contextmanager
+def followed(message: str) -> Iterator[list[bool]]:
+    """For tests: the check goes on where it would name this mistake, and says of every input whether the mistake explains
+    the result there. A named mistake is true only if it does on all of them."""
+    FOLLOWED[message] = []
+    try:
+        yield FOLLOWED[message]
+    finally:
+        del FOLLOWED[message]
 
 
 def require_equal(
@@ -21,7 +59,7 @@ def require_equal(
     want: Tensor | float,
     what: str,
     axes: str = "",
-    mistakes: Mapping[str, Callable[[], Any]] | None = None,
+    mistakes: Mistakes | None = None,
     atol: float = APPROXIMATE,
     is_tensor: bool = False,
 ) -> str:
@@ -40,6 +78,12 @@ def require_equal(
         )
     names, mistakes = axes.split(), mistakes or {}
     got = as_tensor(got, want, what, names)
+    for caught in COMPUTING:
+        for message, compute in mistakes.items():
+            caught[message] = caught.get(message, False) or not _same(_computed(message, compute), want, atol)
+    for message in FOLLOWED.keys() & mistakes.keys():
+        FOLLOWED[message].append(bool(_named_mistake(got, {message: mistakes[message]}, atol)))
+        return "followed"
     _require_kind(got, want, what, names, mistakes)
     if got.dtype.is_floating_point and torch.isfinite(want).all() and not torch.isfinite(got).all():
         raise CheckFailed(
@@ -86,7 +130,7 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _require_kind(got: Tensor, want: Tensor, what: str, names: list[str], mistakes: Mapping[str, Callable]) -> None:
+def _require_kind(got: Tensor, want: Tensor, what: str, names: list[str], mistakes: Mistakes) -> None:
     """Shape and dtype, each with its own message."""
     if got.shape != want.shape:
         shape = f"[{', '.join(names)}] = {list(want.shape)}" if want.ndim else "a single number, []"
@@ -115,16 +159,25 @@ def _shape_mistake(got: Tensor, want: Tensor, names: list[str]) -> str:
     return "print the shape after every line, and write it behind the line as a comment"
 
 
-def _named_mistake(got: Tensor, mistakes: Mapping[str, Callable[[], Any]], atol: float) -> str:
+def _named_mistake(got: Tensor, mistakes: Mistakes, atol: float) -> str:
     for message, compute in mistakes.items():
-        try:
-            wrong = torch.as_tensor(compute())
-        except Exception as error:  # a mistake of ours is nothing that a learner should read
-            BROKEN[message] = repr(error)
-            continue
-        if wrong.shape == got.shape and torch.allclose(wrong.double(), got.double(), atol=atol, rtol=0, equal_nan=True):
+        if _same(_computed(message, compute), got, atol):
             return message
     return ""
+
+
+def _same(one: Tensor | None, other: Tensor, atol: float) -> bool:
+    if one is None or one.shape != other.shape:
+        return False
+    return torch.allclose(one.double(), other.double(), atol=atol, rtol=0, equal_nan=True)
+
+
+def _computed(message: str, compute: Callable[[], Any]) -> Tensor | None:
+    try:
+        return torch.as_tensor(compute())
+    except Exception as error:  # a mistake of ours is nothing that a learner should read
+        BROKEN[message] = repr(error)
+        return None
 
 
 def _generic_mistake(got: Tensor, want: Tensor, atol: float) -> str:
@@ -152,18 +205,21 @@ def _generic_mistake(got: Tensor, want: Tensor, atol: float) -> str:
         if torch.allclose(offset, offset.flatten()[0].expand_as(offset), atol=atol):
             return f"every value is off by the same {offset.flatten()[0]:.3g}: something is added, or not subtracted"
     ratio = (got / want)[want.abs() > atol]
-    if (
-        ratio.numel()
-        and torch.allclose(ratio, ratio[0].expand_as(ratio), rtol=1e-3, atol=1e-3)
-        and same(want * ratio[0])
-    ):
+    same_ratio = ratio.numel() and torch.allclose(ratio, ratio[0].expand_as(ratio), rtol=1e-3, atol=1e-3)
+    if same_ratio and same(want * ratio[0]) and (want.numel() > 1 or _is_count(ratio[0].item())):
         return f"every value is {ratio[0]:.3g} times what it should be: is a mean a sum, or is something divided twice?"
     if want.ndim and got.numel() > 1 and torch.allclose(got, got.flatten()[0].expand_as(got), atol=atol):
         return "every value is the same: does the result depend on what you loop over?"
     same_values = (got - want).abs() <= atol
-    if want.ndim and same_values.any():
+    if want.ndim and same_values.double().mean() >= 0.25:
         return f"{int(same_values.sum())} of {want.numel()} values are right: look at what sets the others apart"
     return ""
+
+
+def _is_count(ratio: float) -> bool:
+    """Whether a single number may be off by a number of prompts: any two numbers have some ratio."""
+    factor = max(abs(ratio), 1 / max(abs(ratio), 1e-9))
+    return 1.5 < factor < 1000 and abs(factor - round(factor)) < 1e-3 * factor
 
 
 def _first(where: Tensor, names: list[str]) -> str:

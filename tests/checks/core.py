@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from transformer_lens.model_bridge import TransformerBridge
 
+from utils.course.recording import record_run
 from utils.tiny_models import one_thread, tiny_model
 
 STUB = "this exercise is not written yet"  # what the notebooks' placeholder raises
@@ -76,6 +77,7 @@ def exercise(chapter: str, look: str, points: int = 1, takes: str = "") -> Calla
                     "print what it returns, and compare its type with the docstring",
                 )
                 failure.crashed = error
+            record_run(chapter, name, learner, failure)
             if failure is not None:
                 failure.exercise, failure.look = name, failure.look or look
                 if used := globals_read(learner):

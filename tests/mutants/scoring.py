@@ -90,7 +90,9 @@ class Score:
 def scores(jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> dict[str, Score]:
     found: dict[str, Score] = {}
     for (_, exercise, _, _), outcome in zip(jobs, outcomes, strict=True):
-        score = found.setdefault(exercise, Score(fingerprint(exercise)))
+        if exercise not in found:
+            found[exercise] = Score(fingerprint(exercise))
+        score = found[exercise]
         score.mutants += 1
         score.killed += outcome.killed
         score.crashed += bool(outcome.crashed)

@@ -1,6 +1,7 @@
 """Unusual right answers for chapter 00."""
 
 import numpy as np
+import pandas as pd
 import torch
 
 
@@ -28,6 +29,13 @@ def by_mask(z, hook, head_index):
     mask = torch.ones(z.shape[2])
     mask[head_index] = 0
     return z * mask[:, None]
+
+
+def in_numpy(z, hook, **named):
+    """A numpy copy, and named arguments in a dictionary."""
+    z = z.numpy().copy()
+    z[:, :, named["head_index"]] = 0
+    return z
 
 
 def by_where(z, hook=None, *, head_index):
@@ -61,8 +69,39 @@ def by_attn_out(model, tokens, layer, head_index):
     return model.run_with_hooks(tokens, fwd_hooks=hooks)
 
 
+class InAnObject:
+    """A callable object, and a pandas table."""
+
+    def __call__(self, cache):
+        return pd.DataFrame(counted_by_hand(cache))
+
+
+def by_a_hook_of_ones_own(model, tokens, layer, head_index):
+    """A hook added to the point, and taken away again, and no other."""
+
+    def zero(z, hook):
+        return z.index_fill(2, torch.tensor([head_index]), 0.0)
+
+    point = model.hook_dict[f"blocks.{layer}.attn.hook_z"]
+    before = list(point.fwd_hooks)
+    point.add_hook(zero)
+    logits = model(tokens)
+    for mine in [hook for hook in point.fwd_hooks if hook not in before]:
+        mine.hook.remove()
+        point.fwd_hooks.remove(mine)
+    return logits
+
+
 RIGHT = {
-    "attention_to_first_token": {"a numpy array from loops": counted_by_hand, "lists of tensors": as_lists},
-    "zero_head": {"a mask": by_mask, "where, with a keyword": by_where},
-    "logits_without_head": {"a context of hooks": in_a_context, "the head's output taken off": by_attn_out},
+    "attention_to_first_token": {
+        "a numpy array from loops": counted_by_hand,
+        "lists of tensors": as_lists,
+        "an object": InAnObject(),
+    },
+    "zero_head": {"a mask": by_mask, "where, with a keyword": by_where, "numpy": in_numpy},
+    "logits_without_head": {
+        "a context of hooks": in_a_context,
+        "the head's output taken off": by_attn_out,
+        "own hook": by_a_hook_of_ones_own,
+    },
 }

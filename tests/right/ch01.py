@@ -1,6 +1,17 @@
 """Unusual right answers for chapter 01."""
 
+from collections import namedtuple
+from functools import partial
+
+import numpy as np
 import torch
+import torch.nn.functional as F
+
+Prompts = namedtuple("Prompts", "prompts answers")
+
+
+class SeveralTokens(Exception):
+    """Raised by an answer below."""
 
 
 def from_pairs(templates, names):
@@ -21,6 +32,20 @@ def by_index(templates, names):
         [templates[i].format(S=names[i][side]) for i, side in order],
         [(names[i][1 - side], names[i][side]) for i, side in order],
     ]
+
+
+def as_a_named_tuple(templates, names):
+    """A named tuple, with numpy's strings."""
+    prompts, answers = by_index(templates, names)
+    return Prompts(tuple(np.array(prompts)), [tuple(np.array(pair)) for pair in answers])
+
+
+def with_an_error_of_ones_own(model, answers):
+    """numpy's integers, and an exception type of one's own."""
+    ids = [[model.to_tokens(name, prepend_bos=False).flatten().tolist() for name in pair] for pair in answers]
+    if any(len(pieces) > 1 for pair in ids for pieces in pair):
+        raise SeveralTokens
+    return np.array(ids)[..., 0]
 
 
 def by_to_tokens(model, answers):
@@ -56,11 +81,19 @@ def by_signs(logits, answer_tokens, per_prompt=False):
 
 
 RIGHT = {
-    "build_prompts": {"tuples, and lists for pairs": from_pairs, "comprehensions": by_index},
-    "answer_token_ids": {"to_tokens, as lists": by_to_tokens, "the tokenizer": by_the_tokenizer},
-    "logit_diff": {"double precision": by_indexing, "signs": by_signs},
+    "build_prompts": {"tuples, and lists for pairs": from_pairs, "comprehensions": by_index, "named": as_a_named_tuple},
+    "answer_token_ids": {
+        "to_tokens, as lists": by_to_tokens,
+        "the tokenizer": by_the_tokenizer,
+        "own error": with_an_error_of_ones_own,
+    },
+    "logit_diff": {"double precision": by_indexing, "signs": by_signs, "a partial": partial(partial(by_signs))},
     "logprob_diff": {
         "the logit difference, which is the same": lambda logits, answer_tokens: by_signs(logits, answer_tokens, True),
+        "two cross entropies": lambda logits, answer_tokens: (
+            F.cross_entropy(logits[:, -1], answer_tokens[:, 1], reduction="none")
+            - F.cross_entropy(logits[:, -1], answer_tokens[:, 0], reduction="none")
+        ),
         "the logarithm of a ratio, as a list": lambda logits, answer_tokens: [
             (p[a] / p[b]).log() for p, (a, b) in zip(logits[:, -1].softmax(-1), answer_tokens.tolist(), strict=True)
         ],

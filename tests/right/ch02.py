@@ -1,7 +1,9 @@
 """Unusual right answers for chapter 02."""
 
 import numpy as np
+import pandas as pd
 import torch
+import torch.nn.functional as F
 
 from utils import attribution
 
@@ -67,7 +69,13 @@ def by_sorting(attributions, k, sign=1):
 
 
 RIGHT = {
-    "logit_diff_directions": {"the built-in": by_built_in, "a list of vectors": row_by_row},
+    "logit_diff_directions": {
+        "the built-in": by_built_in,
+        "a list of vectors": row_by_row,
+        "one-hot vectors": lambda model, answer_tokens: (
+            F.one_hot(answer_tokens, model.cfg.d_vocab).double().diff(dim=1)[:, 0] @ -model.W_U.T.double()
+        ),
+    },
     "residual_stack_to_logit_diff": {"one einsum in double precision": by_einsum, "the cache's norm": by_the_cache},
     "attribution_total": {
         "parts by name": total_by_hand,
@@ -78,6 +86,13 @@ RIGHT = {
     "head_attributions": {"numpy, head by head": heads_one_by_one, "stack_head_results": heads_by_stack},
     "top_heads": {
         "a tuple of tuples": by_sorting,
+        "pandas": lambda attributions, k, sign=1: list(
+            (sign * pd.DataFrame(attributions.numpy()).stack()).nlargest(k).index
+        ),
+        "numpy's integers, the last of equals first": lambda attributions, k, sign=1: [
+            np.unravel_index(attributions.numel() - 1 - flat, attributions.shape)
+            for flat in np.argsort(-sign * attributions.numpy().ravel()[::-1], kind="stable")[:k]
+        ],
         "numpy's argsort": lambda attributions, k, sign=1: [
             [int(i) for i in np.unravel_index(flat, attributions.shape)]
             for flat in np.argsort(-sign * attributions.numpy(), axis=None)[:k]

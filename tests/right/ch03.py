@@ -1,5 +1,7 @@
 """Unusual right answers for chapter 03."""
 
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -29,6 +31,27 @@ def patch_by_where(activation, hook, *, pos, clean_cache):
     """where, with keywords."""
     here = torch.arange(activation.shape[1])[:, None] == pos
     return torch.where(here, clean_cache[hook.name], activation)
+
+
+def patch_in_numpy(activation, hook, pos, clean_cache):
+    """numpy's where."""
+    here = np.arange(activation.shape[1]) == pos
+    here = here.reshape(1, -1, *[1] * (activation.ndim - 2))
+    return np.where(here, clean_cache[hook.name].numpy(), activation.numpy())
+
+
+def resid_where_it_differs(model, corrupted_tokens, clean_cache, metric, layers=None):
+    """Runs the model only where a patch can change something."""
+    _, own = model.run_with_cache(corrupted_tokens)
+    chosen = _chosen(model, layers)
+    table = metric(model(corrupted_tokens)).repeat(len(chosen), corrupted_tokens.shape[1])
+    for row, layer in enumerate(chosen):
+        name = f"blocks.{layer}.hook_resid_pre"
+        for pos in range(corrupted_tokens.shape[1]):
+            if not torch.equal(own[name][:, pos], clean_cache[name][:, pos]):
+                hook = partial(patch_by_cat, pos=pos, clean_cache=clean_cache)
+                table[row, pos] = metric(model.run_with_hooks(corrupted_tokens, fwd_hooks=[(name, hook)]))
+    return table
 
 
 def _chosen(model, layers):
@@ -150,8 +173,12 @@ RIGHT = {
             metric_in_double(logits, answer_tokens, clean, corrupted) - 1
         ),
     },
-    "patch_position": {"pieces joined": patch_by_cat, "where, with keywords": patch_by_where},
-    "get_act_patch_resid_pre": {"lists of floats": resid_by_contexts, "the course's own": by_the_course("resid_pre")},
+    "patch_position": {"pieces joined": patch_by_cat, "where, with keywords": patch_by_where, "numpy": patch_in_numpy},
+    "get_act_patch_resid_pre": {
+        "lists of floats": resid_by_contexts,
+        "the course's own": by_the_course("resid_pre"),
+        "inference mode, where it differs": torch.inference_mode()(resid_where_it_differs),
+    },
     "get_act_patch_block_every": {"numpy, in place": blocks_by_numpy, "the course's own": by_the_course("block_every")},
     "get_act_patch_attn_head_out_all_pos": {
         "a mask over heads": heads_by_mask,

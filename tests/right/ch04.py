@@ -2,6 +2,8 @@
 
 import itertools
 from functools import partial
+from statistics import fmean
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -129,19 +131,41 @@ def routes_of_the_course(model, clean_cache, ablated_cache, directions, layer, h
     return ablation.change_by_route(model, clean_cache, ablated_cache, directions)[:, layer, head]
 
 
+def mean_ablate_in_one_hook(model, tokens, heads, reference_cache):
+    """One hook function for all layers, found by name."""
+
+    def put(z, hook):
+        layer = int(hook.name.split(".")[1])
+        for head in [head for of, head in heads if of == layer]:
+            z[:, -1, head] = reference_cache[hook.name][:, -1, head].sum(0) / len(reference_cache[hook.name])
+
+    return model.run_with_hooks(tokens, fwd_hooks=[(lambda name: name.endswith("attn.hook_z"), put)])
+
+
 RIGHT = {
-    "head_scores": {"a table of cells, and an extra key": scores_by_matmul, "numpy, in another order": scores_in_numpy},
+    "head_scores": {
+        "a table of cells, and an extra key": scores_by_matmul,
+        "numpy, in another order": scores_in_numpy,
+        "read only": lambda *given, **named: MappingProxyType(scores_in_numpy(*given, **named)),
+    },
     "ablate_at_end": {"two runs, as a list": ablate_by_run_with_hooks, "the course's own": ablate_by_the_course},
     "direct_effect_change": {"lists of floats": change_head_by_head, "the cache's norm": change_by_results},
     "layernorm_ratio": {
         "a float": lambda clean_cache, ablated_cache: (
             (clean_cache["ln_final.hook_scale"] / ablated_cache["ln_final.hook_scale"])[:, -1].mean().item()
         ),
+        "a number of numpy's, from floats": lambda clean_cache, ablated_cache: np.array(
+            fmean((clean_cache["ln_final.hook_scale"] / ablated_cache["ln_final.hook_scale"])[:, -1, 0].tolist())
+        ),
         "numpy": lambda clean_cache, ablated_cache: np.mean(
             clean_cache["ln_final.hook_scale"].numpy()[:, -1, 0]
             / ablated_cache["ln_final.hook_scale"].numpy()[:, -1, 0]
         ),
     },
-    "mean_ablate": {"a hook per layer": mean_ablate_by_layer, "the course's own": mean_ablate_by_the_course},
+    "mean_ablate": {
+        "a hook per layer": mean_ablate_by_layer,
+        "the course's own": mean_ablate_by_the_course,
+        "one hook": mean_ablate_in_one_hook,
+    },
     "backup_by_route": {"Shapley's weights": routes_by_formula, "the course's own": routes_of_the_course},
 }

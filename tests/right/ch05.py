@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import torch
 
 from tests.plain_paths import by_hooks
@@ -51,6 +52,24 @@ def to_logits_by_two_runs(model, tokens, new, orig, metric, at=None, freeze_mlps
     layers = range(model.cfg.n_layers) if layers is None else layers
     run = partial(by_hooks, model, tokens, new, metric, receivers="logits", component=None, at=at, free=not freeze_mlps)
     return [[run([(layer, head)], receiving=orig).item() for head in range(model.cfg.n_heads)] for layer in layers]
+
+
+def to_logits_holding_later_parts(model, tokens, new, orig, metric, at=None, freeze_mlps=True, layers=None):
+    """Only what comes after the sender is held: before it, the run is orig's anyway."""
+    rows, where = (slice(None), slice(None)) if at is None else (torch.arange(len(tokens)), at)
+    layers, table = range(model.cfg.n_layers) if layers is None else layers, []
+
+    def send(z, hook, head):
+        z[rows, where, head] = new[hook.name][rows, where, head]
+
+    for layer in layers:
+        later = [f"blocks.{i}.attn.hook_z" for i in range(layer + 1, model.cfg.n_layers)]
+        later += [f"blocks.{i}.hook_mlp_out" for i in range(layer, model.cfg.n_layers)] * freeze_mlps
+        held = [(name, lambda activation, hook: orig[hook.name]) for name in later]
+        for head in range(model.cfg.n_heads):
+            hooks = [*held, (f"blocks.{layer}.attn.hook_z", partial(send, head=head))]
+            table.append(metric(model.run_with_hooks(tokens, fwd_hooks=hooks)).item())
+    return np.array(table).reshape(len(layers), -1)
 
 
 def edges_at_resid_pre(model, tokens, delta, component, metric, layers=None):
@@ -139,7 +158,11 @@ def out_edges_as_activation_patching(model, tokens, new, orig, metric, layer, he
 
 RIGHT = {
     "direct_effects": {"a layer as one batch": effects_at_once, "every position": effects_at_every_position},
-    "path_patch_to_logits": {"the course's": to_logits_by_the_course, "one plain run each": to_logits_by_two_runs},
+    "path_patch_to_logits": {
+        "the course's": to_logits_by_the_course,
+        "one plain run each": to_logits_by_two_runs,
+        "later parts alone are held": to_logits_holding_later_parts,
+    },
     "edge_patch": {"masks": edges_at_resid_pre, "the block's own modules": edges_by_projection},
     "path_patch_to_heads": {"the course's": to_heads_by_the_course, "two plain runs each": to_heads_by_two_runs},
     "joint_senders": {"the course's": joint_by_the_course, "frozen step 1": joint_by_freezing},

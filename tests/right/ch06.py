@@ -4,6 +4,7 @@ import random
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy import stats
 
@@ -61,6 +62,13 @@ def means_in_numpy(z, template):
     """Prompt by prompt, numpy."""
     z, template = z.numpy(), template.numpy()
     return np.stack([z[:, template == number].mean(1) for number in template], 1)
+
+
+def means_in_pandas(z, template):
+    """A group-wise mean."""
+    flat = pd.DataFrame(z.transpose(0, 1).flatten(1).numpy())
+    means = flat.groupby(template.numpy()).transform("mean").to_numpy().reshape(z.transpose(0, 1).shape)
+    return means.swapaxes(0, 1)
 
 
 def mask_by_comparison(circuit, roles, shape):
@@ -198,6 +206,15 @@ def minimality_with_sets(in_circuit, members, together=None):
     return found
 
 
+def minimality_with_v_twice(in_circuit, members, together=None):
+    """v may stand in K as well, since a head that is named twice is removed once; a key of one's own."""
+    found = {"none": in_circuit([])}
+    for head in members:
+        listed = list((together or {}).get(head, []))
+        found[head] = in_circuit([*listed, head]) - in_circuit([other for other in listed if other != head])
+    return found
+
+
 def copying_by_the_course(model, names, k=5):
     """The course's own."""
     return criteria.copy_scores(model, names, k)
@@ -266,15 +283,27 @@ def flip_by_dictionary(model, tokens, variants, circuit, roles, score):
 
 RIGHT = {
     "ioi_dataset": {"numpy's generator, lists": data_by_the_course, "shuffled, by texts": data_by_words},
-    "means_by_template": {"one matrix": means_by_matrix, "numpy": means_in_numpy},
-    "keep_mask": {"comparison": mask_by_comparison, "lists": mask_as_lists},
+    "means_by_template": {"one matrix": means_by_matrix, "numpy": means_in_numpy, "pandas": means_in_pandas},
+    "keep_mask": {
+        "comparison": mask_by_comparison, "lists": mask_as_lists,
+        "numpy": lambda circuit, roles, shape: mask_by_comparison(circuit, roles, shape).numpy(),
+    },
     "run_circuit": {"in place": run_in_place, "mask as numbers": run_by_context},
     "faithfulness": {
         "by hand": faithfulness_by_hand, "the course's": faithfulness_by_the_course, "floats": faithfulness_by_scipy,
     },
-    "random_circuits": {"the course's": random_by_the_course, "rejection": random_by_rejection},
+    "random_circuits": {
+        "the course's": random_by_the_course, "rejection": random_by_rejection,
+        "numpy's integers": lambda *given, **named: [
+            {role: [tuple(np.array(head)) for head in members] for role, members in drawn.items()}
+            for drawn in random_by_the_course(*given, **named)
+        ],
+    },
     "greedy_incompleteness": {"the course's": greedy_by_the_course, "sets and a memory": greedy_with_memory},
-    "minimality": {"the course's": minimality_by_the_course, "sets and tensors": minimality_with_sets},
+    "minimality": {
+        "the course's": minimality_by_the_course, "sets and tensors": minimality_with_sets,
+        "one key more, and v named twice": minimality_with_v_twice,
+    },
     "copy_scores": {"the course's": copying_by_the_course, "ranks": copying_by_rank},
     "flip_signals": {"a hook for every head": flip_by_one_hook_each, "prompt by prompt": flip_by_dictionary},
 }  # fmt: skip

@@ -79,6 +79,57 @@ def circular_by_index(logp_aae, logp_sae):
     return tuple(gaps)
 
 
+def coverage_by_width(interval, tables, truth):
+    """The distance from the interval's middle, as a tensor."""
+    low, high = torch.tensor([interval(table) for table in tables], dtype=torch.float64).T
+    return ((truth - (low + high) / 2).abs() <= (high - low) / 2 + 1e-12).double().mean()
+
+
+def power_in_a_loop(effect, spread, error, n_swaps, n_tests):
+    """One experiment after the other, 1,500 of them, spread and error drawn apart."""
+    rng, found = np.random.default_rng(5), 0
+    for _ in range(1500):
+        swaps = rng.normal(0, spread, n_swaps) + rng.normal(0, error, n_swaps)
+        gap = effect + rng.normal(0, spread) + rng.normal(0, error)
+        p = np.mean(np.append(np.abs(swaps) >= abs(gap), True))
+        found += min(1.0, p * n_tests) <= 0.05
+    return found / 1500
+
+
+def power_by_order(effect, spread, error, n_swaps, n_tests, n=3000):
+    """Without p-values: the gap must exceed all but the few largest swaps."""
+    few = int(0.05 / n_tests * (n_swaps + 1) + 1e-9)
+    if few == 0:
+        return torch.tensor(0.0)
+    generator, sd = torch.Generator().manual_seed(1), (spread**2 + error**2) ** 0.5
+    limit = (sd * torch.randn(n, n_swaps, generator=generator)).abs().topk(few, 1).values[:, -1]
+    return ((effect + sd * torch.randn(n, generator=generator)).abs() > limit).double().mean()
+
+
+def pooled_in_a_loop(gaps, units, null):
+    """1,500 draws one after the other; the mean over units through a dictionary."""
+    by_unit = {}
+    for gap, unit in zip(gaps.tolist(), units, strict=True):
+        by_unit.setdefault(unit, []).append(gap)
+    mean, rng = float(np.mean([np.mean(group) for group in by_unit.values()])), np.random.default_rng(3)
+    hits = 0
+    for _ in range(1500):
+        drawn = rng.choice(null.numpy(), len(by_unit), replace=False)
+        hits += abs(np.mean(drawn * rng.choice([-1, 1], len(drawn)))) >= abs(mean)
+    return [mean, (1 + hits) / 1501]
+
+
+def pooled_by_matrix(gaps, units, null):
+    """A matrix of weights in place of groups; signs from a normal distribution; an array is returned."""
+    names = sorted(set(units))
+    member = torch.tensor([[unit == name for unit in units] for name in names]).to(gaps.dtype)
+    mean = ((member @ gaps) / member.sum(1)).mean()
+    generator = torch.Generator().manual_seed(9)
+    order = torch.stack([torch.randperm(len(null), generator=generator)[: len(names)] for _ in range(3000)])
+    draws = (null[order] * torch.randn(order.shape, generator=generator).sign()).mean(1)
+    return np.array([mean, (1 + (draws.abs() >= mean.abs()).sum()) / 3001])
+
+
 RIGHT = {
     "last_token_index": {"weights": last_by_weights, "a list": last_by_loop},
     "log_probs_at_end": {"one by one": one_by_one, "padded on the left": left_padded},
@@ -108,4 +159,12 @@ RIGHT = {
             [(d.max(-1).values - d.min(-1).values).mean() for d in (logp_aae - logp_sae, logp_sae - logp_aae)]
         ),
     },
+    "coverage": {
+        "by distance from the middle": coverage_by_width,
+        "one minus a share of misses": lambda interval, tables, truth: (
+            1 - np.mean([low > truth or high < truth for low, high in (interval(table) for table in tables)])
+        ),
+    },
+    "power": {"one experiment after the other": power_in_a_loop, "by order": power_by_order},
+    "pooled_test": {"draw by draw": pooled_in_a_loop, "by matrix": pooled_by_matrix},
 }

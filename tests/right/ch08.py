@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from scipy.spatial.distance import pdist
 
 from utils import patching
 from utils.attribution import apply_final_norm, decompose_at
@@ -111,6 +112,13 @@ def patched_then_rescaled(model, aae_tokens, sae_tokens, answers):
     return (raw - start) / (preference(logits) - start)
 
 
+def cosine_by_the_mean_unit(vectors):
+    """The squared length of the sum of unit vectors holds every cosine twice, and n ones."""
+    units = torch.nn.functional.normalize(vectors.double(), dim=1)
+    n = units.shape[0]
+    return ((units.sum(0) @ units.sum(0)).item() - n) / (n * n - n)
+
+
 RIGHT = {
     "aligned_pairs": {"token strings": aligned_by_strings, "tensors in a tuple": aligned_as_tensors},
     "gap_direction": {"weights": direction_by_weights, "numpy": direction_as_numpy},
@@ -128,5 +136,9 @@ RIGHT = {
         "the observed map among the others": lambda observed, null: (
             (torch.cat([null, observed[None]]).abs() >= observed.abs()).double().mean(0)
         ),
+    },
+    "mean_cosine": {
+        "scipy's distances": lambda vectors: 1 - pdist(vectors.numpy(), "cosine").mean(),
+        "from the sum of unit vectors, as a float": cosine_by_the_mean_unit,
     },
 }

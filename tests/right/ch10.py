@@ -1,5 +1,6 @@
 """Unusual right answers for chapter 10."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -18,6 +19,11 @@ def cells_one_by_one(clean, corrupted):
         for pos in range(clean.shape[2]):
             table[layer, pos] = not torch.equal(clean[layer, :, pos], corrupted[layer, :, pos])
     return table
+
+
+def cells_by_bits(clean, corrupted):
+    """Bits compared, as numpy's booleans."""
+    return np.any(clean.numpy().view(np.int32) ^ corrupted.numpy().view(np.int32), axis=(1, 3))
 
 
 def from_layer_by_recursion(model, resid, layer):
@@ -80,7 +86,7 @@ def grown_in_place(model, clean, corrupted, pos):
 
 
 RIGHT = {
-    "cells_that_can_change": {"nested lists": cells_by_distance, "a loop": cells_one_by_one},
+    "cells_that_can_change": {"nested lists": cells_by_distance, "a loop": cells_one_by_one, "bits": cells_by_bits},
     "run_from_layer": {"recursion": from_layer_by_recursion, "prompt by prompt": from_layer_prompt_by_prompt},
     "attention_from_position": {"torch's own": attention_by_torch, "query by query": attention_query_by_query},
     "patch_every_layer": {"a list of tensors": grown_from_a_list, "a patched copy": grown_in_place},

@@ -43,6 +43,17 @@ def slot_kept(templates, names):
     return prompts, answers
 
 
+def in_the_order_of_the_text(templates, names):
+    return build_prompts(
+        templates, [tuple(sorted(pair, key=template.index)) for template, pair in zip(templates, names, strict=True)]
+    )
+
+
+def refuses_ragged_tables_only(model, answers):
+    pieces = [[model.to_tokens(name, prepend_bos=False)[0].tolist() for name in pair] for pair in answers]
+    return torch.tensor(pieces).squeeze(-1)
+
+
 def ids(model, answers, pick):
     return torch.tensor([[pick(model, name) for name in pair] for pair in answers])
 
@@ -56,6 +67,16 @@ def at(logits, answer_tokens, position=-1):
     return picked[:, 0] - picked[:, 1]
 
 
+def squeezed(logits, answer_tokens):
+    picked = logits[:, -1].gather(-1, answer_tokens).squeeze()
+    return picked[..., 0] - picked[..., 1]
+
+
+def crossed(logits, answer_tokens):
+    end = logits[:, -1]
+    return (end[:, answer_tokens[:, 0]] - end[:, answer_tokens[:, 1]]).mean(1)
+
+
 def reduced(values, per_prompt):
     return values if per_prompt else values.mean()
 
@@ -67,6 +88,7 @@ WRONG = {
         "a space is lost": names_stripped,
         "turned round: names[i][1] fills": pair_turned,
         "same answer": same_answer_twice,
+        "whatever the text says": in_the_order_of_the_text,
         "template by template": all_first_then_all_second,
         "slot {S} is still there": slot_kept,
         "every template is used twice": lambda templates, names: tuple(
@@ -77,6 +99,7 @@ WRONG = {
         "first of [BOS, name]": lambda model, answers: ids(
             model, answers, lambda m, name: m.to_tokens(name)[0, 0].item()
         ),
+        "[(' Marianne', ' Marianna')]": refuses_ragged_tables_only,
         "accepted silently": lambda model, answers: ids(model, answers, first_token),
         "answers are swapped": lambda model, answers: ids(model, answers, first_token).flip(-1),
         "leading space is lost": lambda model, answers: ids(
@@ -93,6 +116,15 @@ WRONG = {
         "no softmax": lambda logits, answer_tokens, per_prompt=False: reduced(
             at(logits.softmax(-1), answer_tokens), per_prompt
         ),
+        "squeeze() takes away the batch": lambda logits, answer_tokens, per_prompt=False: reduced(
+            squeezed(logits, answer_tokens), per_prompt
+        ),
+        "the answers of all prompts": lambda logits, answer_tokens, per_prompt=False: reduced(
+            crossed(logits, answer_tokens), per_prompt
+        ),
+        "the median over prompts": lambda logits, answer_tokens, per_prompt=False: (
+            at(logits, answer_tokens) if per_prompt else at(logits, answer_tokens).median()
+        ),
         "although per_prompt=True": lambda logits, answer_tokens, per_prompt=False: at(logits, answer_tokens).mean(),
         "correct minus incorrect": lambda logits, answer_tokens, per_prompt=False: reduced(
             -at(logits, answer_tokens), per_prompt
@@ -106,6 +138,9 @@ WRONG = {
         "subtracted probabilities": lambda logits, answer_tokens: at(logits.softmax(-1), answer_tokens),
         "averaged over prompts": lambda logits, answer_tokens: at(logits.log_softmax(-1), answer_tokens).mean(),
         "first position": lambda logits, answer_tokens: at(logits.log_softmax(-1), answer_tokens, 0),
+        "squeeze() takes away the batch": squeezed,
+        "logarithms to the base 10": lambda logits, answer_tokens: at(logits.softmax(-1).log10(), answer_tokens),
+        "these are log-odds": lambda logits, answer_tokens: at(logits.softmax(-1).logit(), answer_tokens),
         "wrong axis": lambda logits, answer_tokens: at(logits.log_softmax(0), answer_tokens),
     },
 }

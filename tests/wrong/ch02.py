@@ -28,6 +28,11 @@ def _directions_untransposed(model, answer_tokens):
     return columns[..., 0] - columns[..., 1]
 
 
+def _directions_squeezed(model, answer_tokens):
+    columns = model.W_U[:, answer_tokens].squeeze()
+    return (columns[..., 0] - columns[..., 1]).permute(*reversed(range(columns.ndim - 1)))
+
+
 def _reduced(contributions, per_prompt):
     return contributions if per_prompt else contributions.mean(-1)
 
@@ -59,6 +64,20 @@ def _stack_per_prompt_ignored(stack, cache, directions, per_prompt=False):
     return (stack / cache["ln_final.hook_scale"][:, -1] * directions).sum(-1).mean(-1)
 
 
+def _stack_first_prompts_scale(stack, cache, directions, per_prompt=False):
+    return _reduced((stack / cache["ln_final.hook_scale"][:1, -1] * directions).sum(-1), per_prompt)
+
+
+def _stack_averaged_over_axis_1(stack, cache, directions, per_prompt=False):
+    contributions = (stack / cache["ln_final.hook_scale"][:, -1] * directions).sum(-1)
+    return contributions if per_prompt else contributions.mean(min(1, contributions.ndim - 1))
+
+
+def _stack_means_first(stack, cache, directions, per_prompt=False):
+    scaled = stack / cache["ln_final.hook_scale"][:, -1]
+    return (scaled * directions).sum(-1) if per_prompt else (scaled.mean(-2) * directions.mean(0)).sum(-1)
+
+
 def _contributions(model, cache, answer_tokens, names, start=True):
     parts = [cache["resid_pre", 0]] if start else []
     parts += [cache[name, layer] for layer in range(model.cfg.n_layers) for name in names]
@@ -86,6 +105,10 @@ def _total_without_embedding(model, cache, answer_tokens):
 
 def _total_mean(model, cache, answer_tokens):
     return (_total_without_bias(model, cache, answer_tokens) + bias_term(model, answer_tokens)).mean()
+
+
+def _total_mean_bias(model, cache, answer_tokens):
+    return _total_without_bias(model, cache, answer_tokens) + bias_term(model, answer_tokens).mean()
 
 
 def _heads(model, cache, directions, at=-1, normed=True, bias=False):
@@ -119,6 +142,12 @@ def _heads_with_bias(model, cache, directions):
     return _heads(model, cache, directions, bias=True)
 
 
+def _heads_sizes_averaged(model, cache, directions):
+    rows = torch.stack([cache["z", layer][:, -1] for layer in range(model.cfg.n_layers)])
+    written = torch.einsum("lbhd,lhdm->lhbm", rows, model.W_O) / cache["ln_final.hook_scale"][:, -1]
+    return (written * directions).sum(-1).abs().mean(-1)
+
+
 def _top_flat(attributions, k, sign=1):
     return (sign * attributions).flatten().topk(k).indices.tolist()
 
@@ -143,6 +172,28 @@ def _top_head_first(attributions, k, sign=1):
     return [divmod(i, attributions.shape[1])[::-1] for i in flat]
 
 
+def _top_of_one_sign(attributions, k, sign=1):
+    cells = [divmod(i, attributions.shape[1]) for i in range(attributions.numel())]
+    pushing = [cell for cell in cells if sign * attributions[cell] > 0]
+    return sorted(pushing, key=lambda cell: -sign * attributions[cell].item())[:k]
+
+
+def _top_clamped(attributions, k, sign=1):
+    return [
+        divmod(i, attributions.shape[1]) for i in (sign * attributions).clamp(min=0).flatten().topk(k).indices.tolist()
+    ]
+
+
+def _top_by_value(attributions, k, sign=1):
+    cells = {value: divmod(i, attributions.shape[1]) for i, value in enumerate(attributions.flatten().tolist())}
+    return [cells[value] for value in sorted(cells, key=lambda value: -sign * value)[:k]]
+
+
+def _top_found_again(attributions, k, sign=1):
+    values = (sign * attributions).flatten().topk(k).values
+    return [tuple((sign * attributions == value).nonzero()[0].tolist()) for value in values]
+
+
 def _top_tensor(attributions, k, sign=1):
     return (sign * attributions).flatten().topk(k).indices
 
@@ -154,12 +205,16 @@ WRONG = {
         "the correct answer's column alone": _directions_correct_only,
         "scaled to length 1": _directions_unit,
         "so transpose": _directions_untransposed,
+        "squeeze() takes away the batch": _directions_squeezed,
     },
     "residual_stack_to_logit_diff": {
         "final norm is not applied": _stack_without_norm,
         "before the last MLP": _stack_last_block_scale,
         "that of position 0": _stack_first_position_scale,
         "summed over prompts": _stack_summed,
+        "the first prompt's scale": _stack_first_prompts_scale,
+        "averaged over axis 1": _stack_averaged_over_axis_1,
+        "before they are multiplied": _stack_means_first,
         "divided by its own size": _stack_own_norm,
         "per_prompt is ignored": _stack_per_prompt_ignored,
     },
@@ -169,6 +224,7 @@ WRONG = {
         "the MLPs are left out": _total_without_mlps,
         "the embedding is left out": _total_without_embedding,
         "one value per prompt": _total_mean,
+        "the bias is averaged over prompts": _total_mean_bias,
     },
     "head_attributions": {
         "transposed": _heads_transposed,
@@ -176,6 +232,7 @@ WRONG = {
         "that is position 0": _heads_first_position,
         "final norm is not applied": _heads_without_norm,
         "b_O is given to every head": _heads_with_bias,
+        "absolute values before the mean": _heads_sizes_averaged,
     },
     "top_heads": {
         "not unravelled": _top_flat,
@@ -184,5 +241,9 @@ WRONG = {
         "divided by the number of layers": _top_divided_by_layers,
         "the layer comes first": _top_head_first,
         "not a tensor": _top_tensor,
+        "exactly k": _top_of_one_sign,
+        "count as zero": _top_clamped,
+        "heads of equal value count once": _top_by_value,
+        "a head is there twice": _top_found_again,
     },
 }

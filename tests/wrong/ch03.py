@@ -42,6 +42,16 @@ def _noising_float(logits, answer_tokens, clean, corrupted):
     return float((logit_diff(logits, answer_tokens) - clean) / (clean - corrupted))
 
 
+def _clamped(metric, low, high):
+    return lambda logits, answer_tokens, clean, corrupted: metric(logits, answer_tokens, clean, corrupted).clamp(
+        low, high
+    )
+
+
+def _noising_metric(logits, answer_tokens, clean, corrupted):
+    return (logit_diff(logits, answer_tokens) - clean) / (clean - corrupted)
+
+
 def _patch_everywhere(activation, hook, pos, clean_cache):
     activation = activation.clone()
     activation[:] = clean_cache[hook.name]
@@ -72,6 +82,24 @@ def _patch_in_place(activation, hook, pos, clean_cache):
 def _patch_from(activation, hook, pos, clean_cache):
     activation = activation.clone()
     activation[:, pos:] = clean_cache[hook.name][:, pos:]
+    return activation
+
+
+def _patch_of_layer_1(activation, hook, pos, clean_cache):
+    activation = activation.clone()
+    activation[:, pos] = clean_cache[hook.name.split("hook_")[-1].replace("in", "resid_pre"), 1][:, pos]
+    return activation
+
+
+def _patch_added(activation, hook, pos, clean_cache):
+    activation = activation.clone()
+    activation[:, pos] += clean_cache[hook.name][:, pos]
+    return activation
+
+
+def _patch_first_prompt(activation, hook, pos, clean_cache):
+    activation = activation.clone()
+    activation[:, pos] = clean_cache[hook.name][0, pos]
     return activation
 
 
@@ -148,6 +176,15 @@ def _resid_layers_ignored(model, corrupted_tokens, clean_cache, metric, layers=N
 def _resid_leaving_hooks(model, corrupted_tokens, clean_cache, metric, layers=None):
     model.add_hook(get_act_name("resid_pre", 0), _copy(clean_cache, EVERYTHING, 3))
     return metric(model(corrupted_tokens)).expand(model.cfg.n_layers, corrupted_tokens.shape[1]).clone()
+
+
+def _taken_off(sweep):
+    """The sweep minus the metric of the unpatched run."""
+
+    def learner(model, corrupted_tokens, clean_cache, metric, layers=None):
+        return sweep(model, corrupted_tokens, clean_cache, metric, layers) - metric(model(corrupted_tokens))
+
+    return learner
 
 
 def _block(names):
@@ -248,6 +285,12 @@ def _every(pattern_index, order=("z", "q", "k", "v", "pattern"), share="pad"):
     return sweep
 
 
+def _every_from_the_other_end(model, corrupted_tokens, clean_cache, metric, layers=None):
+    panels = _every(_right_pattern)(model, corrupted_tokens, clean_cache, metric, layers)
+    shift = model.cfg.n_heads - clean_cache["k", 0].shape[2]
+    return torch.stack([panel.roll(shift, -1) if i in (2, 3) else panel for i, panel in enumerate(panels)])
+
+
 def _right_pattern(head):
     return EVERYTHING, head
 
@@ -270,6 +313,10 @@ def _noising(receives, lends, subtract, model, clean_tokens, corrupted_tokens, a
 
 def _noising_with_denoising_metric(model, clean_tokens, corrupted_tokens, answer_tokens, layers=None):
     return _noising("clean", "corrupted", "corrupted", model, clean_tokens, corrupted_tokens, answer_tokens, layers)
+
+
+def _noising_right(model, clean_tokens, corrupted_tokens, answer_tokens, layers=None):
+    return _noising("clean", "corrupted", "clean", model, clean_tokens, corrupted_tokens, answer_tokens, layers)
 
 
 def _noising_that_denoises(model, clean_tokens, corrupted_tokens, answer_tokens, layers=None):
@@ -295,12 +342,14 @@ WRONG = {
         "keep it a tensor": _metric_float,
         "one value per prompt": _metric_per_prompt,
         "not divided by the distance": _metric_not_divided,
+        "clamped between the two ends": _clamped(_denoising_metric, 0, 1),
         "the metric of noising": lambda logits, answer_tokens, clean, corrupted: (
             (logit_diff(logits, answer_tokens) - clean) / (clean - corrupted)
         ),
     },
     "noising_metric": {
         "the metric of denoising": _denoising_metric,
+        "clamped between the two ends": _clamped(_noising_metric, -1, 0),
         "divides by the wrong sign": _noising_wrong_sign,
         "not divided by the distance": _noising_not_divided,
         "keep it a tensor": _noising_float,
@@ -312,6 +361,9 @@ WRONG = {
         "of the cache before and after your function": _patch_into_clean_cache,
         "an argument before and after your function": _patch_in_place,
         "you patched from `pos` on": _patch_from,
+        "of layer 2 of": _patch_of_layer_1,
+        "the clean values are added": _patch_added,
+        "the first prompt's clean values": _patch_first_prompt,
     },
     "get_act_patch_resid_pre": {
         "you ran the clean tokens": _resid_of_clean_tokens,
@@ -319,6 +371,7 @@ WRONG = {
         "you patched every position": _resid_all_positions,
         "keeps the patches of earlier positions": _resid_accumulating,
         "the residual stream after the layer": _resid_post,
+        "value is taken off": _taken_off(_resid),
         "`layers` is ignored": _resid_layers_ignored,
         "leaves a hook on": _resid_leaving_hooks,
     },
@@ -328,6 +381,7 @@ WRONG = {
         "resid_mid in place of attn_out": _block(("resid_pre", "resid_mid", "mlp_out")),
         "all three panels are the residual stream": _block(("resid_pre",) * 3),
         "the panels stand last": _block_last,
+        "value is taken off": _taken_off(_block(("resid_pre", "attn_out", "mlp_out"))),
     },
     "get_act_patch_attn_head_out_all_pos": {
         "you patched `result`, after W_O": _heads_after_w_o,
@@ -340,11 +394,13 @@ WRONG = {
         "pattern is indexed like z": _every(_pattern_like_z),
         "the rest of the rows of k and v zero": _every(_right_pattern, share="ignored"),
         "k and v are given to each query head": _every(_right_pattern, share="spread"),
+        "filled from the other end": _every_from_the_other_end,
         "not q, k, v, z, pattern": _every(_right_pattern, order=("q", "k", "v", "z", "pattern")),
     },
     "noising_sweep": {
         "the same metric as denoising": _noising_with_denoising_metric,
         "this is denoising": _noising_that_denoises,
+        "the sign: the corrupted run is -1": lambda *given, **named: -_noising_right(*given, **named),
         "you ran the corrupted tokens": _noising_of_corrupted_tokens,
         "the clean run got its own activations": _noising_with_own_cache,
         "`layers` is ignored": _noising_layers_ignored,

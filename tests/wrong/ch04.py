@@ -47,6 +47,19 @@ def scores_of_first_row(model, tokens, seq_len):
     return _scores(model, tokens, seq_len, reduce=lambda d: d[:, 0].mean(-1))
 
 
+def scores_always_cut(model, tokens, seq_len):
+    patterns = _patterns(model, tokens)[..., 1:, 1:]
+    offsets = {"previous_token": 1, "duplicate_token": seq_len, "induction": seq_len - 1}
+    return {name: patterns.diagonal(-n, dim1=-2, dim2=-1).mean((1, -1)) for name, n in offsets.items()}
+
+
+def scores_shared_out_again(model, tokens, seq_len):
+    patterns = _patterns(model, tokens)[..., -2 * seq_len :, -2 * seq_len :]
+    patterns = patterns / patterns.sum(-1, keepdim=True)
+    offsets = {"previous_token": 1, "duplicate_token": seq_len, "induction": seq_len - 1}
+    return {name: patterns.diagonal(-n, dim1=-2, dim2=-1).mean((1, -1)) for name, n in offsets.items()}
+
+
 def scores_as_list(model, tokens, seq_len):
     return list(_scores(model, tokens, seq_len).values())
 
@@ -90,6 +103,21 @@ def ablate_and_leave_hook(model, tokens, layer, head):
     return model(tokens), model.run_with_cache(tokens, reset_hooks_end=False)[1]
 
 
+def ablate_with_a_small_cache(model, tokens, layer, head):
+    logits, cache = _ablate(model, tokens, layer, (slice(None), -1, head))
+    kept = [name for name in cache if not name.endswith("hook_resid_post")]
+    for name in kept:
+        del cache.cache_dict[name]
+    return logits, cache
+
+
+def ablate_with_a_mixed_cache(model, tokens, layer, head):
+    logits, cache = _ablate(model, tokens, layer, (slice(None), -1, head))
+    _, clean = model.run_with_cache(tokens)
+    clean.cache_dict |= {name: cache[name] for name in cache if name.endswith(("hook_resid_post", "hook_scale"))}
+    return logits, clean
+
+
 def ablate_in_place_nothing(model, tokens, layer, head):
     return model.run_with_cache(tokens)
 
@@ -128,6 +156,15 @@ def change_per_prompt(model, clean_cache, ablated_cache, directions):
     return after - before
 
 
+def change_of_sizes(model, clean_cache, ablated_cache, directions):
+    return change_per_prompt(model, clean_cache, ablated_cache, directions).abs().mean(-1)
+
+
+def change_relative(model, clean_cache, ablated_cache, directions):
+    before = head_attributions(model, clean_cache, directions)
+    return (head_attributions(model, ablated_cache, directions) - before) / before
+
+
 # --- ratio of scales --------------------------------------------------------------------------------------------------
 
 
@@ -141,6 +178,12 @@ def ratio_everywhere(clean_cache, ablated_cache):
 
 def ratio_first_position(clean_cache, ablated_cache):
     return (clean_cache["ln_final.hook_scale"] / ablated_cache["ln_final.hook_scale"])[:, 0].mean()
+
+
+def ratio_of_prompts(choose):
+    return lambda clean_cache, ablated_cache: choose(
+        (clean_cache["ln_final.hook_scale"] / ablated_cache["ln_final.hook_scale"])[:, -1, 0]
+    )
 
 
 # --- mean ablation ----------------------------------------------------------------------------------------------------
@@ -174,6 +217,18 @@ def mean_ablate_everywhere(model, tokens, heads, reference_cache):
 
 def mean_ablate_last_head_only(model, tokens, heads, reference_cache):
     return _put(model, tokens, heads[-1:], reference_cache, lambda z, head: z[:, -1, head].mean(0))
+
+
+def mean_ablate_divided_by_own(model, tokens, heads, reference_cache):
+    return _put(model, tokens, heads, reference_cache, lambda z, head: z[:, -1, head].sum(0) / len(tokens))
+
+
+def mean_ablate_at_own_end(model, tokens, heads, reference_cache):
+    return _put(model, tokens, heads, reference_cache, lambda z, head: z[:, tokens.shape[1] - 1, head].mean(0))
+
+
+def mean_ablate_as_many(model, tokens, heads, reference_cache):
+    return _put(model, tokens, heads, reference_cache, lambda z, head: z[: len(tokens), -1, head].mean(0))
 
 
 # --- by route ---------------------------------------------------------------------------------------------------------
@@ -249,12 +304,16 @@ WRONG = {
         "BOS is still in": scores_with_bos,
         "first row of the batch only": scores_of_first_row,
         "return a dictionary with the keys": scores_as_list,
+        "although there is no BOS": scores_always_cut,
+        "shared out again": scores_shared_out_again,
     },
     "ablate_at_end": {
         "at every position": ablate_everywhere,
         "first position, not the last": ablate_first_position,
         "cache of the whole model": ablate_but_cache_clean,
         "return two things": ablate_logits_only,
+        "later exercises read it": ablate_with_a_small_cache,
+        "hook_z in your cache": ablate_with_a_mixed_cache,
         "run_with_hooks": ablate_and_leave_hook,
         "logits of the whole model": ablate_in_place_nothing,
     },
@@ -262,6 +321,8 @@ WRONG = {
         "clean run's scale": change_clean_scale,
         "ablated run's scale": change_ablated_scale,
         "one of them is stale": change_stale,
+        "absolute values before the mean": change_of_sizes,
+        "divided by the effect before": change_relative,
         "before minus after": change_reversed,
         "not averaged over prompts": change_per_prompt,
     },
@@ -269,6 +330,8 @@ WRONG = {
         "this is the inverse": ratio_inverse,
         "over all positions": ratio_everywhere,
         "first position": ratio_first_position,
+        "this is the last prompt's": ratio_of_prompts(lambda ratios: ratios[-1]),
+        "this is the median prompt's": ratio_of_prompts(torch.median),
     },
     "mean_ablate": {
         "you put in zero": mean_ablate_zero,
@@ -276,6 +339,9 @@ WRONG = {
         "averaged over d_head": mean_ablate_over_d_head,
         "at every position": mean_ablate_everywhere,
         "only the last head": mean_ablate_last_head_only,
+        "you divided by the number of prompts that run": mean_ablate_divided_by_own,
+        "the last position of the prompts that run": mean_ablate_at_own_end,
+        "as many reference prompts as": mean_ablate_as_many,
     },
     "backup_by_route": {
         "each factor alone, beginning from the clean run": route_one_at_a_time,

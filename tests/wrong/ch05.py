@@ -52,6 +52,26 @@ def effects_as_losses(model, receiving, lending, metric):
     return _effects(model, receiving, lending, metric) - metric(model.unembed(model.ln_final(final)))
 
 
+def effects_of_lending_stream(model, receiving, lending, metric):
+    return _effects(model, receiving, lending, metric, stream=lending)
+
+
+def effects_behind_the_norm(model, receiving, lending, metric):
+    final = receiving["resid_post", model.cfg.n_layers - 1][:, -1:]
+    normed = model.ln_final(final)
+    return _effects(model, receiving, lending, metric, read=lambda stream: model.unembed(normed + stream - final))
+
+
+def effects_cumulative(model, receiving, lending, metric):
+    stream, table = receiving["resid_post", model.cfg.n_layers - 1][:, -1:], []
+    for layer in range(model.cfg.n_layers):
+        for head in range(model.cfg.n_heads):
+            change = lending["z", layer][:, -1:, head] - receiving["z", layer][:, -1:, head]
+            stream = stream + change @ model.W_O[layer, head]
+            table.append(metric(model.unembed(model.ln_final(stream))))
+    return torch.stack(table).unflatten(0, (-1, model.cfg.n_heads))
+
+
 # --- path_patch_to_logits -----------------------------------------------------------------------------------------------
 
 
@@ -101,6 +121,16 @@ def to_logits_mlps_held(model, tokens, new, orig, metric, at=None, freeze_mlps=T
 
 def to_logits_everywhere(model, tokens, new, orig, metric, at=None, freeze_mlps=True, layers=None):
     return _frozen(model, tokens, new, orig, metric, None, layers, freeze_mlps)
+
+
+def to_logits_at_the_first_prompts(model, tokens, new, orig, metric, at=None, freeze_mlps=True, layers=None):
+    return _frozen(model, tokens, new, orig, metric, None if at is None else at[:1].expand_as(at), layers, freeze_mlps)
+
+
+def to_logits_counted_from_the_end(model, tokens, new, orig, metric, at=None, freeze_mlps=True, layers=None):
+    return _frozen(
+        model, tokens, new, orig, metric, None if at is None else at - tokens.shape[1] + 1, layers, freeze_mlps
+    )
 
 
 def to_logits_at_all_positions_of_at(model, tokens, new, orig, metric, at=None, freeze_mlps=True, layers=None):
@@ -192,11 +222,19 @@ def edges_in_the_stream(model, tokens, delta, component, metric, layers=None):
     return torch.stack(table)
 
 
+def edges_not_at_bos(model, tokens, delta, component, metric, layers=None):
+    return _edges(model, tokens, torch.cat([0 * delta[:, :1], delta[:, 1:]], 1), component, metric, layers)
+
+
+def edges_of_the_first_delta(model, tokens, delta, component, metric, layers=None):
+    return _edges(model, tokens, delta[:1].expand_as(delta), component, metric, layers)
+
+
 # --- path_patch_to_heads ------------------------------------------------------------------------------------------------
 
 
 def _to_heads(model, tokens, new, orig, metric, receivers, component, at, layers, free=False, open_step_1=False, also=False,
-              wrong_group=False, freeze_component=False, told_as=None):  # fmt: skip
+              wrong_group=False, freeze_component=False, told_as=None, add=False):  # fmt: skip
     layers, component = range(model.cfg.n_layers) if layers is None else layers, told_as or component
     names = {f"blocks.{layer}.attn.hook_{component}" for layer, _ in receivers}
     table = torch.zeros(len(layers), model.cfg.n_heads)
@@ -214,12 +252,13 @@ def _to_heads(model, tokens, new, orig, metric, receivers, component, at, layers
                 _, told = model.run_with_cache(tokens, names_filter=lambda name: name in names)
 
             def read(activation, hook, told=told):
-                activation = activation.clone()
+                before, activation = activation, activation.clone()
                 shared = model.cfg.n_heads // activation.shape[2]
                 for i, receiver in receivers:
                     if hook.name == f"blocks.{i}.attn.hook_{component}":
                         index = receiver % activation.shape[2] if wrong_group else receiver // shared
-                        activation[:, :, index] = told[hook.name][:, :, index]
+                        rest = activation[:, :, index] - before[:, :, index] if add else 0
+                        activation[:, :, index] = told[hook.name][:, :, index] + rest
                 return activation
 
             hooks = [(name, read) for name in names] + [(sender, change)] * also
@@ -259,6 +298,19 @@ def to_heads_queries(model, tokens, new, orig, metric, receivers, component, at=
     return _to_heads(model, tokens, new, orig, metric, receivers, component, at, layers, told_as="q")
 
 
+def to_heads_one_of_each_layer(model, tokens, new, orig, metric, receivers, component, at=None, layers=None):
+    return _to_heads(model, tokens, new, orig, metric, dict(receivers).items(), component, at, layers)
+
+
+def to_heads_added_up(model, tokens, new, orig, metric, receivers, component, at=None, layers=None):
+    one = [_to_heads(model, tokens, new, orig, metric, [receiver], component, at, layers) for receiver in receivers]
+    return sum(one) - (len(receivers) - 1) * metric(model(tokens))
+
+
+def to_heads_changed_twice(model, tokens, new, orig, metric, receivers, component, at=None, layers=None):
+    return _to_heads(model, tokens, new, orig, metric, receivers, component, at, layers, add=True)
+
+
 # --- joint_senders ------------------------------------------------------------------------------------------------------
 
 
@@ -296,6 +348,20 @@ def _joint(
 def joint_added_up(model, tokens, new, orig, metric, senders, receivers, component, at=None):
     one = [_joint(model, tokens, new, orig, metric, [sender], receivers, component, at) for sender in senders]
     return sum(one) - (len(senders) - 1) * metric(model(tokens))
+
+
+def joint_averaged(model, tokens, new, orig, metric, senders, receivers, component, at=None):
+    return sum(_joint(model, tokens, new, orig, metric, [one], receivers, component, at) for one in senders) / len(
+        senders
+    )
+
+
+def joint_one_sender_of_a_layer(model, tokens, new, orig, metric, senders, receivers, component, at=None):
+    return _joint(model, tokens, new, orig, metric, dict(senders).items(), receivers, component, at)
+
+
+def joint_one_receiver_of_a_layer(model, tokens, new, orig, metric, senders, receivers, component, at=None):
+    return _joint(model, tokens, new, orig, metric, senders, dict(receivers).items(), component, at)
 
 
 def joint_with_later_senders(model, tokens, new, orig, metric, senders, receivers, component, at=None):
@@ -349,6 +415,9 @@ WRONG = {
         "first position": effects_of_first_position,
         "change is subtracted": effects_subtracted,
         "unpatched metric is subtracted": effects_as_losses,
+        "the final stream is the lending run's": effects_of_lending_stream,
+        "behind the final norm": effects_behind_the_norm,
+        "changes of earlier heads": effects_cumulative,
     },
     "path_patch_to_logits": {
         "no path is open": to_logits_overwritten,
@@ -357,6 +426,8 @@ WRONG = {
         "the MLPs react": to_logits_mlps_free,
         "MLPs are held although": to_logits_mlps_held,
         "elsewhere than at `at`": to_logits_everywhere,
+        "z[rows, at, head]": to_logits_at_the_first_prompts,
+        "nothing arrives": to_logits_counted_from_the_end,
         "index rows and positions together": to_logits_at_all_positions_of_at,
         "start each one from": to_logits_cumulative,
         "you wrote into an input": to_logits_cache_edited,
@@ -369,6 +440,8 @@ WRONG = {
         "stands once for each query head": edges_repeated,
         "the query is exchanged, whatever": edges_of_queries,
         "goes into the stream itself": edges_in_the_stream,
+        "position 0 is left out": edges_not_at_bos,
+        "the first prompt's delta": edges_of_the_first_delta,
     },
     "path_patch_to_heads": {
         "step 1 freezes nothing": to_heads_open,
@@ -379,6 +452,9 @@ WRONG = {
         "no path is open": to_heads_receivers_frozen,
         "at every position": to_heads_everywhere,
         "queries are exchanged, whatever": to_heads_queries,
+        "only one receiver of a layer": to_heads_one_of_each_layer,
+        "one by one, and their effects added up": to_heads_added_up,
+        "changed once for each of its query heads": to_heads_changed_twice,
     },
     "joint_senders": {
         "added up": joint_added_up,
@@ -386,6 +462,9 @@ WRONG = {
         "receivers hear one another": joint_in_one_run,
         "behind the norm": joint_behind_the_norm,
         "sent at every position": joint_everywhere,
+        "single senders are averaged": joint_averaged,
+        "only one sender of a layer": joint_one_sender_of_a_layer,
+        "only one receiver of a layer": joint_one_receiver_of_a_layer,
     },
     "all_out_edges": {
         "own layer is left out": out_without_own_mlp,

@@ -85,6 +85,27 @@ def data_own_twin(model, templates, n, seed):
     return _data(model, templates, n, seed, own_twin=True)
 
 
+def data_even(model, templates, n, seed):
+    return _data(model, templates, n - n % 2, seed)
+
+
+class _TwiceTheSame:
+    """A generator whose draws come in pairs, after the first."""
+
+    def __init__(self, seed):
+        self.generator, self.asked, self.drawn = random.Random(seed), 0, None
+
+    def sample(self, names, n):
+        if self.asked < 2 or self.asked % 2 == 1:
+            self.drawn = self.generator.sample(names, n)
+        self.asked += 1
+        return self.drawn
+
+
+def data_by_pairs(model, templates, n, seed):
+    return _data(model, templates, n, seed, rng=_TwiceTheSame(seed))
+
+
 # --- means, masks, runs -------------------------------------------------------------------------------------------------
 
 
@@ -110,6 +131,35 @@ def means_summed(z, template):
 def means_of_neighbors(z, template):
     runs = torch.cat([torch.zeros(1), (template.diff() != 0).cumsum(0)]).long()
     return evaluate.means_by_template(z, runs)
+
+
+def means_of_numbers_from_0(z, template):
+    means = z.clone()
+    for number in range(len(template.unique())):
+        if (template == number).any():
+            means[:, template == number] = z[:, template == number].mean(1, keepdim=True)
+    return means
+
+
+def means_over_all_prompts(z, template):
+    return means_summed(z, template) / len(template)
+
+
+def mask_roles_in_order(circuit, roles, shape):
+    return evaluate.keep_mask(dict(zip(roles, circuit.values(), strict=False)), roles, shape)
+
+
+def mask_one_role_each(circuit, roles, shape):
+    own = {head: role for role, members in circuit.items() for head in members}
+    return evaluate.keep_mask({role: [h for h in own if own[h] == role] for role in circuit}, roles, shape)
+
+
+def mask_one_head_a_layer(circuit, roles, shape):
+    return evaluate.keep_mask({role: list(dict(members).items()) for role, members in circuit.items()}, roles, shape)
+
+
+def mask_up_to(circuit, roles, shape):
+    return evaluate.keep_mask(circuit, roles, shape).flip(2).cumsum(2).flip(2) > 0
 
 
 def mask_everybodys_positions(circuit, roles, shape):
@@ -163,6 +213,14 @@ def run_last_layer(model, tokens, mask, means):
     return _run(model, tokens, lambda i, z: torch.where(mask[i][..., None], z, means[i]), [last])
 
 
+def run_with_the_first_mask(model, tokens, mask, means):
+    return _run(model, tokens, lambda i, z: torch.where(mask[i, :1, ..., None], z, means[i]))
+
+
+def run_with_means_over_positions(model, tokens, mask, means):
+    return _run(model, tokens, lambda i, z: torch.where(mask[i][..., None], z, means[i].mean(1, keepdim=True)))
+
+
 def run_without_mlps(model, tokens, mask, means):
     hooks = [(f"blocks.{i}.hook_mlp_out", lambda out, hook: torch.zeros_like(out)) for i in range(model.cfg.n_layers)]
     with model.hooks(fwd_hooks=hooks):
@@ -212,6 +270,14 @@ def faithful_only_the_mean(full, circuit, empty):
 
 def faithful_of_gains(full, circuit, empty):
     return _faithful(full, circuit, empty, correlation=np.corrcoef(circuit - empty, full - empty)[0, 1])
+
+
+def faithful_without_sign(full, circuit, empty):
+    return _faithful(full, circuit, empty, correlation=abs(np.corrcoef(circuit, full)[0, 1]))
+
+
+def faithful_clipped(full, circuit, empty):
+    return _faithful(full, circuit, empty, value=np.clip(evaluate.faithfulness(full, circuit, empty).value, 0, 1))
 
 
 # --- random_circuits, greedy_incompleteness, minimality -----------------------------------------------------------------
@@ -287,6 +353,31 @@ def greedy_signed(members, in_circuit, in_model, k, n, seed=0):
 
 def greedy_last(members, in_circuit, in_model, k, n, seed=0):
     return _search(members, lambda removed: abs(in_circuit(removed) - in_model(removed)), k, n, seed, last=True)
+
+
+def greedy_unseeded(members, in_circuit, in_model, k, n, seed=0):
+    return _search(members, lambda removed: abs(in_circuit(removed) - in_model(removed)), k, n, random.randrange(10**6))
+
+
+def greedy_among_a_first_draw(members, in_circuit, in_model, k, n, seed=0):
+    drawn = random.Random(seed).sample(members, min(k, len(members)))
+    return _search(drawn, lambda removed: abs(in_circuit(removed) - in_model(removed)), k, n, seed)
+
+
+def greedy_until_worse(members, in_circuit, in_model, k, n, seed=0):
+    generator, best = random.Random(seed), ([], abs(in_circuit([]) - in_model([])))
+    for _ in range(min(n, len(members))):
+        left = [head for head in members if head not in best[0]]
+        tried = [[*best[0], head] for head in generator.sample(left, min(k, len(left)))]
+        found = max(((abs(in_circuit(removed) - in_model(removed)), removed) for removed in tried), key=lambda x: x[0])
+        if found[0] <= best[1]:
+            break
+        best = found[1], found[0]
+    return best
+
+
+def greedy_exchanged(members, in_circuit, in_model, k, n, seed=0):
+    return _search(members, lambda removed: abs(in_circuit(removed) - in_model(removed)), n, k, seed)
 
 
 def greedy_of_everything(members, in_circuit, in_model, k, n, seed=0):
@@ -383,6 +474,17 @@ def flip_of_first_role(model, tokens, variants, circuit, roles, score):
     return _flip(model, tokens, variants, dict(list(circuit.items())[:1]), roles, score)
 
 
+def flip_one_role_each(model, tokens, variants, circuit, roles, score):
+    own = {head: role for role, members in circuit.items() for head in members}
+    chosen = {role: [head for head in own if own[head] == role] for role in circuit}
+    return _flip(model, tokens, variants, chosen, roles, score)
+
+
+def flip_variants_in_order(model, tokens, variants, circuit, roles, score):
+    signals = [(token, position) for token in ("kept", "random", "inverted") for position in ("kept", "inverted")]
+    return _flip(model, tokens, dict(zip(signals, variants.values(), strict=True)), circuit, roles, score)
+
+
 def flip_together(model, tokens, variants, circuit, roles, score):
     both = {(t, p): variants[t, "kept" if t == "kept" else "inverted"] for t, p in variants}
     return _flip(model, tokens, both, circuit, roles, score)
@@ -400,6 +502,8 @@ WRONG = {
         "use the seed": data_any_seed,
         "each with a space in front": data_stripped,
         "three *other* names": data_own_twin,
+        "an odd n": data_even,
+        "the same in every pair": data_by_pairs,
     },
     "means_by_template": {
         "all templates are averaged together": means_of_all,
@@ -407,12 +511,18 @@ WRONG = {
         "positions are averaged too": means_of_positions,
         "these are sums": means_summed,
         "neighbors are taken for a template": means_of_neighbors,
+        "numbers are taken for places": means_of_numbers_from_0,
+        "divided by the number of all prompts": means_over_all_prompts,
     },
     "keep_mask": {
         "keeps the positions of all prompts": mask_everybodys_positions,
         "at every position": mask_everywhere,
         "*not* kept": mask_inverted,
         "only the last role": mask_of_last_role,
+        "by their order": mask_roles_in_order,
+        "stands at two roles": mask_one_role_each,
+        "only one head of a layer": mask_one_head_a_layer,
+        "every position up to": mask_up_to,
     },
     "run_circuit": {
         "the wrong way round": run_inverted,
@@ -420,6 +530,8 @@ WRONG = {
         "become zero": run_with_zeros,
         "only the last layer": run_last_layer,
         "MLPs are taken away": run_without_mlps,
+        "mask of the first prompt": run_with_the_first_mask,
+        "averaged over positions": run_with_means_over_positions,
     },
     "faithfulness": {
         "a mean of ratios": faithful_mean_of_ratios,
@@ -430,6 +542,8 @@ WRONG = {
         "another level": faithful_ninety,
         "return a dictionary with the keys": faithful_only_the_mean,
         "correlate the scores themselves": faithful_of_gains,
+        "the sign is lost": faithful_without_sign,
+        "kept between 0 and 1": faithful_clipped,
     },
     "random_circuits": {
         "layers are not matched": random_unmatched,
@@ -445,6 +559,10 @@ WRONG = {
         "the sign is kept": greedy_signed,
         "last set of the way": greedy_last,
         "always the same K": greedy_of_everything,
+        "two calls with the same seed": greedy_unseeded,
+        "draw anew in every step": greedy_among_a_first_draw,
+        "you stop at the first step": greedy_until_worse,
+        "k and n are exchanged": greedy_exchanged,
     },
     "minimality": {
         "absolute values": minimality_absolute,
@@ -464,5 +582,7 @@ WRONG = {
         "rows and columns": flip_transposed,
         "only the first role": flip_of_first_role,
         "inverted together": flip_together,
+        "stands at two roles": flip_one_role_each,
+        "in the order of the dictionary": flip_variants_in_order,
     },
 }

@@ -224,6 +224,132 @@ def circular_one_choice(logp_aae, logp_sae):
     return torch.stack([mean.max() - mean.min(), (-mean).max() - (-mean).min()])
 
 
+def coverage_misses(interval, tables, truth):
+    return np.mean([not low <= truth <= high for low, high in map(interval, tables)])
+
+
+def coverage_of_zero(interval, tables, truth):
+    return np.mean([low <= 0 <= high for low, high in map(interval, tables)])
+
+
+def coverage_excluding_zero(interval, tables, truth):
+    return np.mean([low * high > 0 for low, high in map(interval, tables)])
+
+
+def coverage_one_end(interval, tables, truth):
+    return sum(interval(table)[0] <= truth for table in tables) / len(tables)
+
+
+def coverage_open_ends(interval, tables, truth):
+    bounds = torch.tensor([interval(table) for table in tables], dtype=torch.float64)
+    return ((bounds[:, 0] < truth) & (bounds[:, 1] > truth)).double().mean()
+
+
+def coverage_counts(interval, tables, truth):
+    return len([table for table in tables if interval(table)[0] <= truth <= interval(table)[1]])
+
+
+def coverage_of_the_mean(interval, tables, truth):
+    low, high = interval(tables.mean(0))
+    return float(low <= truth <= high)
+
+
+def _power(effect, swap_sd, feature_sd, n_swaps, n_tests, n=4000, sided=np.abs, add=1):
+    rng = np.random.default_rng(0)
+    swaps, feature = swap_sd * rng.standard_normal((n, n_swaps)), effect + feature_sd * rng.standard_normal((n, 1))
+    p = (add + (sided(swaps) >= sided(feature)).sum(1)) / (add + n_swaps)
+    return float((p * n_tests <= 0.05).mean())
+
+
+def power_uncorrected(effect, spread, error, n_swaps, n_tests):
+    return _power(effect, np.hypot(spread, error), np.hypot(spread, error), n_swaps, 1)
+
+
+def power_divided(effect, spread, error, n_swaps, n_tests):
+    return _power(effect, np.hypot(spread, error), np.hypot(spread, error), n_swaps, 1 / n_tests)
+
+
+def power_one_sided(effect, spread, error, n_swaps, n_tests):
+    sd = np.hypot(spread, error)
+    return _power(effect, sd, sd, n_swaps, n_tests, sided=np.asarray)
+
+
+def power_fixed_feature(effect, spread, error, n_swaps, n_tests):
+    return _power(effect, np.hypot(spread, error), 0, n_swaps, n_tests)
+
+
+def power_feature_with_error_only(effect, spread, error, n_swaps, n_tests):
+    return _power(effect, np.hypot(spread, error), error, n_swaps, n_tests)
+
+
+def power_swaps_with_error_only(effect, spread, error, n_swaps, n_tests):
+    return _power(effect, error, np.hypot(spread, error), n_swaps, n_tests)
+
+
+def power_of_sums(effect, spread, error, n_swaps, n_tests):
+    return _power(effect, spread + error, spread + error, n_swaps, n_tests)
+
+
+def power_of_variances(effect, spread, error, n_swaps, n_tests):
+    return _power(effect, spread**2 + error**2, spread**2 + error**2, n_swaps, n_tests)
+
+
+def power_left_out(effect, spread, error, n_swaps, n_tests):
+    return _power(effect, np.hypot(spread, error), np.hypot(spread, error), n_swaps, n_tests, add=0)
+
+
+def power_missed(effect, spread, error, n_swaps, n_tests):
+    sd = np.hypot(spread, error)
+    return 1 - _power(effect, sd, sd, n_swaps, n_tests)
+
+
+def _pooled(gaps, units, null, signed=True, size=None, by_unit=True, over=torch.mean):
+    groups = [gaps[[unit == name for unit in units]] for name in dict.fromkeys(units)] if by_unit else gaps[:, None]
+    mean = torch.stack([over(group) for group in groups]).mean()
+    rng, size = np.random.default_rng(0), size or len(set(units))
+    draws = np.array([rng.permutation(null.numpy())[:size] for _ in range(4000)])
+    draws = (draws * rng.choice([-1, 1], draws.shape) if signed else draws).mean(1)
+    return mean.item(), (1 + (np.abs(draws) >= abs(mean.item())).sum()) / 4001
+
+
+def pooled_features(gaps, units, null):
+    return _pooled(gaps, units, null, by_unit=False)
+
+
+def pooled_sizes(gaps, units, null):
+    return _pooled(gaps, units, null, over=lambda group: group.mean().abs())
+
+
+def pooled_unsigned(gaps, units, null):
+    return _pooled(gaps, units, null, signed=False)
+
+
+def pooled_by_features(gaps, units, null):
+    return _pooled(gaps, units, null, size=len(gaps))
+
+
+def pooled_single_swaps(gaps, units, null):
+    return _pooled(gaps, units, null, size=1)
+
+
+def pooled_first(gaps, units, null):
+    return _pooled(gaps, units, null, over=lambda group: group[0])
+
+
+def pooled_sums(gaps, units, null):
+    return _pooled(gaps, units, null, over=torch.sum)
+
+
+def pooled_one_sided(gaps, units, null):
+    mean, p = _pooled(gaps, units, null)
+    return mean, p / 2
+
+
+def pooled_turned(gaps, units, null):
+    mean, p = _pooled(gaps, units, null)
+    return mean, 1 - p
+
+
 WRONG = {
     "last_token_index": {
         "-1 for every prompt": last_minus_one,
@@ -280,5 +406,37 @@ WRONG = {
         "not chosen again": circular_not_chosen_again,
         "largest log-probability": circular_most_likely,
         "one pair of traits for all rows": circular_one_choice,
+    },
+    "coverage": {
+        "the share that misses": coverage_misses,
+        "the interval holds zero": coverage_of_zero,
+        "leaves zero out": coverage_excluding_zero,
+        "only the lower end": coverage_one_end,
+        "use <= and >=": coverage_open_ends,
+        "a number of tables": coverage_counts,
+        "averaged into one first": coverage_of_the_mean,
+    },
+    "power": {
+        "multiply the p-value by it": power_uncorrected,
+        "divided by the number of tests": power_divided,
+        "one-sided": power_one_sided,
+        "fixed at `effect`": power_fixed_feature,
+        "no spread of its own": power_feature_with_error_only,
+        "the swaps have no spread": power_swaps_with_error_only,
+        "add as squares": power_of_sums,
+        "take the root": power_of_variances,
+        "left out of the ranking": power_left_out,
+        "the share that misses": power_missed,
+    },
+    "pooled_test": {
+        "are one unit": pooled_features,
+        "keep their signs": pooled_sizes,
+        "draw a sign for each": pooled_unsigned,
+        "as many as there are units": pooled_by_features,
+        "single swaps": pooled_single_swaps,
+        "only the first feature": pooled_first,
+        "are summed": pooled_sums,
+        "one-sided": pooled_one_sided,
+        "share of draws that are smaller": pooled_turned,
     },
 }

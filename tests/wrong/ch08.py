@@ -177,6 +177,35 @@ def null_pooled(observed, null):
     return (1 + counts.reshape(observed.shape)) / (1 + len(flat))
 
 
+def _all_cosines(vectors):
+    units = torch.nn.functional.normalize(vectors, dim=1)
+    return units @ units.T
+
+
+def cosine_with_itself(vectors):
+    return _all_cosines(vectors).mean()
+
+
+def cosine_not_scaled(vectors):
+    products = vectors @ vectors.T
+    off = ~torch.eye(len(vectors), dtype=torch.bool)
+    return products[off].mean()
+
+
+def cosine_with_the_mean(vectors):
+    units = torch.nn.functional.normalize(vectors, dim=1)
+    return (units @ torch.nn.functional.normalize(units.mean(0), dim=0)).mean()
+
+
+def cosine_neighbours(vectors):
+    return torch.nn.functional.cosine_similarity(vectors[:-1], vectors[1:]).mean()
+
+
+def cosine_absolute(vectors):
+    off = ~torch.eye(len(vectors), dtype=torch.bool)
+    return _all_cosines(vectors)[off].abs().mean()
+
+
 WRONG = {
     "aligned_pairs": {
         "zip stops": aligned_zip,
@@ -222,5 +251,12 @@ WRONG = {
         "left out": null_left_out,
         "null's mean only": null_mean,
         "pooled over all heads": null_pooled,
+    },
+    "mean_cosine": {
+        "a vector is compared with itself": cosine_with_itself,
+        "not scaled to length 1": cosine_not_scaled,
+        "compared with the mean": cosine_with_the_mean,
+        "neighbors only": cosine_neighbours,
+        "absolute values": cosine_absolute,
     },
 }

@@ -110,6 +110,83 @@ def overlap_share(one, other, n_total):
     return len(set(one) & set(other)) / min(len(one), len(other))
 
 
+def slope_left(before, after):
+    return (before * after).sum() / (before**2).sum()
+
+
+def slope_of_sizes(before, after):
+    return 1 - after.abs().sum() / before.abs().sum()
+
+
+def slope_of_means(before, after):
+    return 1 - after.mean() / before.mean()
+
+
+def slope_with_constant(before, after):
+    return 1 - scipy.stats.linregress(before.numpy(), after.numpy()).slope
+
+
+def slope_turned(before, after):
+    return 1 - (before @ after) / (after @ after)
+
+
+def draw_any_layer(heads, n_heads, rng):
+    layers = 1 + max(layer for layer, _ in heads)
+    return [divmod(i, n_heads) for i in rng.sample(range(layers * n_heads), len(heads))]
+
+
+def draw_with_putting_back(heads, n_heads, rng):
+    return [(layer, rng.randrange(n_heads)) for layer, _ in heads]
+
+
+def draw_others(heads, n_heads, rng):
+    found = []
+    for layer, _ in heads:
+        free = [(layer, h) for h in range(n_heads) if (layer, h) not in heads and (layer, h) not in found]
+        found.append(rng.choice(free))
+    return found
+
+
+def draw_without_rng(heads, n_heads, rng):
+    layers = [layer for layer, _ in heads]
+    return [(la, int(h)) for la in set(layers) for h in torch.randperm(n_heads)[: layers.count(la)]]
+
+
+def draw_one_per_layer(heads, n_heads, rng):
+    return [(layer, rng.randrange(n_heads)) for layer in {layer for layer, _ in heads}]
+
+
+def _project(model, tokens, vector, layer, rows, at, sign=-1):
+    def edit(stream, hook):
+        stream = stream.clone()
+        x = stream[rows, at]
+        stream[rows, at] = x + sign * (x @ vector)[..., None] * vector
+        return stream
+
+    return model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.hook_resid_pre", edit)])
+
+
+def project_not_scaled(model, tokens, direction, layer, positions):
+    return _project(model, tokens, direction, layer, torch.arange(len(tokens)), positions)
+
+
+def project_everywhere(model, tokens, direction, layer, positions):
+    return _project(model, tokens, direction / direction.norm(), layer, slice(None), slice(None))
+
+
+def project_all_at_all(model, tokens, direction, layer, positions):
+    return _project(model, tokens, direction / direction.norm(), layer, slice(None), positions)
+
+
+def project_added(model, tokens, direction, layer, positions):
+    unit = direction / direction.norm()
+    return _project(model, tokens, unit, layer, torch.arange(len(tokens)), positions, sign=1)
+
+
+def project_later(model, tokens, direction, layer, positions):
+    return _project(model, tokens, direction / direction.norm(), layer + 1, torch.arange(len(tokens)), positions)
+
+
 WRONG = {
     "mean_z": {
         "padding is in the mean": mean_with_padding,
@@ -135,5 +212,26 @@ WRONG = {
         "P(exactly that many)": overlap_exactly,
         "place by place": overlap_in_order,
         "the share of heads in common": overlap_share,
+    },
+    "slope_removed": {
+        "the share that is left": slope_left,
+        "a share of sizes": slope_of_sizes,
+        "a ratio of means": slope_of_means,
+        "does not go through zero": slope_with_constant,
+        "the slope of before on after": slope_turned,
+    },
+    "matched_heads": {
+        "the layers are not kept": draw_any_layer,
+        "a head is drawn twice": draw_with_putting_back,
+        "heads of the list are never drawn": draw_others,
+        "does not come from rng": draw_without_rng,
+        "heads are drawn in place of": draw_one_per_layer,
+    },
+    "run_projected": {
+        "not scaled to length 1": project_not_scaled,
+        "at every position": project_everywhere,
+        "all of the positions": project_all_at_all,
+        "added, not taken out": project_added,
+        "that is the stream after the layer": project_later,
     },
 }

@@ -71,6 +71,18 @@ def one_pass_each(model, clean, corrupted, pos):
     return torch.stack(out)
 
 
+def patched_in_later_layers_too(model, clean, corrupted, pos):
+    out = []
+    for first in range(len(corrupted)):
+        x = corrupted[first]
+        for layer in range(first, len(corrupted)):
+            x = x.clone()
+            x[:, pos] = clean[layer][:, pos]
+            x = run_block(model, layer, x)
+        out.append(model.unembed(model.ln_final(x))[:, -1])
+    return torch.stack(out)
+
+
 def writes_into_the_cache(model, clean, corrupted, pos):
     x = corrupted[0][:0]
     for layer in range(len(corrupted)):
@@ -86,6 +98,10 @@ WRONG = {
         "every prompt differs": lambda clean, corrupted: (clean != corrupted).any(-1).all(1),
         "first prompt only": lambda clean, corrupted: (clean[:, 0] != corrupted[:, 0]).any(-1),
         "averaged over prompts first": lambda clean, corrupted: (clean.mean(1) - corrupted.mean(1)).abs().sum(-1) > 0,
+        "within a tolerance": lambda clean, corrupted: ~torch.isclose(clean, corrupted).all(-1).all(1),
+        "you compared lengths": lambda clean, corrupted: (clean.norm(dim=-1) != corrupted.norm(dim=-1)).any(1),
+        "the larger one: either may be": lambda clean, corrupted: (clean > corrupted).any(-1).any(1),
+        "after the first difference": lambda clean, corrupted: (clean != corrupted).any(-1).any(1).cumsum(1) > 0,
         "prompts are still there": lambda clean, corrupted: (clean != corrupted).any(-1),
         "whether tokens differ": lambda clean, corrupted: (
             (clean[0] != corrupted[0]).any(-1).any(0).repeat(len(clean), 1)
@@ -136,6 +152,7 @@ WRONG = {
             grown(model, clean, corrupted, pos).unflatten(0, (corrupted.shape[1], -1)).transpose(0, 1)
         ),
         "more than one pass": one_pass_each,
+        "later layers are patched as well": patched_in_later_layers_too,
         "you wrote into an input": writes_into_the_cache,
     },
 }

@@ -1,6 +1,7 @@
 """Dialect prejudice: what a model expects of a person who says something in African American English (AAE), against the
 same in Standard American English (SAE). Scores and gaps are here, what is said is in `grammar`, files are in `files`, and
-`python -m utils.dialect --out dialect.csv` writes a dataset in the published column order.
+`python -m utils.dialect --out dialect.csv` writes a dataset in the published column order. `python -m utils.dialect survey`
+measures many models (`survey`).
 
 Policy: the model's BOS is put in front of every prompt once, and every number is read at a prompt's true last token.
 """
@@ -34,10 +35,12 @@ from utils.dialect.grammar import (
     favourability,
     feature_names,
     fill,
+    filled,
     filtered,
     frames,
     grammar,
     pairs_of,
+    stereotypes,
     swap_names,
     swap_pairs,
     traits,
@@ -50,9 +53,10 @@ from utils.prompts import PromptError, single_token
 __all__ = [
     "COLUMNS", "DatasetRow", "DialectError", "Pair", "aligned_pairs", "allow_list", "allowed_verbs",
     "association_scores", "attribute_tokens", "check_frames", "check_pairs", "check_traits", "check_words",
-    "dataset_cells", "dataset_rows", "differing_positions", "favourability", "feature_names", "fill", "filtered",
+    "dataset_cells", "dataset_rows", "differing_positions", "favourability", "feature_names", "fill", "filled", "filtered",
     "frames", "gap_bias", "gap_direction", "gaps_by_name", "grammar", "guise_logits", "pairs_of", "preference",
-    "read_dataset", "read_pairs", "straighten", "swap_names", "swap_pairs", "trait_gaps", "traits", "write_dataset",
+    "read_dataset", "read_pairs", "stereotypes", "straighten", "swap_names", "swap_pairs", "trait_gaps", "traits",
+    "write_dataset",
 ]  # fmt: skip
 
 Frames = Sequence[str]
@@ -221,7 +225,11 @@ DEFAULT_ROWS = 315  # as many as the published short dataset has
 def main(arguments: Sequence[str] | None = None) -> int:
     from utils.models import ModelError, load_model
 
-    parser = argparse.ArgumentParser(prog="python -m utils.dialect", description="Write a dialect dataset as CSV.")
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.dialect",
+        description="Write a dialect dataset as CSV.",
+        epilog="python -m utils.dialect survey --help: the measures of part two for many models, as one table.",
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rows", type=int, help=f"default: {DEFAULT_ROWS}, or all if there are fewer")
     parser.add_argument(

@@ -12,7 +12,7 @@ import itertools
 import string
 import tomllib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -63,10 +63,16 @@ def traits() -> tuple[list[str], list[str]]:
     return list(UNFAVOURABLE), [t for t, rating in favourability().items() if rating >= FAVOURABLE_FROM]
 
 
+def stereotypes() -> dict[str, dict[str, float]]:
+    """Year → the five of these traits that were named most often for African Americans, with per cent of those asked: by
+    Katz & Braly 1933, Gilbert 1951, Karlins et al. 1969 and Bergsieker et al. 2012, as collected by Hofmann et al. 2024."""
+    return {year: dict(entry["named"]) for year, entry in _traits()["stereotypes"].items()}
+
+
 def frames(kind: str = "paper") -> list[str]:
-    """Prompts with {} for the guise. "paper": the nine of Hofmann et al. 2024; "own": nine in our own wording; also
-    "occupation", "guilt" and "penalty"."""
-    known = {"paper": _traits()["frames"]["trait"], **grammar()["frames"]}
+    """Prompts with {} for the guise. "paper": the nine of Hofmann et al. 2024; "overt": theirs for the name of a group;
+    "own": nine in our own wording; also "occupation", "guilt" and "penalty"."""
+    known = {"paper": _traits()["frames"]["trait"], "overt": _traits()["frames"]["overt"], **grammar()["frames"]}
     if kind not in known:
         raise DialectError(f"no frames {kind!r}; there are: {', '.join(known)}")
     return list(known[kind])
@@ -92,7 +98,7 @@ def pairs_of(name: str, n: int | None = None, all_pronouns: bool = False) -> lis
         raise DialectError(f"no feature {name!r}; there are: {', '.join(known)}")
     entry = known[name]
     templates = entry["aae"], entry["sae"]
-    return _fill(templates, entry.get("pronouns", ["he"]), n, name, entry.get("verbs"), all_pronouns)
+    return filled(templates, entry.get("pronouns", ["he"]), n, name, entry.get("verbs"), all_pronouns)
 
 
 def swap_names() -> list[str]:
@@ -105,16 +111,24 @@ def swap_pairs(words: str, n: int | None = None) -> list[Pair]:
     for group in grammar()["swaps"]:
         if words in group["words"]:
             templates = tuple(group["sentence"].replace("{x}", word) for word in words.split("/"))
-            return _fill(templates, ["he", "she"], n, words)
+            return filled(templates, n=n, name=words)
     raise DialectError(f"no swap {words!r}; there are: {', '.join(swap_names())}")
 
 
-def _fill(templates, pronouns, n, name, verbs=None, all_pronouns=False) -> list[Pair]:
-    words = grammar()["words"]
-    if "{noun}" in templates[0]:
-        items = [{"noun": noun, "key": noun} for noun in words["nouns"]]
-    else:
-        items = [_forms(base) for base in grammar()["verbs"] if verbs is None or base in words[verbs]]
+def filled(
+    templates: tuple[str, str],
+    pronouns: Sequence[str] = ("he", "she"),
+    n: int | None = None,
+    name: str = "",
+    verbs: str | None = None,
+    all_pronouns: bool = False,
+) -> list[Pair]:
+    """Pairs of two templates, such as ("{p} is {base}", "{p} is {ing}"): one per verb, or with every pronoun.
+
+    Slots: {p} the pronoun; a verb's {base} {s} {past} {pp} {ing} {in} and {stem} (without -ing); or {noun}, {mass}, or
+    {thing} {doing}. n: this many words, from the top of the list. verbs: the name of a list of verbs (None: all).
+    """
+    items = _items(templates[0], verbs)
     if n is not None and not 1 <= n <= len(items):
         raise DialectError(f"{n} words asked for {name!r}, which has 1 to {len(items)}")
     pairs = []
@@ -125,9 +139,21 @@ def _fill(templates, pronouns, n, name, verbs=None, all_pronouns=False) -> list[
     return pairs
 
 
+def _items(template: str, verbs: str | None) -> list[dict[str, str]]:
+    """What can be put into a template, one entry per cluster: nouns, substances, things with what they do, or verbs."""
+    words = grammar()["words"]
+    for slot, listed in (("noun", "nouns"), ("mass", "masses")):
+        if f"{{{slot}}}" in template:
+            return [{slot: word, "key": word} for word in words[listed]]
+    if "{thing}" in template:
+        things = grammar()["things"].items()
+        return [{"thing": thing, "doing": doing, "key": doing} for thing, actions in things for doing in actions]
+    return [_forms(base) for base in grammar()["verbs"] if verbs is None or base in words[verbs]]
+
+
 def _forms(base: str) -> dict[str, str]:
     s, past, pp, ing = grammar()["verbs"][base]
-    return {"base": base, "s": s, "past": past, "pp": pp, "ing": ing, "in": ing[:-1], "key": base}
+    return {"base": base, "s": s, "past": past, "pp": pp, "ing": ing, "in": ing[:-1], "stem": ing[:-3], "key": base}
 
 
 # --- what cannot be measured with --------------------------------------------------------------------------------------

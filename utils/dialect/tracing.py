@@ -1,29 +1,26 @@
-"""Where a gap between two guises comes from: aligned batches, decompositions that add up, patching, and mean ablation.
+"""Where a gap between two guises comes from: aligned batches, decompositions that add up, patching, and means of heads.
 
 AAE is the clean run and SAE the corrupted one: `utils.experiment.run_experiment(model, batch, preference_of(U, F))` patches
-them, and 1 restores the whole gap. A neutral swap is treated alike, its first word in the place of AAE.
+them, and 1 restores the whole gap. A neutral swap is treated alike, its first word in the place of AAE. What is left of a gap
+without some heads, or without a direction, is in `utils.dialect.removing`.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import ActivationCache
 from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.utilities import get_act_name
 
 from utils import dialect
 from utils.attribution import apply_final_norm, decompose_at, head_results
 from utils.dialect import DialectError, Pair
-from utils.inference import hooked_end_logits
-from utils.prompts import PromptPairs, make_pairs, token_row, tokenize
-
-Heads = Iterable[tuple[int, int]]
+from utils.inference import ends_only
+from utils.prompts import PromptPairs, at_last, make_pairs, token_row, tokenize
 
 
 def guise_batch(model: TransformerBridge, pairs: Sequence[Pair], frame: str, n: int | None = None) -> PromptPairs:
@@ -84,14 +81,85 @@ def gap_by_head(
     return parts[0] - parts[1]
 
 
-def gap_after_layers(
-    aae: ActivationCache, sae: ActivationCache, direction: Float[Tensor, " d_model"]
-) -> Float[Tensor, " layer"]:
-    """The logit lens of the gap: what the final norm's scale and the direction make of the stream before each layer and
-    at the end."""
-    return torch.cat([torch.zeros(1, device=direction.device), gap_by_component(aae, sae, direction).mean(-1)]).cumsum(
-        0
-    )[1::2]
+@torch.no_grad()
+def head_gaps(
+    model: TransformerBridge,
+    pairs: Sequence[Pair],
+    frame: str,
+    direction: Float[Tensor, " d_model"],
+    batch_size: int = 32,
+) -> Float[Tensor, "pair layer head"]:
+    """`gap_by_head` of pairs of any lengths, aligned or not: each different prompt is run once, and only its end is kept."""
+    sides = [
+        [dialect.fill(frame, getattr(pair, side)) for pair in dialect.check_pairs(pairs)] for side in ("aae", "sae")
+    ]
+    prompts = sorted(dict.fromkeys(sides[0] + sides[1]), key=len)
+    parts = {}
+    for some in (prompts[i : i + batch_size] for i in range(0, len(prompts), batch_size)):
+        tokens, mask = tokenize(model, some)
+        last = mask.sum(-1) - 1
+        with model.hooks(fwd_hooks=[ends_only(last)]):
+            _, cache = model.run_with_cache(tokens, names_filter=_read_at_end)
+        written = apply_final_norm(head_results(model, cache, last), cache, last) @ direction  # layer head batch
+        parts |= dict(zip(some, written.unbind(-1), strict=True))
+    return torch.stack([parts[one] - parts[other] for one, other in zip(*sides, strict=True)])
+
+
+def _read_at_end(name: str) -> bool:
+    return name.endswith("attn.hook_z") or name == "ln_final.hook_scale"
+
+
+def gap_by_stream(
+    model: TransformerBridge,
+    aae: ActivationCache,
+    sae: ActivationCache,
+    direction: Float[Tensor, " d_model"],
+    aae_last: Int[Tensor, " batch"] | None = None,
+    sae_last: Int[Tensor, " batch"] | None = None,
+) -> Float[Tensor, "2 stream batch"]:
+    """The gap that each pair's unfinished streams show, read in two ways: by the logit lens, and as cumulative attribution.
+
+    The lens puts every stream through the final norm, which divides it by its own size: what if the model stopped here?
+    Cumulative attribution divides every stream by the size of the last one: how much of the gap is written so far? At the
+    end the two are the same. Labels: `stream_labels`.
+    """
+    lens, written = [], []
+    for cache, last in ((aae, aae_last), (sae, sae_last)):
+        streams = decompose_at(cache, last).cumsum(0)  # stream batch d_model
+        written.append(apply_final_norm(streams, cache, last) @ direction)
+        lens.append(model.ln_final(streams) @ direction)
+    return torch.stack([lens[0] - lens[1], written[0] - written[1]])
+
+
+def stream_labels(model: TransformerBridge) -> list[str]:
+    """Names of the streams of `gap_by_stream`: 0_pre, 0_mid, 1_pre, ... and end."""
+    return [*(f"{layer}_{at}" for layer in range(model.cfg.n_layers) for at in ("pre", "mid")), "end"]
+
+
+def attention_from_end(
+    cache: ActivationCache, position: int, last: Int[Tensor, " batch"] | None = None
+) -> Float[Tensor, "layer head"]:
+    """How much each head attends from each prompt's last position to `position`, averaged over the prompts."""
+    layers = range(cache.model.cfg.n_layers)
+    return torch.stack(
+        [at_last(cache["pattern", layer].transpose(1, 2), last)[..., position].mean(0) for layer in layers]
+    )
+
+
+def mean_cosine(
+    vectors: Float[Tensor, "n d_model"], others: Float[Tensor, "m d_model"] | None = None
+) -> Float[Tensor, ""]:
+    """The mean cosine of every two different vectors; or, if `others` are given, of every vector with every other one.
+
+    Raises ValueError for fewer than two vectors, which are no pair.
+    """
+    units = torch.nn.functional.normalize(vectors, dim=-1)
+    if others is not None:
+        return (units @ torch.nn.functional.normalize(others, dim=-1).T).mean()
+    n = len(units)
+    if n < 2:
+        raise ValueError(f"{n} vector(s): a cosine needs two")
+    return (units.sum(0).pow(2).sum() - n) / (n * (n - 1))
 
 
 # --- the score of an experiment ---------------------------------------------------------------------------------------
@@ -104,7 +172,7 @@ def preference_of(
     return lambda logits: logits[:, -1][:, unfavourable].mean(-1) - logits[:, -1][:, favourable].mean(-1)
 
 
-# --- mean ablation ----------------------------------------------------------------------------------------------------
+# --- means --------------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -121,36 +189,3 @@ def mean_z(
         total = total + torch.einsum("lbphd,bp->lhd", z, weights)
         count = count + weights.sum()
     return total / count
-
-
-def ablation_hooks(heads: Heads, means: Float[Tensor, "layer head d_head"]) -> list[tuple[str, Callable]]:
-    """Hooks that put each head's mean in the place of its z, at every position but the first."""
-    by_layer = itertools.groupby(sorted(heads), key=lambda pair: pair[0])
-    return [(get_act_name("z", layer), _setter([h for _, h in group], means[layer])) for layer, group in by_layer]
-
-
-def _setter(heads: list[int], means: Float[Tensor, "head d_head"]) -> Callable:
-    def set_mean(z, hook):
-        z = z.clone()
-        z[:, 1:, heads] = means[heads]
-        return z
-
-    return set_mean
-
-
-def hooked_gaps(
-    model: TransformerBridge,
-    pairs: Sequence[Pair],
-    frames: Sequence[str],
-    hooks: list[tuple[str, Callable]],
-    unfavourable: Int[Tensor, " u"],
-    favourable: Int[Tensor, " f"],
-) -> Float[Tensor, "pair frame"]:
-    """`utils.dialect.trait_gaps` of a run that hooks change."""
-    pairs, frames = dialect.check_pairs(pairs), dialect.check_frames(frames)
-    sides = ("aae", "sae")
-    prompts = [dialect.fill(frame, getattr(pair, side)) for side in sides for pair in pairs for frame in frames]
-    logits = hooked_end_logits(model, prompts, hooks)
-    preference = logits[:, unfavourable].mean(-1) - logits[:, favourable].mean(-1)
-    aae, sae = preference.unflatten(0, (2, len(pairs), len(frames)))
-    return aae - sae
