@@ -145,7 +145,7 @@ compare("removal.uptake.intact", as_it_is, model)
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# After the guise in African American English, the word that was said before has a log-probability of −2.02. After the one in Standard American English it is −2.72. So on these texts the model takes up the first guise no less than the second.
+# After the AAE guises the verb has a mean log-probability of −2.02, and after the SAE guises −2.72. Do not read this as "AAE is understood better": in the SAE prompt, *has* comes a second time, and the model avoids saying the same phrase twice. The two columns cannot be compared with each other. Each can be compared with itself, before and after a removal.
 # </details>
 #
 # ## 2 · Which heads?
@@ -326,7 +326,7 @@ compare("removal.means.loss_added_with_means_of_guises_and_of_text", list(loss_a
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# Removing the top twenty heads with means of the guises costs .32 of the IOI difference, and .25 with means taken from IOI prompts. In ordinary text the loss rises by .36 nats with means of the guises, and by .17 with means of ordinary text. So a good part of the damage came from the means.
+# With means of guises, twenty heads cost 32 % of the IOI logit difference and .36 nats on plain text. With means of IOI prompts and of plain text they cost 25 % and .17 nats. So a quarter of the damage to IOI, and half of that to plain text, was made by the means and not by the missing heads.
 # </details>
 #
 # ### Exercise 9.3 · How much is gone?
@@ -434,10 +434,10 @@ check_matched_heads(matched_heads)
 # </details>
 
 # %% [markdown]
-# A first use costs one more sweep. Does the *ranking* hold for sentences that did not make it? Patch every head once more, on three held-out verbs in a prompt in other words (of the four test prompts, the one in which their gap is largest, so that shares of it are steady), and add up the shares of the top five and the top twenty. A thousand matched lists say what lists from the same layers add up to.
+# A first use costs one more sweep. Does the *ranking* hold for sentences that did not make it? Patch every head once more, on three held-out verbs in a prompt in other words, and add up the shares of the top five and the top twenty. A thousand matched lists say what lists from the same layers add up to.
 
 # %%
-effect_held_out = effects_of(held_out[:3], TEST_FRAMES[1])
+effect_held_out = effects_of(held_out[:3], TEST_FRAMES[3])
 sums, ranking_p = {}, {}
 for k in (5, 20):
     own = sum(effect_held_out[pair] for pair in ranking[:k]).item()
@@ -456,7 +456,7 @@ compare("removal.ranking.correlation_of_effects", agreement, model)
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# On sentences that did not choose them, the top five add up to a share of .24. A thousand lists from the same layers add up to .08 in the middle, with 95 % of them between −.11 and .30. For the top twenty it is .93, against .26, [−.15, .76]. The p of the top five is .06 and that of the top twenty .01. Head by head, the two measurements of the effects correlate at .32.
+# The top five add up to .38 of the held-out gap. Matched lists add up to .10 in the middle, and 95 % of them lie between −.14 and .39: p = .03. The top twenty add up to 1.23, against .39, [−.13, .93]: p = .002. Head by head the two sets of effects correlate at .38. So the ranking holds for other words and wording, loosely. Note how much a list of *random* heads from these layers carries: more than a third of the gap, for twenty.
 # </details>
 #
 # ### Exercise 9.6 · A direction, at one position
@@ -524,28 +524,25 @@ def direction_at(layer: int, runs: GuiseRuns | None = None) -> Float[Tensor, " d
     return (first - second).mean((0, 1))
 
 
-def gone_of_train(layer: int, quote_only: bool) -> float:
-    edit = Edit(direction=direction_at(layer), layer=layer, quote_only=quote_only)
+def gone_of_train(layer: int) -> float:
+    edit = Edit(direction=direction_at(layer), layer=layer, quote_only=True)
     return 1 - (train_runs.gaps(U, F, edit).mean() / train_runs.gaps(U, F).mean()).item()
 
 
 layers_tried = range(1, n_layers, 3) if n_layers > 12 else range(1, n_layers)
-by_layer = {
-    "at the closing quote": [gone_of_train(layer, True) for layer in layers_tried],
-    "at all positions": [gone_of_train(layer, False) for layer in layers_tried],
-}
+by_layer = [gone_of_train(layer) for layer in layers_tried]
 plots.line(
     by_layer,
-    "The direction of done, taken out: what goes of the gap of the training verbs",
+    "The direction of done, taken out at the closing quote: what goes of the gap of the training verbs",
     x="before layer",
     y="share removed",
     x_labels=list(layers_tried),
 )
 
 # %%
-best = {where: layers_tried[int(np.argmax(values))] for where, values in by_layer.items()}
-compare("removal.direction.layers", list(best.values()), model)
-compare("removal.direction.train_share", [max(values) for values in by_layer.values()], model)
+quote = layers_tried[int(np.argmax(by_layer))]
+compare("removal.direction.layer", quote, model)
+compare("removal.direction.train_share", max(by_layer), model)
 
 # %% [markdown]
 # ## 5 · What goes
@@ -601,7 +598,6 @@ def without_direction(direction: Tensor, layer: int, quote_only: bool = True, si
 
 
 # %%
-quote, everywhere = best.values()
 error_pairs = [pair for pairs in nulls.null_pairs("errors", 2).values() for pair in pairs]
 other_features = [pair for name in dialect.feature_names() if name != "done" for pair in dialect.pairs_of(name, 2)]
 of_others = {
@@ -613,10 +609,12 @@ results = {
     "top 20 heads": without_heads(ranking[:20]),
     "5 heads, by size": without_heads(by_size[:5]),
     "done, at the quote": without_direction(direction_at(quote), quote),
-    "done, everywhere": without_direction(direction_at(everywhere), everywhere, quote_only=False),
+    "done, everywhere": without_direction(direction_at(quote), quote, quote_only=False),
     "12 other features, quote": without_direction(of_others["features"], quote),
     "20 errors, quote": without_direction(of_others["errors"], quote),
 }
+later = int(0.6 * n_layers)  # another choice: about where the difference reaches the last token (chapter 08)
+elsewhere = without_direction(direction_at(later), later, side_effects=False)
 
 # %%
 DRAWS, WITH_SIDE_EFFECTS = {5: 19, 20: 9}, 3
@@ -694,6 +692,8 @@ measured = {
 }
 score_predictions(prediction, {question: "yes" if holds else "no" for question, holds in measured.items()})
 compare("removal.intact", [intact["done"].mean(), *stats.anova_interval(intact["done"])], model)
+went = stats.anova_interval(intact["done"] - elsewhere["table"])
+compare("removal.direction.another_layer", [later, elsewhere["gap of done removed"], *went], model)
 for name, found in results.items():
     key = name.replace(",", "").replace(" ", "_")
     compare(f"removal.{key}", [found[column] for column in COLUMNS], model)
@@ -710,7 +710,13 @@ compare("removal.rank_p_among_matched_draws", list(draw_p.values()), model)
 # *What do you see?* What would you have concluded from the first column alone? And from the first and the IOI column?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# The top five heads remove .45 of the held-out gap, and .11 of what the swaps say; the top twenty .80 and .53, at the cost of .25 of IOI and .17 nats. Five heads drawn from the same layers remove .10 on average, and .43 at most; twenty remove .34, and .57 at most. Among these draws, the p of the top five is .05 and of the top twenty .10. The direction of *done* removes .18 at the quote, with no cost to IOI, and .18 everywhere. The directions of other features and of errors remove hardly anything (.03 and −.02), a swap's own direction .03, and a random one .002. The gap that is left has intervals that reach from below zero for the top five, [−.06, .53], and for the top twenty, [−.02, .19].
+# **Heads.** The top five remove .45 of the gap, and .19 logits, [.06, .32]. No matched draw of five removes as much: the mean is .10 and the most .43, so p = .05, the smallest that nineteen draws allow. An honest reader will not bet on it. The top twenty remove .80; nine draws of twenty remove .34 on average and at most .57. Ranked by size, with its two heads that work against the gap, a list of five removes only .29.
+#
+# **What else goes.** Five heads leave the rest nearly alone: .11 of the swaps' gaps, nothing of IOI, .03 nats. The same is true of five *random* heads, so this is no praise of the list. Twenty heads take .53 of the gaps of swaps, three times what random heads take (.17), and 1.65 nats of the uptake of AAE, where random heads take .55. The SAE column goes the other way, by +.77. So the twenty heads are, for the most part, how this model takes in what is quoted, and removing them is close to the harm of section 1. IOI (.25 against .08) and loss (.17 against .08) alone would have told a milder story.
+#
+# **Directions.** On the training verbs, in prompts of the kind that made it, the direction of *done* in layer 13 removes .71 of the gap. On other verbs in other prompts it removes .18, and .07 logits, [.02, .13]. The difference between .71 and .18 is what testing on held-out *prompts* is for. It leaves swaps, IOI and uptake alone at the quote, and no swap's direction removes more than .12 of the gap of *done*. In layer 18 it is .20, [.05, .12] logits. Taken out at all positions, the direction removes no more, and costs .07 of IOI and .10 nats. So it is cleaner than any list of heads, and it is a small part of the gap.
+#
+# **Errors.** Their direction removes nothing (−.02), although features and errors share one later in the network (chapter 08). What makes the model notice an unusual form is not what makes it think less of the speaker, at least not here.
 # </details>
 #
 # **What it does not show.** Nineteen draws say roughly what chance does, not exactly: no p-value can be below 1/20, and with nine none below 1/10. And a share of a small gap is an unsteady
@@ -723,6 +729,7 @@ compare("removal.rank_p_among_matched_draws", list(draw_p.values()), model)
 # The same heads and the same direction, with the end-of-text token in front:
 
 # %%
+other_gone = {}
 try:
     with behind(model, "end-of-text") as front:
         other_train, other_runs = (GuiseRuns(model, some, front(TEST_FRAMES)) for some in (train, held_out[:3]))
@@ -742,7 +749,7 @@ except dialect.DialectError as lacking:
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# Behind the end-of-text token the gap is .31, with an interval from −.19 to .82, so there is little to remove. The shares are .46, .91 and .10.
+# Behind the end-of-text token the gap is .31, with an interval from −.19 to .82, so there is little to remove that one can be sure of. The shares are .46 and .91 for the heads and .10 for the direction. A share of a gap that may be zero is not worth an interval of its own.
 # </details>
 #
 # ## 6 · The mirror
@@ -858,7 +865,9 @@ compare("removal.mirror.correlation_of_effects", np.corrcoef(effect.flatten(), m
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# Heads chosen for *twice* / *once* remove .27 of the gap of *done* (five) and .80 (twenty). Those chosen for *done* remove .45 and .80, and .13 and .62 of what *twice* / *once* says. For *car* / *truck*, five heads remove .42 of the gap of *done*, nearly as much as its own. Nine of the twenty heads are the same. The overlap is far beyond chance, also among heads of the same layers (p = .0004). So most of what these heads carry is not the dialect.
+# **Twenty: c.** The list chosen for *done* removes .80 of its gap and .62 of that of *once* / *twice*. The list chosen for *once* / *twice* removes .71 of its own, and .80 of the gap of *done*: exactly as much as the list that was chosen for it. Nine of the twenty heads are the same. For random lists the probability is one in a million, and for lists from the same layers p = .0004.
+#
+# **Five: b**, and this is the trap. The list chosen for *done* looks selective: .45 of its own gap, .13 of the other. The list chosen for *once* / *twice* does not: .38 and .27. "Heads of the dialect"? The second mirror says no. The five heads chosen for *car* / *truck* remove .42 of the gap of *done*, and .03 of their own. They have never seen the dialect. What differs between the gaps is how easily they are disturbed: that of *done* falls with many sets of heads in these layers, and the others resist. Selectivity has to be measured against what other lists do to the *same* gap.
 # </details>
 #
 # **What it does not show.** Two mirrors are two swaps. With others the bars differ; what they test stays the same.
@@ -896,7 +905,9 @@ compare("removal.shared_with_ioi_p", ioi_chance, model)
 # *What do you see?* Look back at the IOI column of the table, and at its controls. What does it say about the top heads that IOI survives the loss of five of them, or suffers from the loss of twenty?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# Two of the twenty heads are among those that matter for IOI, which is what chance gives (p = .45).
+# The lists share two of twenty heads, where chance gives 1.5 (p = .45). So one would have expected IOI to survive, and for the top five it does: it loses nothing. But with five random heads it loses .03. A control that random heads pass as well cannot tell them from the top five. With twenty heads IOI does lose .25, although the lists have hardly a head in common, and twenty random heads cost it .08. Two lists of "top heads" without overlap do not mean two separate mechanisms: what is below the cut of a ranking matters too.
+#
+# So IOI was the wrong control twice. It asks about a sentence without a quotation, while the heads in question pass on what is quoted. The swaps and the uptake of section 5 ask about the same kind of sentence, and they are the columns in which the price shows.
 # </details>
 #
 # ## 8 · What a careful claim looks like
@@ -917,19 +928,29 @@ def range_of(found: list[dict], column: str = "gap of done removed") -> str:
 
 
 five, twenty, at_quote = (results[name] for name in ("top 5 heads", "top 20 heads", "done, at the quote"))
+here = {name: f"bos; end-of-text {share:.2f}" for name, share in other_gone.items()}
 claims = [
-    ("top five heads carry part of the gap", f"{five['gap of done removed']:.2f}", interval_of(five), range_of(drawn[5]), f"p {draw_p[5]:.2f}: a draw that does as much"),
-    ("top twenty carry most of it", f"{twenty['gap of done removed']:.2f}", interval_of(twenty), range_of(drawn[20]), f"p {draw_p[20]:.2f}: a draw that does as much"),
-    ("and most of any swap as well", f"{twenty['swaps removed']:.2f}", "12 swaps", range_of(drawn[20], "swaps removed"), "swaps that stay as they were"),
-    ("one direction at the quote carries part of it", f"{at_quote['gap of done removed']:.2f}", interval_of(at_quote), range_of(of_swaps), "a swap's direction that removes as much of done"),
-    ("and nothing of the swaps", f"{at_quote['swaps removed']:.2f}", "12 swaps", range_of(drawn[5], "swaps removed"), "swaps that fall with it"),
-    ("the direction of errors does not", f"{errors_remove:.2f}", interval_of(results["20 errors, quote"]), range_of(of_swaps), "as much as the direction of done"),
-    ("twenty heads for a swap are mostly the same", f"{in_common} of 20", f"p {chance_matched:.4f}", "lists from the same layers", "an overlap of one or two heads"),
+    ("the top five heads carry part of the gap", f"{five['gap of done removed']:.2f}", interval_of(five), here.get("top 5 heads", "bos"),
+     f"19 matched draws: {range_of(drawn[5])}", f"a matched draw that removes as much (p {draw_p[5]:.2f})"),
+    ("the top twenty carry most of it", f"{twenty['gap of done removed']:.2f}", interval_of(twenty), here.get("top 20 heads", "bos"),
+     f"9 matched draws: {range_of(drawn[20])}", f"a matched draw that removes as much (p {draw_p[20]:.2f})"),
+    ("and half of any swap's gap", f"{twenty['swaps removed']:.2f}", f"slope over {len(SWAPS)} swaps", "bos",
+     f"matched draws: {range_of(drawn[20], 'swaps removed')}", "swaps that stay as they were"),
+    ("and much of what is said in AAE", f"{twenty['uptake AAE']:.2f} nats", f"{len(held_out)} verbs", "bos",
+     f"matched draws: {range_of(drawn[20], 'uptake AAE')}", "uptake as with matched draws"),
+    ("a direction at the quote carries a small part", f"{at_quote['gap of done removed']:.2f}; in training prompts {max(by_layer):.2f}",
+     interval_of(at_quote), here.get("done, at the quote", "bos"), f"directions of swaps: {range_of(of_swaps)}", "a swap's direction that removes as much of done"),
+    ("and leaves swaps alone", f"{at_quote['swaps removed']:.2f}", f"slope over {len(SWAPS)} swaps", "bos",
+     f"random direction: {range_of(at_random, 'swaps removed')}", "swaps that fall with it"),
+    ("the direction of errors does not carry it", f"{errors_remove:.2f}", interval_of(results["20 errors, quote"]), "bos",
+     f"directions of swaps: {range_of(of_swaps)}", "as much as the direction of done"),
+    ("twenty heads chosen for a swap are often the same", f"{in_common} of 20", f"p {chance_matched:.4f}", "bos",
+     "lists from the same layers", "an overlap of one or two heads"),
 ]  # fmt: skip
-pd.DataFrame(claims, columns=["claim", "number", "interval", "control", "what would change it"]).set_index("claim")
+pd.DataFrame(claims, columns=["claim", "number", "interval", "prefix", "null or control", "what would change it"]).set_index("claim")
 
 # %% [markdown]
-# All of them are for one model, one feature, six held-out verbs and four prompts behind the model's own BOS; section 5 has three of them behind another prefix.
+# All of them are for one model, one feature, five held-out verbs and four prompts. Where the prefix is *bos* alone, nothing is known about others.
 #
 # **What was not shown:** that prejudice has been removed from anything. A gap that
 # is closed because the model no longer takes in what is said is not a fairer model. A trait gap is not the harm itself, which happens where a model's judgment is used. And a person's speech is not the model's only way to guess who
@@ -949,3 +970,12 @@ pd.DataFrame(claims, columns=["claim", "number", "interval", "control", "what wo
 #
 # **Glossary.** *Held out*: not used to choose what is tested. *Matched draw*: a control that agrees with what it controls in everything but the choice. *Mean ablation*: replacing a head's output by its average. *Projecting out*: taking away a vector's component along a direction. *Side effect*:
 # what else a change changes. *Specific*: changes what it should and not what is like it. *Training verbs*: here, those that chose heads and directions; nothing is trained. *Uptake*: using what was said.
+
+# %% [markdown] tags=["read-next"]
+# **Read next**
+#
+# - Blodgett et al. 2020, [Language (Technology) is Power: A Critical Survey of “Bias” in NLP](https://arxiv.org/abs/2005.14050). It asks what papers on bias measure, whom the bias harms, and why that needs to be said first.
+# - Gonen and Goldberg 2019, [Lipstick on a Pig: Debiasing Methods Cover up Systematic Gender Biases in Word Embeddings But do not Remove Them](https://arxiv.org/abs/1903.03862). It finds that bias which had been removed from word vectors was still there, only harder to see.
+# - Ravfogel et al. 2020, [Null It Out: Guarding Protected Attributes by Iterative Nullspace Projection](https://arxiv.org/abs/2004.07667). It removes a property by projecting out, one after another, the directions that predict it.
+# - Belrose et al. 2023, [LEACE: Perfect linear concept erasure in closed form](https://arxiv.org/abs/2306.03819). It removes everything that a linear classifier could use, with the smallest change.
+# - Hase et al. 2023, [Does Localization Inform Editing? Surprising Differences in Causality-Based Localization vs. Knowledge Editing in Language Models](https://arxiv.org/abs/2301.04213). It finds that knowing where a fact is stored hardly tells you where to edit it.

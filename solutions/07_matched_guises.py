@@ -162,7 +162,7 @@ pd.DataFrame(
 #
 # Some pairs change one mark and nothing else, such as *ain't* / *isn't*. Others change the meaning a little. *He be working* says that he works habitually, and *he is working* says that he is at it now. *He stay working* is habitual, too, with emphasis. A translation between two varieties is never exact, so a gap can come from the dialect or from the meaning.
 #
-# Eight of the thirteen features occur in other varieties of English as well. A dropped *g* is said by most speakers of English. What a model makes of such a form is not about AAE alone.
+# Eight of the thirteen features occur in other varieties of English as well. Most speakers of English drop a *g* at times. What a model makes of such a form is not about AAE alone.
 #
 # `dialect.grammar()["features"]["done"]["about"]` has a note on each feature, with what its spelling or its counterpart leaves out.
 # </details>
@@ -191,7 +191,7 @@ def from_file(key: str, compute: Callable[[], object]) -> None:
     elif known is None:
         print(f"{key}: not recorded for this model; COURSE_PAIRS must name the file")
     else:
-        print(f"{key}: {known['value']} (recorded from the published file; not computed here)")
+        print(f"{key}: {np.round(known['value'], 2).tolist()} (recorded from the published file; not computed here)")
 
 
 from_file("guises.published.lines", lambda: len(published))
@@ -1132,6 +1132,12 @@ compare("guises.nulls.done_among_words_in_its_place_p", done_rank, model)
 #
 # **"259 swaps would be enough"?** With 259 swaps the smallest possible p-value, 1/260, times 13 is .05. But only a gap larger than that of *every* swap reaches it, and among more swaps the largest is larger. The pre-verbal null has nearly 300 swaps, made from 44 words, so they are far from independent; and its largest gap is larger than any feature's. More swaps describe the null better. They do not make single features stand out.
 #
+# **Try.** Put `PROMPTS[6:]` in the place of `NULL_PROMPTS` above, the three prompts that were left out, and run the cells of this section again. Do the same features stand out?
+# <details><summary>What you should find, on SmolLM2</summary>
+#
+# None does. *Done* and g-dropping keep most of their gap, but behind these longer prompts the swaps spread nearly twice as far. *Finna* loses three quarters of its gap.
+# </details>
+#
 # ### Interpret: what does g-dropping tell?
 #
 # *Workin* has one of the largest gaps of all features. Which sentence do these panels support?
@@ -1495,9 +1501,11 @@ pd.DataFrame(claims)
 # **Read next**
 #
 # - Green 2002, [African American English: A Linguistic Introduction](https://doi.org/10.1017/CBO9780511800306). This is the introduction to the grammar of AAE that the features of this chapter are taken from. Read a chapter of it before you judge a sentence.
+# - Rickford and King 2016, [Language and linguistics on trial: Hearing Rachel Jeantel (and other vernacular speakers) in the courtroom and beyond](https://doi.org/10.1353/lan.2016.0078). It shows what happens to speakers of African American English whom a court does not understand.
 # - Hofmann et al. 2024, [AI generates covertly racist decisions about people based on their dialect](https://doi.org/10.1038/s41586-024-07856-5). The study that this chapter takes apart, with the prompts, the traits and the measures.
 # - Blodgett et al. 2020, [Language (Technology) is Power: A Critical Survey of “Bias” in NLP](https://arxiv.org/abs/2005.14050). It asks what papers on bias mean by the word, who is harmed, and how one would know. Read it before you write such a paper.
 # - Clark 1973, [The language-as-fixed-effect fallacy: A critique of language statistics in psychological research](https://doi.org/10.1016/S0022-5371(73)80014-3). Words are a sample, as people are. This paper showed what follows for statistics.
+# - Steegen et al. 2016, [Increasing Transparency Through a Multiverse Analysis](https://doi.org/10.1177/1745691616658637). It reruns one analysis under every reasonable choice, and looks at all the answers together.
 
 # %% [markdown]
 # **Next:** [08 · Where does the gap come from?](08_tracing_prejudice.ipynb) opens the model.

@@ -195,7 +195,7 @@ for prefix, table in by_prefix.items():
 # *What do you see?* Is it the same number behind all prefixes? Which intervals exclude zero?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# No. The gap is .28 with nothing in front, .64 behind BOS, .35 behind the end-of-text token and .35 in a user's turn. The intervals behind BOS, [.22, 1.05], and in a user's turn, [.15, .56], exclude zero. The other two, [−.05, .62] and [−.04, .74], do not.
+# The sign is the same behind all four, the size is not: .64 behind BOS, [.22, 1.05]; .35 in a user's turn, [.15, .56]; .35 behind the end-of-text token, [−.04, .74]; and .28 with nothing in front, [−.05, .62]. The last two intervals include zero. An interval over verbs and prompts knows nothing of this fourth source of variation.
 # </details>
 #
 # Everything below uses the model's own BOS, `bos`. The claims at the end say which of them were tried behind other prefixes.
@@ -471,7 +471,9 @@ compare("tracing.cosine_of_components", cosine(parts["done"], parts["swap"]), mo
 # *What do you see?* Where is the gap written, and do lens and cumulative curve tell the same story?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# Both curves end at the gap itself, .96 for *done* and 1.14 for the swap. Half of it is written only late: before layer 26 for *done*, and between attention and MLP of layer 25 for the swap. In layer 0 the lens already reads −1.13 for *done* and .58 for the swap, so an early reading says nothing about the end.
+# Both curves end at the gap itself, .96 for *done* and 1.14 for the swap, and on the way they tell different stories. The lens comes within a tenth of its final value before layer 23 for *done* (before layer 21 for the swap), as if the matter were settled. By then only 33 % (22 %) of the gap has been written, and half is written only before layer 26 (in the attention of layer 25). The stream is still short there, so a small part of the final difference already looks like all of it. In layer 0 the lens reads −1.13 for *done* and +.58 for the swap, where almost nothing has been written: early readings of the lens say nothing about the end.
+#
+# By size, 87 % of the parts are written in the later half of the layers (89 % for the swap), and attention writes 41 % of them (46 %). So MLPs write more than heads do. The two patterns of bars have a cosine of .80.
 # </details>
 #
 # **What it does not show.** What causes the bars. A late MLP that writes much of the gap may be the last link of a chain that begins
@@ -527,7 +529,7 @@ compare("tracing.cosine_of_attention", cosine(looks["done"], looks["twice"]), mo
 # *What do you see?* Which heads are dark in the first panel and pale in the second?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# No head pays *done* a tenth more attention than it pays *has* at the same place, and six heads pay it a tenth less. The largest changes are +.09 and −.29. With *twice* and *once* they are +.09 and −.08. The cosine between the attention to *done* and to *has* is .72.
+# None. From the last token, no head pays *done* a tenth more attention than it pays *has* at the same place; the most is +.09. Six heads pay it a tenth *less*, at most −.29. For *twice* and *once* the largest changes are +.09 and −.08. So there are heads that attend to that place (the four panels are alike, and *done* and *has* have a cosine of .72), and no head that waits for *done*. Without the second panel one would have found several.
 # </details>
 #
 # **What it does not show.** A head that reads *done* need not use it, and heads that carry the difference may pick it up somewhere else than at the word. The next section shows where it travels.
@@ -683,9 +685,8 @@ prediction = {"two neutral swaps, compared with done and twice": "about equal"} 
 coarse = range(0, n_layers, 5)
 
 
-def coarse_map(batch, n_pairs: int = N) -> Float[Tensor, "layer position pair"]:
+def coarse_map(experiment) -> Float[Tensor, "layer position pair"]:
     """The residual map in every fifth layer, from the swapped word on: what each pair gains, as a share of the mean gap."""
-    experiment = run_experiment(model, batch[:n_pairs], preference)
     return some_layers(experiment, patching.get_act_patch_resid_pre, coarse, reduce="none", baseline=True)
 
 
@@ -695,9 +696,13 @@ for name in dialect.swap_names():
         batch = tracing.guise_batch(model, dialect.swap_pairs(name, N), FRAME)
         if batch.position == done.position and batch.clean_tokens.shape == done.clean_tokens.shape:
             batches[name] = batch
-maps = {name: coarse_map(batch) for name, batch in batches.items()}
-same_place = [name for name in maps if name != "done"]
-size_of_gap = [dialect.trait_gaps(model, dialect.swap_pairs(name, N), [FRAME]).mean().abs() for name in same_place]
+same_place = [name for name in batches if name != "done"]
+maps, size_of_gap = {"done": coarse_map(experiments["done"])}, []
+for name in same_place:
+    experiment = run_experiment(model, batches[name], preference)
+    maps[name] = coarse_map(experiment)
+    size_of_gap.append(abs(experiment.clean - experiment.corrupted).item())
+    del experiment  # its cache takes 30 MB
 mean_map = {name: values.mean(-1) for name, values in maps.items()}
 with_done = [cosine(mean_map["done"], mean_map[name]) for name in same_place]
 halves = {name: cosine(values[..., : N // 2].mean(-1), values[..., N // 2 :].mean(-1)) for name, values in maps.items()}
@@ -724,6 +729,8 @@ compare("tracing.alike.swaps_and_swaps", np.quantile(with_each_other, quartiles)
 compare("tracing.alike.mean_done_and_swaps", np.mean(with_done), model)
 compare("tracing.alike.mean_swaps_and_swaps", np.mean(with_each_other), model)
 compare("tracing.alike.rank_of_once_twice", 1 + sum(value > shown for value in with_done), model)
+large = [value for value, size in zip(with_done, size_of_gap, strict=True) if size > 0.25]
+compare("tracing.alike.swaps_with_a_gap_above_a_quarter", [len(large), min(large)], model)
 compare("tracing.alike.halves_of_done", halves["done"], model)
 compare("tracing.alike.median_halves_of_swaps", np.median([halves[name] for name in same_place]), model)
 
@@ -731,7 +738,9 @@ compare("tracing.alike.median_halves_of_swaps", np.median([halves[name] for name
 # *What do you see?* Where is *once* / *twice* among the swaps? What do the swaps with low cosines have in common?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# The cosine of *done* with *twice* / *once* is .957, and it is the highest of the twelve swaps at the same place. Their mean is .71, from .38 to .957. Two swaps have a mean cosine of .55 with each other, from −.12 to .96. So *done* travels as many swaps do, and the one cosine that an earlier edition showed was the best of its range. Two halves of the pairs of *done* agree at .97, so noise does not explain the low ones.
+# The prediction that suggests itself fails: the answer is `"lower"`. *Done* and *twice* / *once* have a cosine of .96, and that is the *highest* that *done* has with any of the twelve swaps; the middle one is .79, and the mean .71, from .38 to .96. Two swaps have a middle cosine of .59 with each other (mean .55), from −.12 to .96. So *done* is not less like the swaps than they are like one another. If anything it is more like them.
+#
+# The figure says why cosines can be low: the maps are shares of a gap, and a swap whose own gap is near zero has a map that is mostly noise. The two halves of the verbs agree at .97 for *done*, and at .87 for the middle one of the swaps. All swaps with a gap above .25 have a cosine of about .8 or more with *done*. The one cosine that an earlier edition showed was the best of its range, and it was the best because that swap has the largest gap.
 # </details>
 #
 # **What it does not show.** That *done* has no road of its own. Maps of few layers and few positions are coarse pictures, and most swaps agree on most cells. What the figure rules out is the short way: neither "cosine .9, therefore the same mechanism" nor "cosine .6, therefore another one".
@@ -745,7 +754,7 @@ roads = {"bos": maps["done"][..., :FEW].mean(-1)}
 for prefix in by_prefix.keys() - roads.keys():
     with behind(model, prefix) as front:
         batch = tracing.guise_batch(model, dialect.pairs_of("done", 8), front([FRAME])[0])
-        roads[prefix] = coarse_map(batch, FEW).mean(-1)
+        roads[prefix] = coarse_map(run_experiment(model, batch[:FEW], preference)).mean(-1)
 for prefix in by_prefix:
     road = roads[prefix]
     leaves, reaches = (coarse[int(crossed.long().argmax())] for crossed in (road[:, 0] < 0.5, road[:, -1] > 0.5))
@@ -753,7 +762,7 @@ for prefix in by_prefix:
     compare(f"tracing.prefix.{prefix}.cosine_with_bos", cosine(road, roads["bos"]), model)
 
 # %% [markdown]
-# On SmolLM2 the difference leaves the word at layer 10 behind every prefix. It reaches the last token at layer 20, and at layer 25 where nothing stands in front. The maps have cosines of .95 to .97 with the one behind BOS. So the size of the gap depends on the prefix much more than its road does.
+# On SmolLM2, and as finely as every fifth layer can tell, the difference has left the word by layer 10 behind every prefix. It reaches the last token by layer 20, or by layer 25 where nothing stands in front. The maps have cosines of .95 to .97 with the one behind BOS. So the *size* of the gap depends on what stands in front, and the road hardly does.
 #
 # ## 6 · Which heads carry it, and do they carry anything else?
 
@@ -806,7 +815,9 @@ compare("tracing.heads.pattern_counted_head_by_head", by_head["done"]["pattern"]
 # *What do you see?* Which heads restore most, and which work *against* the gap? Values or patterns?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# The largest head brings back .21 of the gap of *done*, and .24 of that of the swap. The two sets of heads have a cosine of .66. Added up over heads, without signs, patching values brings back 3.1 and patching patterns 1.8 for *done*, and 3.5 and 1.7 for the swap. (Counted head by head, as an earlier edition did, the patterns of *done* come to 2.7.) These are sums of effects that overlap, so they are larger than the gap.
+# For *done*, L13H8 restores .21, L7H5 .19 and L12H6 .17, and L12H5 (−.20) and L13H0 (−.17) work against it. For *twice* / *once* the first three are others: L14H2 .24, L15H5 .23 and L11H1 .21. But the same two heads work against it, and the whole maps have a cosine of .66. No head restores as much as a quarter of either gap.
+#
+# Values matter more than patterns: 3.1 against 1.8 for *done*, and 3.5 against 1.7 for the swap. Counted head by head, as in an earlier edition, the patterns of *done* would come to 2.7 and the difference would almost disappear. These are sums of the sizes of effects that overlap, so they are larger than 1.
 # </details>
 #
 # What do these heads look at? Here are the strongest of each list, on three prompts: the first of our batch, the shortest of the paper's frames, and a long one. Hover over a word to see where it looks.
@@ -841,7 +852,7 @@ pd.Series(most, name="most attention to done").unstack()[["first", "short", "lon
 # *What do you see?* From which words do they look at *done*, and do they do the same in a short and in a long prompt?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# The figure shows it for three prompts; look at the column of the word itself, and compare the short prompt with the long one. Three prompts are examples, and the table above is the measurement.
+# The heads' habits hold for all three prompts. L11H1 looks back by one token: *worked* gives *done* .86 to .90 of its attention, as it would any word before it. L12H6, L14H2 and, for the first two prompts, L7H5 read *done* from the closing quotation mark, with .13 to .26. Only L13H8 also reads it from the words behind the quotation. This fits the map of the residual stream: from the word to the mark, and from there to the end. Three prompts are examples; the maps above are the measurement.
 # </details>
 #
 # Ranked by any figure, every model has "top heads for dialect", because any list has a top. The question is whether they stand out *from what they do
@@ -931,7 +942,7 @@ plots.bar(
 # *What do you see?* And does any single head stand out after Holm's correction for all heads?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# Among any swaps, *done* is first in 5 % of the heads, while one of the swaps is first in 16 % of them. Among swaps in the same place it is first in 2 %, and one swap is first in 9 %. By total size *done* is fourth of the 34 swaps and sixth of the 60. After Holm's correction the smallest p of any single head is 1. So no head is special for the dialect.
+# Among all swaps, *done* is the largest for 4.8 % of the heads, where one in thirty-five would be 2.9 %; *again* / *often* is the largest for 15.6 %. Among the words that can stand in its place it is the largest for 2.2 %, where one in sixty-one would be 1.6 %; *next* has 8.9 %. By the size of the whole map *done* is fourth of thirty-five, and sixth of sixty-one. So ordinary words have better claims to "heads of their own". After Holm's correction for 270 heads the smallest p is 1.
 # </details>
 #
 # **What it does not show.** Direct parts only. And a large change is not a *specific* one: *done* is rarer in this place than *has*, and a surprising word stirs more of
@@ -1111,7 +1122,9 @@ compare("tracing.shared.end_of_text.features_and_with_errors", elsewhere, model)
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# The mean cosine among features is .20, with an interval of [.11, .30], and by chance signs p = .002. Among swaps it is .02, and among errors .29. Features and errors share a direction (.26 on average, and .59 between the two means), and features and swaps do not (−.04). Whatever is shared marks a departure from the expected form at least as much as it marks the dialect. Surprisal does not account for it.
+# **b**, with a reservation. In layer 20 two features have a mean cosine of .20, with an interval of [.11, .30] (each feature left out once). By chance signs that would happen twice in a thousand. Two errors have .29, a feature and an error .17, a feature and a misspelling .26, and the means of features and of errors have .59. Swaps do not take part: .02 among each other, −.04 with features. It is not the sign either: turned from the likelier to the less likely sentence, swaps have .00 with each other and −.02 with features, so being improbable is not what is shared. What is shared is being a form that the model does not expect *there*.
+#
+# The reservation: behind the end-of-text token features have .23 with each other and .11 with errors, so a part of what they share may be their own. And errors share the direction without having a gap: the mean gap of the errors is −.04, that of the features .25, of the misspellings .30. Marking a form as unusual is not the same as thinking badly of the speaker.
 # </details>
 #
 # **What it does not show.** That this direction *causes* a gap. Chapter 09 takes it away and looks. Nor is it one direction: the cosines are far below 1, so most of what a feature changes is its own.
@@ -1119,7 +1132,7 @@ compare("tracing.shared.end_of_text.features_and_with_errors", elsewhere, model)
 # **Try.** `differences_at(8)`. Is the shared direction there already?
 # <details><summary>What you should find, on SmolLM2</summary>
 #
-# In layer 8 the mean cosine among features is .13, and with errors .10. The shared direction has begun, and it is weaker than in layer 20.
+# Not the common one. In layer 8 features have .13 with each other, and errors .10, but a feature and an error have only .02. Each kind has something of its own first. What both have in common appears in the layers after that, as the first figure shows.
 # </details>
 #
 # ## What we may claim
@@ -1148,7 +1161,7 @@ claims = [
 pd.DataFrame(claims, columns=["claim", "number", "interval or range", "prefix", "null", "what would change it"]).set_index("claim")
 
 # %% [markdown]
-# Read the fifth row with care. With 34 swaps no p-value is below 1/35, and with 60 none is below 1/61. After a correction for all heads of the model, *no* head could have stood out in either design. A test that cannot succeed says nothing about heads.
+# Rows one, three and six were tried behind other prefixes, and the others behind BOS alone. Read the fifth row with care. With 34 swaps no p-value is below 1/35, and with 60 none is below 1/61. After a correction for all heads of the model, *no* head could have stood out in either design. A test that cannot succeed says nothing about heads.
 #
 # What was **not** shown: that a "dialect circuit" exists, or that none does. The maps are means over a few verbs in one prompt. One aligned feature stands for
 # thirteen. One model stands for none but itself. And agreement with neutral swaps does not make a mechanism unspecific, just as a difference from them would not make it specific to *dialect*: an error may do the same.
@@ -1168,5 +1181,13 @@ pd.DataFrame(claims, columns=["claim", "number", "interval or range", "prefix", 
 # **Glossary.** *Aligned*: of equal length, differing in one token. *Bias term*: the part of a logit difference that the unembedding's bias adds. *Cumulative attribution*: unfinished streams, divided by the size of the last. *Direct part*: what a component
 # writes into the last position's stream, read with the gap's direction. *Logit lens*: reading an unfinished stream as if it were final. *Null map*: the same figure for a
 # swap that changes nothing of interest. *Padding defect*: reading a column that is padding in some rows. *Reconcile*: check that parts add up to the whole, row by row. *Surprisal*: minus the log-probability of a text.
+
+# %% [markdown] tags=["read-next"]
+# **Read next**
 #
+# - nostalgebraist 2020, [interpreting GPT: the logit lens](https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens). This post introduced the logit lens.
+# - Vig et al. 2020, [Causal Mediation Analysis for Interpreting Neural NLP: The Case of Gender Bias](https://arxiv.org/abs/2004.12265). It traced gender bias through single neurons and heads with interventions, before the word patching was common.
+# - Zhang and Nanda 2023, [Towards Best Practices of Activation Patching in Language Models: Metrics and Methods](https://arxiv.org/abs/2309.16042). It tries several corruptions and metrics on the same questions, and finds that they can give different answers.
+
+# %% [markdown]
 # **Next:** [09 · Can it be removed?](09_removing_it.ipynb)

@@ -18,7 +18,7 @@ CHAPTERS = {path.stem[:2]: path for path in sorted((ROOT / "solutions").glob("[0
 NOTEBOOKS = {"start": ROOT / "solutions/start.py", **CHAPTERS}
 ENTRIES = parse_file(str(LIBRARY), bib_format="bibtex").entries
 LINK = re.compile(r"\[([^\[\]]+)\]\(([^()\s]+)\)")
-NOTHING_RECOMMENDED = {"08", "09"}  # until their second edition
+NOTHING_RECOMMENDED: set[str] = set()
 IDENTIFIERS = (
     re.compile(r"arxiv\.org/(?:abs|pdf|html)/(\d{4}\.\d{4,5}|[a-z-]+/\d{7})", re.IGNORECASE),
     re.compile(r"doi\.org/(10\.\d{4,9}/(?:[^\s()\"'<>]|\([^\s()]*\))+)", re.IGNORECASE),

@@ -43,6 +43,7 @@ def _check_metric(learner: Callable, noising: bool) -> str:
         mean, distance = per_prompt.mean(), clean - corrupted
         denoised, noised = (mean - corrupted) / distance, (mean - clean) / distance
         right, other = (noised, denoised) if noising else (denoised, noised)
+        own = clean if noising else corrupted
         mistakes = {
             "the metric of denoising: for noising, 0 should mean the clean run, so subtract clean"
             if noising
@@ -54,12 +55,18 @@ def _check_metric(learner: Callable, noising: bool) -> str:
             "not divided by the distance between the baselines": lambda: right * distance,
             "only divided, nothing is subtracted": lambda: mean / distance,
             "not rescaled: this is the logit difference itself": lambda: mean,
+            "this is the distance between the baselines alone": lambda: torch.as_tensor(distance),
+            "this is a baseline over the distance: subtract it from the mean": lambda: torch.as_tensor(own / distance),
+            "the baseline is added: subtract it": lambda: (mean + own) / distance,
+            "divided by the clean baseline: divide by the distance, clean − corrupted": lambda: (mean - own) / clean,
+            "divided by the corrupted baseline: divide by the distance, clean − corrupted":
+                lambda: (mean - own) / corrupted,
             "read at the first position: the answer is predicted at the last one":
-                lambda: (logit_diff_at(logits, answers, 0).mean() - (clean if noising else corrupted)) / distance,
+                lambda: (logit_diff_at(logits, answers, 0).mean() - own) / distance,
             "clamped between the two ends: a patch may go beyond them":
                 lambda: right.clamp(*((-1, 0) if noising else (0, 1))),
             "one value per prompt: a metric is one number, so take the mean":
-                lambda: (per_prompt - (clean if noising else corrupted)) / distance,
+                lambda: (per_prompt - own) / distance,
         }  # fmt: skip
         held = require_equal(
             call(learner, logits, answers, clean, corrupted),

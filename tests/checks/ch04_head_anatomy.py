@@ -76,37 +76,46 @@ def _along(whole: Tensor, offset: int, start: int) -> Tensor:
     return torch.stack([whole[..., query, query - offset] for query in queries]).mean((0, 2))
 
 
-def _without_bos(whole: Tensor, start: int) -> Tensor:
-    kept = whole[..., start:, start:]
-    return kept / kept.sum(-1, keepdim=True)
-
-
 def _score_mistakes(whole: Tensor, name: str, offset: int, seq_len: int, start: int) -> dict[str, Callable]:
-    other = {"duplicate_token": seq_len - 1, "induction": seq_len, "previous_token": 0}[name]
+    right = {"previous_token": "1", "duplicate_token": "seq_len", "induction": "seq_len - 1"}
+    why = {
+        "induction": ": it looks one place *after* the equal token",
+        "duplicate_token": ": it looks at the equal token",
+    }
+    inner = whole[..., start:, start:]
+
+    def diagonal(patterns: Tensor, reduce: Callable = lambda cells: cells.mean(-1).mean(1)) -> Tensor:
+        return reduce(patterns.diagonal(-offset, -2, -1))
+
     return {
         "BOS is still in: cut its row and its column off before you take the diagonal":
             lambda: _along(whole, offset, 0),
-        "the diagonal is off by one: induction looks one place *after* the equal token, so its offset is seq_len - 1 and "
-        "the duplicate-token offset is seq_len; the token before has offset 1":
-            lambda: _along(whole, other, start),
-        "the diagonal is off by one, the other way: query minus key is 1, seq_len and seq_len - 1":
-            lambda: _along(whole, offset + 1, start) if offset < 2 else _along(whole, 2 * offset - other, start),
-        "these cells lie above the main diagonal, where the causal mask makes attention zero: the key comes before the "
-        "query, so the offset is along the other axis (a negative one in diagonal(offset, dim1=query, dim2=key))":
-            lambda: torch.zeros(whole.shape[0], whole.shape[2]),
-        "the batch is not averaged": lambda: whole[..., start:, start:].diagonal(-offset, -2, -1).mean(-1),
+        "only the keys are cut, so that row and column no longer belong together: cut BOS off both":
+            lambda: diagonal(whole[..., :, start:]),
+        "only the queries are cut, so that row and column no longer belong together: cut BOS off both":
+            lambda: diagonal(whole[..., start:, :]),
+        "only the second half of the texts is left: keep the last 2 * seq_len positions of both":
+            lambda: diagonal(whole[..., -seq_len:, -seq_len:]).nan_to_num(0),
+        **{
+            f"the {name} diagonal is off by {by:+}: query minus key is {right[name]}{why.get(name, '')}":
+                lambda by=by: _along(whole, offset + by, start)
+            for by in (-1, 1, 2, -2) if offset + by >= 0
+        },
+        f"the {name} score is read above the main diagonal, where the causal mask makes attention zero: the key comes before "
+        "the query, so the offset is along the other axis (a negative one in diagonal(offset, dim1=query, dim2=key))":
+            lambda: diagonal(inner.transpose(-1, -2)),
+        "the batch is not averaged": lambda: diagonal(inner, lambda cells: cells.mean(-1)),
         "you used the first row of the batch only: average over the batch too":
-            lambda: whole[:, 0, :, start:, start:].diagonal(-offset, -2, -1).mean(-1),
+            lambda: diagonal(inner, lambda cells: cells.mean(-1)[:, 0]),
         "a row and a column are cut off although there is no BOS: keep the last 2 * seq_len of both":
             lambda: _along(whole, offset, start + 1),
         "attention is shared out again without BOS: take it as it is":
-            lambda: _along(_without_bos(whole, start), offset, 0),
+            lambda: diagonal(inner / inner.sum(-1, keepdim=True)),
         "only the second half of the queries: every query that has its key": lambda: _along(
             whole, offset, whole.shape[-1] - seq_len - offset),
-        "you summed over the diagonal: take its mean":
-            lambda: whole[..., start:, start:].diagonal(-offset, -2, -1).sum(-1).mean(1),
+        "you summed over the diagonal: take its mean": lambda: diagonal(inner, lambda cells: cells.sum(-1).mean(1)),
         "you divided by the whole length: take the mean over the diagonal's own cells":
-            lambda: whole[..., start:, start:].diagonal(-offset, -2, -1).sum(-1).mean(1) / (2 * seq_len),
+            lambda: diagonal(inner, lambda cells: cells.sum(-1).mean(1)) / (2 * seq_len),
     }  # fmt: skip
 
 
@@ -256,6 +265,12 @@ def check_layernorm_ratio(learner: Callable) -> str:
                 "this is a ratio of means: divide prompt by prompt, then average":
                     lambda: clean[:, -1].mean() / ablated[:, -1].mean(),
                 "it is not averaged over prompts": lambda: (clean[:, -1] / ablated[:, -1]),
+                "this is the clean scale alone: divide it by the ablated one": lambda: clean[:, -1].mean(),
+                "this is the ablated scale alone: divide the clean one by it": lambda: ablated[:, -1].mean(),
+                "this is a product: divide": lambda: (clean[:, -1] * ablated[:, -1]).mean(),
+                **{f"the two scales are of different positions, {one} and {other}: END is -1 in both":
+                    lambda one=one, other=other: (clean[:, one] / ablated[:, other]).mean()
+                    for one, other in itertools.permutations((-1, 0, 1, -2), 2) if -1 in (one, other)},
                 "this is a difference: divide": lambda: (clean[:, -1] - ablated[:, -1]).mean(),
                 "this is the first prompt's: average over prompts": lambda: (clean / ablated)[0, -1, 0],
                 "this is the last prompt's: average over prompts": lambda: (clean / ablated)[-1, -1, 0],

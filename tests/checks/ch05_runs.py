@@ -115,5 +115,11 @@ def both_runs() -> Iterable[Runs]:
     return map(runs_of, both_models())
 
 
-def added(name: str, delta: Tensor) -> tuple[str, Callable]:
-    return name, lambda stream, hook: stream + delta
+def both_runs_shared_first() -> Iterable[Runs]:
+    """The Llama first: on the GPT-2, with keys and values of its own for every head, more mistakes look the same."""
+    return map(runs_of, reversed(list(both_models())))
+
+
+def added(name: str, delta: Tensor, alone: bool = False) -> tuple[str, Callable]:
+    """The hook that adds delta to a stream. alone: that puts delta in its place."""
+    return name, lambda stream, hook: delta.expand_as(stream) if alone else stream + delta

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 
 import torch
 from torch import Tensor
+from transformer_lens import ActivationCache
 
 from tests.checks.calling import call
-from tests.checks.ch05_runs import AT, Runs, added, both_runs
-from tests.checks.comparing import Mistakes, once, require_equal
+from tests.checks.ch05_runs import AT, Runs, added, both_runs, both_runs_shared_first
+from tests.checks.comparing import Mistakes, once, require_equal, together
 from tests.checks.core import exercise
 
 # --- one sender, every receiver -----------------------------------------------------------------------------------------
@@ -135,9 +137,9 @@ def _edges(runs: Runs, case: int) -> tuple[Tensor, Mistakes]:
 
 # --- every sender, given receivers --------------------------------------------------------------------------------------
 
-RECEIVERS = (  # heads, component, position in each prompt, layers of the senders; the quick ones first
-    ([(2, 1), (1, 3)], "q", None, [0]),
-    ([(2, 3), (2, 0), (2, 2)], "k", AT, [1, 0]),  # two of them share a key in the Llama
+RECEIVERS = (  # heads, component, position in each prompt, layers of the senders; the first tells most mistakes apart
+    ([(2, 3), (1, 0), (2, 2)], "k", None, [1, 0]),  # two of them share a key in the Llama
+    ([(2, 1), (1, 3)], "q", AT, [0]),
     ([(1, 2), (2, 3)], "v", AT, None),
 )
 
@@ -149,7 +151,7 @@ RECEIVERS = (  # heads, component, position in each prompt, layers of the sender
     takes="model tokens new orig metric receivers component at layers",
 )
 def check_path_patch_to_heads(learner: Callable) -> str:
-    for runs in both_runs():
+    for runs in both_runs_shared_first():
         for case, (receivers, component, at, layers) in enumerate(RECEIVERS):
             given = (runs.tokens, runs.new, runs.orig, runs.metric, list(receivers), component)
             want, mistakes = _to_heads(runs, case)
@@ -205,6 +207,7 @@ def _to_heads(runs: Runs, case: int) -> tuple[Tensor, Mistakes]:
     told = partial(_told_by, runs, receivers, component)
     order = [head for row in runs.heads(layers) for head in row]
     shared = runs.model.cfg.n_heads // runs.orig[component, 0].shape[2]
+    n_shared = runs.orig[component, 0].shape[2]
     last_of_each = list(dict(receivers).items())  # a dictionary layer → head keeps one of each layer
     mistakes = {
         **({"only one receiver of a layer is exchanged: a layer may hold several":
@@ -252,6 +255,8 @@ def _to_heads(runs: Runs, case: int) -> tuple[Tensor, Mistakes]:
         "every receiver's head is exchanged in every receiver's layer: each in its own": lambda: table(
             lambda head: path(head, receivers=[(layer, other) for layer, _ in receivers for _, other in receivers])
         ),
+        "head h uses shared key or value h // (n_heads // n_key_value_heads): you divided by the number of shared ones":
+            lambda: table(lambda head: path(head, receivers=[(layer, h // n_shared * shared) for layer, h in receivers])),
         "the first head of the layer receives, whatever `receivers` says":
             lambda: table(lambda head: path(head, receivers=[(layer, 0) for layer, _ in receivers])),
         "the second head of the layer receives, whatever `receivers` says": lambda: table(
@@ -272,10 +277,10 @@ def _to_heads(runs: Runs, case: int) -> tuple[Tensor, Mistakes]:
 
 # --- many edges at once -------------------------------------------------------------------------------------------------
 
-SENDERS = (
+SENDERS = (  # senders, receivers, component, position in each prompt
+    ([(0, 2), (2, 1), (0, 0), (1, 3)], [(1, 2), (2, 3)], "k", AT),
     ([(0, 1), (1, 2), (0, 3)], [(2, 1), (1, 3)], "q", None),
     ([(1, 0)], [(2, 3), (2, 0)], "v", AT),
-    ([(0, 2), (0, 0), (2, 1)], [(1, 2), (2, 3)], "k", AT),
 )
 
 
@@ -286,18 +291,25 @@ SENDERS = (
     takes="model tokens new orig metric senders receivers component at",
 )
 def check_joint_senders(learner: Callable) -> str:
-    for runs in both_runs():
-        for case, (senders, receivers, component, at) in enumerate(SENDERS):
+    for runs in both_runs_shared_first():
+        got = []
+        for senders, receivers, component, at in SENDERS:
             given = (runs.tokens, runs.new, runs.orig, runs.metric, list(senders), list(receivers), component)
-            want, mistakes = _joint(runs, case)
-            held = require_equal(
-                call(learner, runs.model, *given, **_chosen(at=at)),
-                want,
-                f"the metric with {len(senders)} senders into {component} of two heads together, "
-                f"on {runs.model.cfg.model_name}",
-                mistakes=mistakes,
-            )
+            got.append(call(learner, runs.model, *given, **_chosen(at=at)))
+        want, mistakes = _joint_sets(runs)
+        held = require_equal(
+            None if any(value is None for value in got) else got,
+            want,
+            f"the metric with several senders and receivers together, three sets of them, on {runs.model.cfg.model_name}",
+            axes="set",
+            mistakes=mistakes,
+        )
     return f"several senders and one, receivers in one layer and in two, queries, keys and values ({held})"
+
+
+@cache
+def _joint_sets(runs: Runs) -> tuple[Tensor, Mistakes]:
+    return together([_joint(runs, case) for case in range(len(SENDERS))])
 
 
 @cache
@@ -306,20 +318,24 @@ def _joint(runs: Runs, case: int) -> tuple[Tensor, Mistakes]:
     path = partial(runs.path, receivers=receivers, component=component, at=at)
     base, shared = runs.base, runs.model.cfg.n_heads // runs.orig[component, 0].shape[2]
 
-    def sent(layer: int, later: bool = False, places=at, sign: int = 1) -> Tensor:
+    def sent(
+        layer: int, heard: Callable = operator.lt, places=at, message: Callable = runs.message, last: bool = False
+    ) -> Tensor:
         total = torch.zeros_like(runs.orig["resid_pre", 0])
         where = slice(None) if places is None else (torch.arange(len(total)), places)
-        for sender in senders:
-            if later or sender[0] < layer:
-                total[where] += sign * runs.message(*sender)[where]
+        for sender in [sender for sender in senders if heard(sender[0], layer)][-1 if last else 0 :]:
+            total[where] += message(*sender)[where]
         return total
 
-    def joint(site: str = "ln1.hook_in", one_run: bool = False, **kwargs) -> Tensor:
+    def wrote(of: ActivationCache) -> Callable:
+        return lambda layer, head: of["z", layer][:, :, head] @ runs.model.W_O[layer, head]
+
+    def joint(site: str = "ln1.hook_in", one_run: bool = False, alone: bool = False, **kwargs) -> Tensor:
         layers = sorted({layer for layer, _ in receivers})
         told = {}
         for group in [layers] if one_run else [[layer] for layer in layers]:
             with runs.model.hooks(
-                fwd_hooks=[added(f"blocks.{layer}.{site}", sent(layer, **kwargs)) for layer in group]
+                fwd_hooks=[added(f"blocks.{layer}.{site}", sent(layer, **kwargs), alone) for layer in group]
             ):
                 _, cache = runs.model.run_with_cache(runs.tokens)
             told |= {f"blocks.{layer}.attn.hook_{component}": cache[component, layer] for layer in group}
@@ -336,15 +352,26 @@ def _joint(runs: Runs, case: int) -> tuple[Tensor, Mistakes]:
     return path(list(senders)), once({
         "the effects of single senders are added up: the receivers must read all messages at once":
             lambda: base + sum(path(sender) - base for sender in senders),
-        **({"only one receiver of a layer is exchanged: a layer may hold several":
-            lambda: path(list(senders), receivers=list(dict(receivers).items()))} if len(dict(receivers)) < 2 else {}),
+        "only one receiver of a layer is exchanged: a layer may hold several":
+            lambda: path(list(senders), receivers=list(dict(receivers).items())),
         "the metrics of single senders are averaged: the receivers must read all messages at once":
             lambda: sum(path(sender) for sender in senders) / len(senders),
-        **({"only one sender of a layer is sent: a layer may hold several": lambda: path(list(dict(senders).items()))}
-           if 1 < len(dict(senders)) < len(senders) else {}),
+        "only one sender of a layer is sent: a layer may hold several": lambda: path(list(dict(senders).items())),
         "only the first sender is sent": lambda: path(senders[0]),
-        "only the last sender is sent: the sum is overwritten": lambda: path(senders[-1]),
-        "senders after a receiver's layer are counted: it can hear earlier layers only": lambda: joint(later=True),
+        "only the last sender is sent": lambda: path(senders[-1]),
+        "senders of the receiver's own layer are counted: it can hear earlier layers only": lambda: joint(heard=operator.le),
+        "senders after a receiver's layer are counted: it can hear earlier layers only":
+            lambda: joint(heard=lambda sending, receiving: True),
+        "later senders are counted in place of earlier ones: a receiver hears earlier layers":
+            lambda: joint(heard=operator.gt),
+        "the sum is overwritten: of the senders that a receiver hears, only the last one is left; add them up (+=)":
+            lambda: joint(last=True),
+        "the message is the sum of both runs' outputs: new minus orig":
+            lambda: joint(message=lambda *head: wrote(runs.new)(*head) + wrote(runs.orig)(*head)),
+        "the message is what the head writes in new: send the difference": lambda: joint(message=wrote(runs.new)),
+        "the message is what the head writes in orig: send the difference, new minus orig":
+            lambda: joint(message=wrote(runs.orig)),
+        "the receivers read the message alone: add it to their stream": lambda: joint(alone=True),
         "receivers hear one another: one recording run for each layer that holds a receiver": lambda: joint(one_run=True),
         "the message is added behind the norm: at ln1.hook_in": lambda: joint("ln1.hook_out"),
         "the messages are sent at every position: only at `at`": lambda: joint(places=None),
@@ -352,11 +379,14 @@ def _joint(runs: Runs, case: int) -> tuple[Tensor, Mistakes]:
             lambda: joint(places=None if at is None else at[:, None]),
         "only the first receiver is exchanged": lambda: path(list(senders), receivers=receivers[:1]),
         "only the last receiver is exchanged": lambda: path(list(senders), receivers=receivers[-1:]),
-        "the message is subtracted: new minus orig": lambda: joint(sign=-1),
+        "the message is subtracted: new minus orig": lambda: joint(message=lambda *head: -runs.message(*head)),
         "nothing is exchanged: this is the unpatched metric": lambda: base,
         "the unpatched metric is subtracted: return the metric itself": lambda: path(list(senders)) - base,
         "the two runs are exchanged": lambda: path(list(senders), swapped=True),
     })  # fmt: skip
+
+
+SENDING = ((0, 3), (1, 0), (2, 2))  # a head in each layer
 
 
 @exercise(
@@ -367,25 +397,33 @@ def _joint(runs: Runs, case: int) -> tuple[Tensor, Mistakes]:
 )
 def check_all_out_edges(learner: Callable) -> str:
     for runs in both_runs():
-        for layer, head in ((0, 3), (1, 0), (2, 2)):
-            want, mistakes = _out_edges(runs, layer, head)
-            held = require_equal(
-                call(learner, runs.model, runs.tokens, runs.new, runs.orig, runs.metric, layer, head),
-                want,
-                f"activation patching of L{layer}H{head} on {runs.model.cfg.model_name}",
-                mistakes=mistakes,
-            )
+        given = (runs.tokens, runs.new, runs.orig, runs.metric)
+        got = [call(learner, runs.model, *given, layer, head) for layer, head in SENDING]
+        want, mistakes = _out_edges_of_three(runs)
+        held = require_equal(
+            None if any(value is None for value in got) else got,
+            want,
+            f"activation patching of {', '.join(f'L{layer}H{head}' for layer, head in SENDING)}, one after the other, "
+            f"on {runs.model.cfg.model_name}",
+            axes="head",
+            mistakes=mistakes,
+        )
     return f"activation patching of a head in each layer, from its edges alone ({held})"
+
+
+@cache
+def _out_edges_of_three(runs: Runs) -> tuple[Tensor, Mistakes]:
+    return together([_out_edges(runs, layer, head) for layer, head in SENDING])
 
 
 @cache
 def _out_edges(runs: Runs, layer: int, head: int) -> tuple[Tensor, Mistakes]:
     delta, n_layers = runs.message(layer, head), runs.model.cfg.n_layers
 
-    def told(attention=layer + 1, mlp=layer, logits=True, delta=delta, also=()) -> Tensor:
+    def told(attention=layer + 1, mlp=layer, logits=True, delta=delta, also=(), alone=False) -> Tensor:
         names = [f"blocks.{i}.ln1.hook_in" for i in range(attention, n_layers)]
         names += [f"blocks.{i}.ln2.hook_in" for i in range(mlp, n_layers)] + ["ln_final.hook_in"] * logits
-        return runs.run(*(added(name, delta) for name in names), *also)
+        return runs.run(*(added(name, delta, alone) for name in names), *also)
 
     return runs.patched(layer, head), once({
         "the MLP of the head's own layer is left out: it comes after attention and hears the head":
@@ -395,11 +433,22 @@ def _out_edges(runs: Runs, layer: int, head: int) -> tuple[Tensor, Mistakes]:
         "later attention is left out": lambda: told(attention=n_layers),
         "only the logits are told: all later readers are": lambda: told(n_layers, n_layers),
         "the attention of the head's own layer is told: it cannot hear itself": lambda: told(attention=layer),
+        "attention is told from layer 1 on, whatever the head's layer": lambda: told(attention=1),
+        "attention is told from the layer before the head's on: it hears the head from the next layer on":
+            lambda: told(attention=layer - 1) if layer else torch.tensor(torch.nan),
+        "the next layer's attention is left out: it is the first that hears the head": lambda: told(attention=layer + 2),
         "earlier MLPs are told: the message exists only from the head's layer on": lambda: told(mlp=0),
         "earlier attention is told: the message exists only after the head's layer": lambda: told(attention=0),
         "the message counts twice: the head's own z stays as it is":
             lambda: told(also=[runs.send(layer, head)]),
         "the message is orig minus new: send new minus orig": lambda: told(delta=-delta),
+        "the message is what the head writes in orig: send the difference, new minus orig":
+            lambda: told(delta=runs.orig["z", layer][:, :, head] @ runs.model.W_O[layer, head]),
+        "the message is the sum of both runs' outputs: send the difference": lambda: told(
+            delta=(runs.new["z", layer][:, :, head] + runs.orig["z", layer][:, :, head]) @ runs.model.W_O[layer, head]
+        ),
+        "the readers read the message alone: add it to their stream": lambda: told(alone=True),
+        "nobody is told: this is the unpatched metric": lambda: runs.base,
         "the message is what the head writes in new: send the difference":
             lambda: told(delta=runs.new["z", layer][:, :, head] @ runs.model.W_O[layer, head]),
         "only the last position is told": lambda: told(

@@ -189,6 +189,8 @@ def _circuit_logits(model: TransformerBridge, share: float) -> tuple[Tensor, Mis
             lambda: run(lambda layer, own: torch.where(mask[0][..., None], own, means[layer])),
         "only the last layer is replaced: a function made in a loop sees its last values":
             lambda: run(kept, [-1]),
+        "layer 0 is left out: replace in every layer": lambda: run(kept, range(1, model.cfg.n_layers)),
+        "the last layer is left out: replace in every layer": lambda: run(kept, range(model.cfg.n_layers - 1)),
         "only layer 0 is replaced":
             lambda: run(kept, [0]),
         "the mask of the first prompt is used for all": lambda: run(
@@ -283,6 +285,16 @@ def _fit_mistakes(name: str, full, circuit, empty) -> dict[str, Callable]:
             "the empty circuit is subtracted in the numerator only": lambda: gain.mean() / full.mean(),
             "the empty circuit is subtracted in the denominator only": lambda: circuit.mean() / whole.mean(),
             "the ratio is turned round: circuit over full": lambda: whole.mean() / gain.mean(),
+            "this is what the circuit adds, in logits: divide by what the model adds": gain.mean,
+            "this is what the model adds, in logits: divide what the circuit adds by it": whole.mean,
+            "the empty circuit is added in the numerator: subtract it": lambda: (circuit + empty).mean() / whole.mean(),
+            "the empty circuit is added in the denominator: subtract it": lambda: gain.mean() / (full + empty).mean(),
+            "the numerator is the empty circuit's score: what the circuit adds to it": lambda: empty.mean() / whole.mean(),
+            "the denominator is the empty circuit's score: what the model adds to it": lambda: gain.mean() / empty.mean(),
+            "the circuit's scores are summed: take their mean":
+                lambda: (circuit.sum() - empty.mean()) / whole.mean(),
+            "the empty circuit's scores are summed: take their mean, above and below":
+                lambda: (circuit.mean() - empty.sum()) / whole.mean(),
             "this is a distance: return a share": lambda: full.mean() - circuit.mean(),
             "kept between 0 and 1: a circuit may do worse than none, or better than the model":
                 lambda: np.clip(gain.mean() / whole.mean(), 0, 1),
@@ -297,6 +309,11 @@ def _fit_mistakes(name: str, full, circuit, empty) -> dict[str, Callable]:
             "a root of squared errors: take absolute ones": lambda: ((circuit - full) ** 2).mean() ** 0.5,
             "the median error: take the mean": lambda: np.median(np.abs(circuit - full)),
             "divided by the model's score: keep logits": lambda: np.abs(circuit - full).mean() / full.mean(),
+            "the scores are added: take the distance": lambda: np.abs(circuit + full).mean(),
+            "the size of the circuit's score: its distance from the model's": lambda: np.abs(circuit).mean(),
+            "the size of the model's score: its distance from the circuit's": lambda: np.abs(full).mean(),
+            "the distance of the empty circuit from the model: that of the circuit": lambda: np.abs(empty - full).mean(),
+            "the distance of the circuit from the empty one: from the model": lambda: np.abs(circuit - empty).mean(),
             "the sum: take the mean": lambda: np.abs(circuit - full).sum(),
         },
         "correlation": {
@@ -307,6 +324,8 @@ def _fit_mistakes(name: str, full, circuit, empty) -> dict[str, Callable]:
             "the means are not taken off": lambda: (circuit * full).sum() / np.sqrt((circuit**2).sum() * (full**2).sum()),
             "the empty circuit is subtracted first: correlate the scores themselves": lambda: np.corrcoef(gain, whole)[0, 1],
             "circuit and empty circuit: correlate circuit and model": lambda: np.corrcoef(circuit, empty)[0, 1],
+            "the correlation of a thing with itself: circuit and model": lambda: 1.0,
+            "the correlation of the model with the empty circuit": lambda: np.corrcoef(full, empty)[0, 1],
             "a covariance: divide by both standard deviations": lambda: np.cov(circuit, full)[0, 1],
         },
     }[name]  # fmt: skip

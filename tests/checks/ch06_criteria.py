@@ -290,7 +290,10 @@ def _require_possible(circuit: _Toy, model: _Toy, removed: list, distance: float
     takes="in_circuit members together",
 )
 def check_minimality(learner: Callable) -> str:
-    together = {head: [other for other in MEMBERS if other[0] == head[0]] for head in MEMBERS[:5]}
+    classes = {head: [other for other in MEMBERS if other[0] == head[0]] for head in MEMBERS[:5]}
+    together = {
+        head: [other for other in listed if other != head or head[0] == "END"] for head, listed in classes.items()
+    }
     for seed, given in ((0, None), (1, together), (2, {MEMBERS[0]: MEMBERS[1:3]})):
         score = _Toy(MEMBERS, seed, 1.7)
 
@@ -312,6 +315,11 @@ def check_minimality(learner: Callable) -> str:
                     lambda: table(lambda score, head, others: abs(score([*others, head]) - score(others))),
                 "the sign is turned: with v removed, minus without": lambda: table(
                     lambda score, head, others: score(others) - score([*others, head])
+                ),
+                "only v itself is left of together[v]: leave v out, and keep the others": lambda: table(
+                    lambda score, head, others: (
+                        0.0 if head in (given or {}).get(head, []) else score([head]) - score([])
+                    )
                 ),
                 "K is not removed: remove together[v] in both": lambda: table(
                     lambda score, head, others: score([head]) - score([])

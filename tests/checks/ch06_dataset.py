@@ -139,16 +139,18 @@ def _require_roles(roles: Mapping, tokens: Sequence[Tensor], model, answers: Seq
     held = ""
     for role in ROLES:
         others = {
-            f"these are the positions of {other}": lambda other=other: want[other] for other in ROLES if other != role
+            f"the positions of {role} are those of {other}": lambda other=other: want[other]
+            for other in ROLES
+            if other != role
         }
         held = require_equal(
             roles[role], want[role], f"the positions of {role}", axes="prompt",
             mistakes={
+                **others,
                 "BOS is not counted: it is the model's token 0": lambda role=role: want[role] - 1,
                 "BOS is counted twice": lambda role=role: want[role] + 1,
                 "END is counted from the longest prompt: take each prompt's own last token":
                     lambda: torch.full_like(want["END"], int(want["END"].max())),
-                **others,
             },
         )  # fmt: skip
     return held

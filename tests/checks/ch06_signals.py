@@ -47,7 +47,7 @@ def _names(model: TransformerBridge) -> Tensor:
 def _copying(model: TransformerBridge, k: int) -> tuple[Tensor, Mistakes]:
     names = _names(model)
     scores = partial(_copy, model, names, k)
-    want = scores()
+    want, likeliest = scores(), _copy(model, names, 1)
     return want, once({
         "the head reads the embedding: it reads the stream after the first layer":
             lambda: scores(site="hook_resid_pre"),
@@ -63,7 +63,7 @@ def _copying(model: TransformerBridge, k: int) -> tuple[Tensor, Mistakes]:
         "the two rows are exchanged: first the output as it is": lambda: want.flip(0),
         "the least likely tokens are taken in place of the negated output: negate before the final norm":
             lambda: scores(least=True),
-        "only the likeliest token counts: the k likeliest do": lambda: _copy(model, names, 1),
+        **({"only the likeliest token counts: the k likeliest do": lambda: likeliest} if likeliest.any() else {}),
         "one token too many": lambda: _copy(model, names, k + 1),
         "one token too few": lambda: _copy(model, names, k - 1),
         "any of the names counts: each name counts for itself": lambda: scores(anyone=True),

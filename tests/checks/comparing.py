@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,17 @@ def once(mistakes: Mistakes) -> dict[str, Callable[[], Any]]:
     model that was spoilt by a new one, and what was computed with the old one is then asked for no more.
     """
     return {message: cache(compute) for message, compute in mistakes.items()}
+
+
+def together(cases: Sequence[tuple[Tensor, Mistakes]]) -> tuple[Tensor, Mistakes]:
+    """Several numbers beside one another, so that one mistake has to explain them all. Where a case does not know a mistake,
+    it does no harm there."""
+
+    def of_all(message: str) -> Tensor:
+        return torch.stack([mistakes[message]() if message in mistakes else want for want, mistakes in cases])
+
+    messages = dict.fromkeys(message for _, mistakes in cases for message in mistakes)
+    return torch.stack([want for want, _ in cases]), once({message: partial(of_all, message) for message in messages})
 
 
 @contextmanager

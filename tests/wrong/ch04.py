@@ -47,6 +47,12 @@ def scores_of_first_row(model, tokens, seq_len):
     return _scores(model, tokens, seq_len, reduce=lambda d: d[:, 0].mean(-1))
 
 
+def scores_with_keys_cut(model, tokens, seq_len):
+    patterns = _patterns(model, tokens)[..., -2 * seq_len :]
+    offsets = {"previous_token": 1, "duplicate_token": seq_len, "induction": seq_len - 1}
+    return {name: patterns.diagonal(-n, dim1=-2, dim2=-1).mean((1, -1)) for name, n in offsets.items()}
+
+
 def scores_always_cut(model, tokens, seq_len):
     patterns = _patterns(model, tokens)[..., 1:, 1:]
     offsets = {"previous_token": 1, "duplicate_token": seq_len, "induction": seq_len - 1}
@@ -298,8 +304,9 @@ def route_not_divided(model, clean_cache, ablated_cache, directions, layer, head
 
 WRONG = {
     "head_scores": {
-        "off by one: induction looks": scores_off_by_one,
-        "off by one, the other way": scores_off_by_one_more,
+        "the induction diagonal is off by +1": scores_off_by_one,
+        "the induction diagonal is off by -1": scores_off_by_one_more,
+        "only the keys are cut": scores_with_keys_cut,
         "above the main diagonal": scores_wrong_axis,
         "BOS is still in": scores_with_bos,
         "first row of the batch only": scores_of_first_row,
