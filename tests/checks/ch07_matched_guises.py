@@ -303,7 +303,14 @@ def check_bootstrap_interval(learner: Callable) -> str:
         f"{_show(got[0])} against {_show(want[0])}, and on five more sets of verbs",
         next((message for message, wrong in _interval_mistakes(data, means, want).items() if _near(got, wrong)), ""),
     )
-    return f"{_show(got[0])} and five more, within resampling error of the interval of verb means"
+    low, high = _finite(call(learner, torch.tensor([0.9, 0.2, 0.5, 0.3, -0.4]), ["c", "b", "c", "b", "a"]))
+    require(
+        abs(low + 0.4) < 1e-4 and abs(high - 0.7) < 1e-4,
+        f"your interval of three verbs, whose means are 0.7, 0.25 and -0.4: {low:.3f} to {high:.3f}",
+        "a verb is left out: with three verbs, more than 2.5 % of the resamples hold one verb three times, "
+        "so the interval goes from the smallest mean to the largest",
+    )
+    return f"{_show(got[0])} and six more, within resampling error of the interval of verb means"
 
 
 def _clustered(n_clusters: int) -> tuple[np.ndarray, list[str]]:
@@ -420,9 +427,9 @@ def _show(interval: np.ndarray) -> str:
     takes="observed null",
 )
 def check_null_swaps(learner: Callable) -> str:
-    null = torch.tensor([-0.30, -0.21, -0.12, -0.05, 0.02, 0.08, 0.11, 0.19, 0.26, -0.02, 0.15])
+    null = torch.tensor([-0.30, -0.21, -0.12, 0.27, 0.02, 0.08, 0.11, 0.19, 0.26, -0.02, 0.15])  # their mean is not 0
     observed = torch.tensor([0.4, 0.2, -0.2, 0.15, -0.35, 0.01])
-    as_large = torch.tensor([0, 3, 3, 5, 0, 11])  # swaps with |gap| >= |observed|, counted by hand
+    as_large = torch.tensor([0, 4, 4, 6, 0, 11])  # swaps with |gap| >= |observed|, counted by hand
     held = require_equal(
         call(learner, observed, null),
         (1 + as_large) / 12,
@@ -442,6 +449,8 @@ def check_null_swaps(learner: Callable) -> str:
             "this counts the swaps that are as small or smaller: turn the comparison round, null at least as large":
                 lambda: (1 + (null.abs() <= observed[:, None].abs()).sum(1)) / 12,
             "ties count as large: >=, not >": lambda: (1 + (null.abs() > observed[:, None].abs()).sum(1)) / 12,
+            "the swaps' mean is taken off first: which word of a swap comes first means nothing, and so does their mean":
+                lambda: (1 + ((null - null.mean()).abs() >= (observed - null.mean())[:, None].abs()).sum(1)) / 12,
         },
         atol=1e-6,
     )  # fmt: skip

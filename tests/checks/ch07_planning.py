@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable
+from math import factorial, prod
 
 import numpy as np
 import torch
@@ -269,13 +271,21 @@ UNITS = ("is", "has", "is", "is", "isn't", "has", "were")  # in no order, and of
 NULL = (0.31, 0.22, 0.05, 0.41, -0.12, 0.02, 0.18, 0.26, 0.08)  # unlike a random one: mostly of one sign
 
 
-def _exact_p(observed: float, null: np.ndarray, k: int, signs: tuple = (-1, 1), summed: bool = False) -> float:
-    """Every choice of k swaps with every set of signs."""
+def _exact_p(
+    observed: float, null: np.ndarray, k: int, signs: tuple = (-1, 1), summed: bool = False, again: bool = False
+) -> float:
+    """Every choice of k swaps (of all, if there are fewer) with every set of signs. again: a swap may be drawn again."""
+    k = min(k, len(null))
+    choices = itertools.combinations_with_replacement if again else itertools.combinations
     signs = np.array(list(itertools.product(signs, repeat=k)))
-    draws = np.concatenate(
-        [(signs * null[list(chosen)]).sum(1) for chosen in itertools.combinations(range(len(null)), k)]
-    )
-    return float((np.abs(draws / (1 if summed else k)) >= abs(observed) - 1e-12).mean())
+    draws, weights = [], []
+    for chosen in choices(range(len(null)), k):
+        draws.append((signs * null[list(chosen)]).sum(1))
+        weights.append(
+            factorial(k) / prod(factorial(n) for n in Counter(chosen).values())
+        )  # orders in which it is drawn
+    as_large = (np.abs(np.array(draws) / (1 if summed else k)) >= abs(observed) - 1e-12).mean(1)
+    return float(np.average(as_large, weights=weights))
 
 
 def _unit_means(gaps: np.ndarray, units: tuple) -> np.ndarray:
@@ -304,6 +314,7 @@ def _pooled_mistakes(gaps: np.ndarray, units: tuple, null: np.ndarray) -> dict[s
         "a mean of all swaps: draw as many as there are units": (mean, _exact_p(mean, null, len(null))),
         "single swaps, not means of as many as there are units": (mean, _exact_p(mean, null, 1)),
         "one-sided: compare absolute values": (mean, _exact_p(mean, null, k) / 2),
+        "a swap is drawn more than once: draw without replacement": (mean, _exact_p(mean, null, k, again=True)),
         "a unit's gaps are summed: take their mean": (sums.mean(), _exact_p(sums.mean(), null, k)),
         "only the first feature of each unit counts: take their mean": (first.mean(), _exact_p(first.mean(), null, k)),
         "the units are summed: take their mean": (by_unit.sum(), _exact_p(mean, null, k)),
@@ -332,8 +343,9 @@ def _pooled_mistakes(gaps: np.ndarray, units: tuple, null: np.ndarray) -> dict[s
 def check_pooled_test(learner: Callable) -> str:
     """Compared with every possible draw, within the error of 1,000 random ones."""
     cases = []
-    for scale in (1.0, 0.45, -1.6):
-        gaps, null = scale * np.array(GAPS), np.array(NULL)
+    # the last: as many swaps as units, so that no draw without repetition is as large, and p is as small as draws allow
+    for scale, n_swaps in ((1.0, 9), (0.45, 9), (-1.6, 9), (2.4, 4)):
+        gaps, null = scale * np.array(GAPS), np.array(NULL[:n_swaps])
         result = call(learner, torch.tensor(gaps), list(UNITS), torch.tensor(null))
         ok = isinstance(result, (tuple, list, np.ndarray, Tensor)) and len(result) == 2
         require(
@@ -350,9 +362,9 @@ def check_pooled_test(learner: Callable) -> str:
         cases.append((found, (mean, _exact_p(mean, null, len(set(UNITS)))), _pooled_mistakes(gaps, UNITS, null)))
     if all(_same_test(found, want) for found, want, _ in cases):
         (mean, p), _, _ = cases[0]
-        large = call(learner, torch.tensor(GAPS) + 30, list(UNITS), torch.tensor(NULL))
+        beyond = call(learner, torch.tensor(GAPS) + 30, list(UNITS), torch.tensor(NULL))
         require(
-            _number(large[1], "your p-value") > 0,
+            _number(beyond[1], "your p-value") > 0,
             "your p-value of gaps that no draw reaches: 0",
             "the observed mean is one of the values it is ranked among: add 1 above and below",
         )
@@ -360,10 +372,14 @@ def check_pooled_test(learner: Callable) -> str:
     named = [name for name in cases[0][2] if all(_same_test(found, wrong[name]) for found, _, wrong in cases)]
     if all(_same_test(found[::-1], want) for found, want, _ in cases):
         named = ["the mean over units comes first, then the p-value"]
-    (mean, p), (right_mean, right_p), _ = cases[0]
+    beyond = call(learner, torch.tensor(GAPS) + 30, list(UNITS), torch.tensor(NULL))  # p = 1 / (1 + draws)
+    if _number(beyond[1], "your p-value") > 0.005 and all(_same_test(found, want) for found, want, _ in cases[:-1]):
+        named = ["there are too few draws: p is at least 1 / (1 + draws), so draw some thousand times"]
+    at = [_same_test(found, want) for found, want, _ in cases].index(False)
+    (mean, p), (right_mean, right_p), _ = cases[at]
     raise CheckFailed(
         f"your mean and p-value with all possible draws: {mean:.3f}, {p:.3f} against {right_mean:.3f}, {right_p:.3f}, "
-        "and on two more sets of gaps",
+        f"on set {at + 1} of {len(cases)} sets of gaps",
         named[0] if named else "",
     )
 

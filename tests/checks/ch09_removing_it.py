@@ -13,7 +13,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from tests.checks.calling import call
-from tests.checks.comparing import require_equal
+from tests.checks.comparing import Mistakes, require_equal, together
 from tests.checks.core import both_models, exercise, require
 
 PROMPTS = (
@@ -127,6 +127,13 @@ def check_ablate_heads(learner: Callable) -> str:
                     lambda: run(heads=[(la, h) for la in (0, 1) for h in range(model.cfg.n_heads)]),
                 "layer and head are exchanged: the list holds (layer, head)":
                     lambda: run(heads=[(h, la) for la, h in HEADS if h < model.cfg.n_layers]),
+                "position 1 keeps its own value: leave out position 0 alone": lambda: run(at=slice(2, None)),
+                "every head of these layers gets the mean of the head in the list: index z[:, 1:, head]":
+                    lambda: _run_rows(model, tokens, means, lambda z, head: z[:, 1:]),
+                "the first prompt keeps its heads: z is [batch, position, head, d_head], so leave out position 0, not row 0":
+                    lambda: _run_rows(model, tokens, means, lambda z, head: z[1:, :, head]),
+                "position and head are exchanged: z is [batch, position, head, d_head]":
+                    lambda: _run_rows(model, tokens, means, lambda z, head: z[:, head, 1:]),
             },
         )  # fmt: skip
         require_equal(
@@ -149,6 +156,18 @@ def _run_last_head(model: TransformerBridge, tokens: Tensor, means: Tensor) -> T
 
     layers = dict.fromkeys(layer for layer, _ in HEADS)
     return model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.attn.hook_z", put) for layer in layers])
+
+
+def _run_rows(model: TransformerBridge, tokens: Tensor, means: Tensor, part: Callable) -> Tensor:
+    """What a wrong index does: each head's mean is written into part(z, head), one hook after the other."""
+
+    def put(z, hook, layer, head):
+        z = z.clone()
+        part(z, head)[...] = means[layer, head]
+        return z
+
+    hooks = [(f"blocks.{la}.attn.hook_z", functools.partial(put, layer=la, head=h)) for la, h in HEADS]
+    return model.run_with_hooks(tokens, fwd_hooks=hooks)
 
 
 @exercise("09", look="section 3: one ratio of two means, taken from 1", takes="before after")
@@ -183,6 +202,19 @@ def check_share_removed(learner: Callable) -> str:
                 "divided by the gap after: the share is of what there was before":
                     lambda start=start, rows=rows: (start.mean() - rows.mean()) / rows.mean(),
                 "one share per row: take means first": lambda start=start, rows=rows: 1 - rows / start,
+                "this is 1 whatever the gaps are: subtract the share that is left from it": lambda: torch.tensor(1.0),
+                "the share that is left is taken from 2, not from 1":
+                    lambda start=start, rows=rows: 2 - rows.mean() / start.mean(),
+                "the means are multiplied: divide the mean after by the mean before":
+                    lambda start=start, rows=rows: 1 - rows.mean() * start.mean(),
+                "this is 1 minus the mean after, in logits: divide that mean by the mean before":
+                    lambda rows=rows: 1 - rows.mean(),
+                "this is 1 minus the mean before: the gaps after are not used":
+                    lambda start=start: 1 - start.mean(),
+                "divided by the sum before, not by its mean":
+                    lambda start=start, rows=rows: 1 - rows.mean() / start.sum(),
+                "the sum after is divided by the mean before: take two means, or two sums":
+                    lambda start=start, rows=rows: 1 - rows.sum() / start.mean(),
             },
         )  # fmt: skip
     return f"gaps that shrink, grow, turn, or go: 1 is all of it, 0 is nothing, below 0 is more than before ({held})"
@@ -191,14 +223,27 @@ def check_share_removed(learner: Callable) -> str:
 @exercise("09", look="section 6: hypergeom.sf(shared - 1, n_total, len(one), len(other))", takes="one other n_total")
 def check_overlap_p(learner: Callable) -> str:
     # how many heads the lists have, how many of them they share, how many heads there are
-    for n_one, n_other, shared, total in ((8, 6, 2, 48), (5, 9, 0, 30), (4, 4, 4, 12), (7, 3, 1, 40), (6, 10, 5, 36)):
-        held = _overlap(learner, n_one, n_other, shared, total)
+    cases = ((8, 6, 2, 48), (5, 9, 0, 30), (4, 4, 4, 12), (7, 3, 1, 40), (6, 10, 5, 36))
+    got = [call(learner, *_lists(*case[:3]), case[3]) for case in cases]
+    want, mistakes = together([_overlap(*case) for case in cases])
+    held = require_equal(
+        None if any(value is None for value in got) else got,
+        want,
+        "P(at least as many shared heads), counted out by hand, for five pairs of lists",
+        axes="pair",
+        mistakes=mistakes,
+        atol=1e-6,
+    )
     return f"five pairs of lists that share 0 to 5 heads, against the probability counted out by hand ({held})"
 
 
-def _overlap(learner: Callable, n_one: int, n_other: int, shared: int, total: int) -> str:
+def _lists(n_one: int, n_other: int, shared: int) -> tuple[list, list]:
     one = [(layer, 0) for layer in range(n_one)]
-    other = [(layer, 0) for layer in range(shared)][::-1] + [(layer, 1) for layer in range(n_other - shared)]
+    return one, [(layer, 0) for layer in range(shared)][::-1] + [(layer, 1) for layer in range(n_other - shared)]
+
+
+def _overlap(n_one: int, n_other: int, shared: int, total: int) -> tuple[Tensor, Mistakes]:
+    one, other = _lists(n_one, n_other, shared)
     want, exactly = _at_least(shared, total, n_one, n_other), _exactly(shared, total, n_one, n_other)
     in_order = sum(a == b for a, b in zip(one, other, strict=False))
     layers = len({layer for layer, _ in one} & {layer for layer, _ in other})
@@ -218,18 +263,13 @@ def _overlap(learner: Callable, n_one: int, n_other: int, shared: int, total: in
         "this counts the second list, not the heads in both": _at_least(n_other, total, n_one, n_other),
         "P(at least one fewer): sf already leaves its argument out, so give it shared - 1":
             _at_least(max(shared - 1, 0), total, n_one, n_other),
+        "P(at least two), whatever the lists share: give sf the number of shared heads minus 1":
+            _at_least(2, total, n_one, n_other),
         "this is the share of heads in common, not a probability": shared / n_other,
         "this is how many are shared, not a probability": float(shared),
     }  # fmt: skip
-    return require_equal(
-        call(learner, list(one), list(other), total),
-        torch.tensor(want, dtype=torch.float64),
-        f"P(at least {shared} shared of {n_one} and {n_other} heads among {total}), counted out by hand",
-        mistakes={
-            message: (lambda value=value: torch.tensor(value, dtype=torch.float64)) for message, value in values.items()
-        },
-        atol=1e-6,
-    )
+    as_tensors = {message: torch.tensor(value, dtype=torch.float64) for message, value in values.items()}
+    return torch.tensor(want, dtype=torch.float64), {message: value.clone for message, value in as_tensors.items()}
 
 
 def _exactly(k: int, total: int, a: int, b: int) -> float:
@@ -337,6 +377,11 @@ def check_matched_heads(learner: Callable) -> str:
     require(again == draws[0], f"two draws with random.Random(0): {draws[0]}, {again}",
             "the draw does not come from rng alone: use its methods, so that a seed gives the same draw again")  # fmt: skip
     require(other > 1, f"{n_draws} draws with different seeds: all are {draws[0]}", "nothing is drawn by lot: use rng")
+    equal = [dict(draw)[0] == dict(draw)[9] for draw in draws]  # layers of which one head is drawn
+    rate, share = sum(equal) / n_draws, 1 / n_heads
+    require(abs(rate - share) < 5 * (share * (1 - share) / n_draws) ** 0.5,
+            f"how often layers 0 and 9 get the same head: in {rate:.2f} of the draws, where chance gives {share:.2f}",
+            "the layers are drawn together: draw anew for each layer")  # fmt: skip
     return _evenly(draws, heads, n_heads)
 
 
