@@ -96,6 +96,7 @@ class _State:
         modules = [*model.modules(), *model.original_model.modules()]  # the bridge hands its mode on to both
         self.modules = {module: [dict(getattr(module, kind)) for kind in MODULE_HOOKS] for module in modules}
         self.training = {module: module.training for module in modules}
+        self.held = {module: (dict(module._parameters), dict(module._buffers)) for module in modules}
         self.settings = dict(vars(model.cfg))
         self.wants_gradient = [part.requires_grad for part, _ in self.weights]
 
@@ -172,7 +173,18 @@ class _State:
                 "backward() adds to every weight's .grad; torch.autograd.grad(value, of_what) leaves the model as it is",
             )
 
+    def _replaced(self) -> int:
+        """How many tensors were put in the place of weights and buffers (as .double() does with buffers); they are gone now."""
+        count = 0
+        for module, kinds in self.held.items():
+            for now, kept in zip((module._parameters, module._buffers), kinds, strict=True):
+                count += sum(now.get(name) is not part for name, part in kept.items())
+                now.clear()
+                now.update(kept)
+        return count
+
     def _values(self) -> Iterator[tuple[str, str]]:
+        replaced = self._replaced()
         changed = [(part, copy) for part, copy in self.weights if not _equal(part, copy)]
         with torch.no_grad():
             for part, copy in changed:
@@ -180,9 +192,9 @@ class _State:
                     part.copy_(copy)
                 else:
                     part.data = copy.clone()
-        if changed:
+        if changed or replaced:
             yield (
-                f"the model's weights before and after your function: {len(changed)} of them changed",
+                f"the model's weights before and after your function: {len(changed) or replaced} of them changed",
                 "you wrote into a weight: a slice such as model.W_U[:, i] is a view of it; work on a copy (.clone())",
             )
             return

@@ -265,7 +265,9 @@ def _overlap(n_one: int, n_other: int, shared: int, total: int) -> tuple[Tensor,
             _at_least(max(shared - 1, 0), total, n_one, n_other),
         "P(at least two), whatever the lists share: give sf the number of shared heads minus 1":
             _at_least(2, total, n_one, n_other),
-        "this is the share of heads in common, not a probability": shared / n_other,
+        "this is the share of heads in common, not a probability": shared / min(n_one, n_other),
+        "this is the share of the first list that is in the other, not a probability": shared / n_one,
+        "this is the share of the second list that is in the other, not a probability": shared / n_other,
         "this is how many are shared, not a probability": float(shared),
     }  # fmt: skip
     as_tensors = {message: torch.tensor(value, dtype=torch.float64) for message, value in values.items()}
