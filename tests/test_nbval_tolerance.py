@@ -115,7 +115,9 @@ class Plain:
 
 def test_how_the_library_is_packed_and_a_figures_style_are_not_compared():
     view = '<b>t</b><script id="circuitsvis-library">{}</script><script>draw({})</script>'
-    old, new, other = (sanitize(Plain(), view.format(*parts)) for parts in (("one", 0.25), ("two", 0.25), ("two", 0.75)))
+    old, new, other = (
+        sanitize(Plain(), view.format(*parts)) for parts in (("one", 0.25), ("two", 0.25), ("two", 0.75))
+    )
     assert old == new and old != other
     styled = {"data": [1.5], "layout": {"title": "a", "template": {"data": 1}}}
     plain, renamed = {"data": [1.5], "layout": {"title": "a"}}, {"data": [1.5], "layout": {"title": "b"}}

@@ -33,7 +33,9 @@ from utils.course import deriving, pages
 from utils.course.deriving import NotebookError, all_derived, as_json, derived_from, sources, tidy_notebook, title_of
 from utils.loading import DEFAULT_EMBEDDED
 
-LARGEST_NOTEBOOK = 1_000_000  # bytes of a notebook: beyond, GitHub shows it slowly or not at all, and its diffs cannot be read
+LARGEST_NOTEBOOK = (
+    1_000_000  # bytes: GitHub shows a larger notebook slowly or not at all, and nobody can read its diffs
+)
 
 # --- checking ---------------------------------------------------------------------------------------------------------
 
