@@ -124,6 +124,18 @@ class TolerantData(dict):
         return not self == other
 
 
+# circuitsvis' JavaScript in the output of an attention view: other bytes from another zlib, and not a measurement.
+LIBRARY = re.compile(r'(<script id="circuitsvis-library">).*?(?=</script>)', re.DOTALL)
+
+
+def without_style(figure: dict[str, Any]) -> dict[str, Any]:
+    """A plotly figure without its template: colors and fonts, which say nothing about what was measured."""
+    layout = figure.get("layout")
+    if not isinstance(layout, dict):
+        return figure
+    return {**figure, "layout": {name: part for name, part in layout.items() if name != "template"}}
+
+
 _compare_outputs = nbval.plugin.IPyNbCell.compare_outputs
 
 
@@ -138,7 +150,9 @@ _sanitize = nbval.plugin.IPyNbCell.sanitize
 
 def sanitize(self: nbval.plugin.IPyNbCell, value: Any) -> Any:
     value = _sanitize(self, value)
-    return TolerantText(value) if isinstance(value, str) else TolerantData(value) if isinstance(value, dict) else value
+    if isinstance(value, str):
+        return TolerantText(LIBRARY.sub(r"\1", value))
+    return TolerantData(without_style(value)) if isinstance(value, dict) else value
 
 
 nbval.plugin.IPyNbCell.sanitize = sanitize

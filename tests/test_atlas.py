@@ -570,28 +570,30 @@ def test_bounds_mean_what_they_say(number, sign, space):
 
 
 def test_browser_keeps_settings_apart_and_takes_a_table_with_few_scores():
-    query, _, shown = widgets.atlas_browser(settings_table(seed=[0, 1])).children
-    assert "4 of 4 heads" in shown.value and "<th>seed</th>" in shown.value
+    shown = widgets.atlas_browser(settings_table(seed=[0, 1]))
+    query, _ = shown.controls
+    assert "4 of 4 heads" in shown.message.value and "<th>seed</th>" in shown.figure.body
     query.value = "seed = 1 induction>=0.2"
-    assert "2 of 4 heads" in shown.value
+    assert "2 of 4 heads" in shown.message.value
     query.value = "induction>abc"
-    assert "is not a number" in shown.value
+    assert "is not a number" in shown.message.value
     table = settings_table(batch=[4])
-    query, order, shown = widgets.atlas_browser(table[table["score"] == "copying"]).children
-    assert order.value == "copying" and "2 of 2 heads" in shown.value
+    shown = widgets.atlas_browser(table[table["score"] == "copying"])
+    assert shown.controls[1].value == "copying" and "2 of 2 heads" in shown.message.value
 
 
 def test_browser(alone):
-    query, order, shown = widgets.atlas_browser(alone).children
-    assert "48 of 48 heads" in shown.value and "L0H" in shown.value
+    shown = widgets.atlas_browser(alone)
+    query, order = shown.controls
+    assert "48 of 48 heads" in shown.message.value and "L0H" in shown.figure.body
     query.value = "L2H1"
-    assert "4 of 48 heads" in shown.value
+    assert "4 of 48 heads" in shown.message.value and shown.figure.body.count("L2H1") == 4
     order.value = "copying"
-    assert "by copying" in shown.value
+    assert "by copying" in shown.message.value
     query.value = "<b>luck>1"
-    assert "0 of 48" in shown.value and "<b>luck" not in shown.value
+    assert "✗" in shown.message.value and "<b>luck" not in shown.message.value
     query.value = "luck>1"
-    assert "no score" in shown.value
+    assert "no score" in shown.message.value and "L2H1" in shown.figure.body, "the last figure stays"
 
 
 def test_mosaic_has_a_panel_per_model(alone, folders):

@@ -1,13 +1,14 @@
 """What the notebooks' stored outputs are compared with, and what must not slip through."""
 
 import base64
+import types
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.nbval_tolerance import TolerantData, TolerantText, agree
+from tests.nbval_tolerance import TolerantData, TolerantText, agree, sanitize
 
 
 def array(values, dtype="<f8", shape=None):
@@ -103,3 +104,21 @@ def test_whole_numbers_are_exact_everywhere(one, other):
 def test_figures(one, other, same):
     assert (one == other) is same and (other == one) is same
     assert (one != other) is not same
+
+
+class Plain:
+    """As much of nbval's cell as `sanitize` reads: one without expressions to replace."""
+
+    class parent:
+        sanitize_patterns = types.MappingProxyType({})
+
+
+def test_how_the_library_is_packed_and_a_figures_style_are_not_compared():
+    view = '<b>t</b><script id="circuitsvis-library">{}</script><script>draw({})</script>'
+    old, new, other = (
+        sanitize(Plain(), view.format(*parts)) for parts in (("one", 0.25), ("two", 0.25), ("two", 0.75))
+    )
+    assert old == new and old != other
+    styled = {"data": [1.5], "layout": {"title": "a", "template": {"data": 1}}}
+    plain, renamed = {"data": [1.5], "layout": {"title": "a"}}, {"data": [1.5], "layout": {"title": "b"}}
+    assert sanitize(Plain(), styled) == sanitize(Plain(), plain) != sanitize(Plain(), renamed)

@@ -89,6 +89,16 @@ def test_check_notices_a_changed_cell_that_was_not_run(copy):
     )
 
 
+def test_check_notices_a_notebook_that_is_too_large(copy):
+    path = copy / "solutions" / "01_ioi_task.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    shown = next(output for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output)
+    shown.data["text/html"] = "x" * notebooks.LARGEST_NOTEBOOK
+    path.write_text(deriving.as_json(notebook), encoding="utf-8")
+    (problem,) = notebooks.problems()
+    assert problem.startswith("solutions/01_ioi_task.ipynb: 1.09 MB, and the limit is 1; cell")
+
+
 def test_unknown_chapter_is_named(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["notebooks", "sync", "77"])
     assert notebooks.main() == 1

@@ -42,6 +42,12 @@ def test_title_and_axes(name):
     assert ("head" in text and "layer" in text) if name == "heads" else ("x axis" in text and "y axis" in text)
 
 
+def test_a_figure_carries_the_style_of_what_it_draws_only():
+    template = FIGURES["imshow"]().layout.template.to_plotly_json()
+    assert template["layout"]["xaxis"]["gridcolor"] and template["layout"]["font"]["size"] == 13
+    assert len(json.dumps(template)) < 3500 and not {"scene", "geo"} & template["layout"].keys()
+
+
 def test_diverging_colors_are_centered_at_zero():
     axis = FIGURES["imshow"]().layout.coloraxis
     assert (axis.cmin, axis.cmax) == (-2.0, 2.0)
@@ -330,6 +336,7 @@ def test_library_goes_into_one_cell_and_again_when_that_cell_is_run_again(monkey
     shown = [view._repr_html_() for view in (first, other, first)]
     assert ["circuitsvis-library" in html for html in shown] == [True, False, True]
     assert shown[0].count("</script>") == 2, "nothing in the library ends its script element early"
+    assert len(shown[0]) < 500_000, "a third of what it unpacks to"
     monkeypatch.setitem(sys.modules, "google.colab", object())
     assert "circuitsvis-library" in other._repr_html_()
 

@@ -64,12 +64,16 @@ def test_tables_that_cannot_be_drawn_are_refused(table, change, words):
 
 
 def test_the_browser_counts_what_is_left(table):
-    prefix, measure, shown = widgets.specification_browser(table, "result", CHOICES).children
+    shown = widgets.specification_browser(table, "result", CHOICES)
+    prefix, measure = shown.controls
     assert list(prefix.options) == ["any", "<|im_start|>", "nothing"]
-    assert "6 of 6 specifications, 3 above zero; lowest -0.40, median +0.05, highest +0.30" in shown.value
+    assert "6 of 6 specifications, 3 above zero; lowest -0.40, median +0.05, highest +0.30" in shown.message.value
     prefix.value = "nothing"
-    assert "3 of 6 specifications, 1 above zero; lowest -0.40, median +0.00, highest +0.10" in shown.value
+    assert "3 of 6 specifications, 1 above zero; lowest -0.40, median +0.00, highest +0.10" in shown.message.value
     measure.value = "gap"
-    assert "1 of 6 specifications, 0 above zero" in shown.value and len(re.findall('r="3"', shown.value)) == 1
+    assert (
+        "1 of 6 specifications, 0 above zero" in shown.message.value
+        and len(re.findall('r="3"', shown.figure.body)) == 1
+    )
     prefix.value = measure.value = "any"
-    assert "6 of 6" in shown.value
+    assert "6 of 6" in shown.message.value

@@ -33,6 +33,10 @@ from utils.course import deriving, pages
 from utils.course.deriving import NotebookError, all_derived, as_json, derived_from, sources, tidy_notebook, title_of
 from utils.loading import DEFAULT_EMBEDDED
 
+LARGEST_NOTEBOOK = (
+    1_000_000  # bytes: GitHub shows a larger notebook slowly or not at all, and nobody can read its diffs
+)
+
 # --- checking ---------------------------------------------------------------------------------------------------------
 
 
@@ -61,6 +65,9 @@ def _cell_problems(path: Path) -> Iterator[str]:
     except Exception as error:
         yield f"cannot be read as a notebook ({error})"
         return
+    if (size := path.stat().st_size) > LARGEST_NOTEBOOK:
+        most, cell = max((len(json.dumps(cell)), number) for number, cell in enumerate(notebook.cells))
+        yield f"{size / 1e6:.2f} MB, and the limit is {LARGEST_NOTEBOOK / 1e6:.0f}; cell {cell} alone takes {most / 1e6:.2f}"
     for number, cell in enumerate(c for c in notebook.cells if c.cell_type == "code"):
         try:
             ast.parse(to_python(cell.source))

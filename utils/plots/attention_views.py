@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import html
 import importlib.resources
 import json
 import sys
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +27,15 @@ DRAW = (
     """for (const place of document.querySelectorAll('[data-attention="{digest}"]:not([id])')) """
     "CircuitsVis.render(place.id = 'attention-view-' + (window.attentionViews = (window.attentionViews || 0) + 1), "
     "CircuitsVis.AttentionHeads, {data}); else if (tries) setTimeout(draw, 250, tries - 1); }})(100)</script>"
+)
+
+# Adds the library to the page, once. A script element is what every front end lets run (VS Code, Colab, pages from disk).
+UNPACK = (
+    "(async () => {{ if (window.CircuitsVis) return; const packed = '{packed}'; "
+    "const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0)); "
+    "const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream('deflate')); "
+    "const script = document.createElement('script'); script.textContent = await new Response(stream).text(); "
+    "if (!window.CircuitsVis) document.head.append(script); }})()"
 )
 
 
@@ -48,7 +59,7 @@ _library_cell: str | None = None
 
 
 def _brings_library(title: str) -> bool:
-    """circuitsvis' JavaScript (1.3 MB) goes into the output of one cell, the first that shows a view, and again whenever
+    """circuitsvis' JavaScript (0.5 MB) goes into the output of one cell, the first that shows a view, and again whenever
     that cell is run again: the page may have been reloaded since. On Colab every output is a page of its own: into each."""
     global _library_cell
     shell = get_ipython()
@@ -60,10 +71,12 @@ def _brings_library(title: str) -> bool:
 
 
 def circuitsvis_library() -> str:
-    """The script element with circuitsvis' JavaScript, from the installed wheel."""
+    """The script element with circuitsvis' JavaScript, from the installed wheel. It is compressed, to a third of its size,
+    and the browser unpacks it: notebooks with a view would otherwise be larger than what GitHub shows."""
     source = importlib.resources.files("circuitsvis").joinpath("dist/cdn/iife.js").read_text(encoding="utf-8")
-    source = source.replace("//# sourceMappingURL=iife.js.map", "").replace("</script", "<\\/script")
-    return f'<script id="circuitsvis-library">{source}\nwindow.CircuitsVis = CircuitsVis;</script>'
+    source = source.replace("//# sourceMappingURL=iife.js.map", "") + "\nwindow.CircuitsVis = CircuitsVis;"
+    packed = base64.b64encode(zlib.compress(source.encode(), 9)).decode()
+    return f'<script id="circuitsvis-library">{UNPACK.format(packed=packed)}</script>'
 
 
 def attention(

@@ -1,0 +1,69 @@
+"""What every explorer is: controls, one line of text, and a figure that is drawn again when a control changes."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ipywidgets
+from IPython.display import display
+
+WIDE = ipywidgets.Layout(width="min(46em, 98%)")
+
+
+def named(description: str, **options: Any) -> dict[str, Any]:
+    """Options of a control: its description whole, however long, and as wide as the page allows."""
+    return {"description": description, "style": {"description_width": "initial"}, "layout": WIDE, **options}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as HTML; `alt` is what it says in words, for where HTML is not shown."""
+
+    body: str
+    alt: str
+
+    def __repr__(self) -> str:
+        return self.alt
+
+    def _repr_html_(self) -> str:
+        return self.body
+
+
+class Explorer:
+    """Controls above a figure. Shown by Jupyter; without a kernel, the last figure stays.
+
+    draw() reads the controls and returns (a line of text, a figure). What it raises is shown as a message, in one line.
+    controls, message and figure can be read, and a control's `value` set, without a browser.
+    """
+
+    def __init__(self, controls: Sequence[ipywidgets.Widget], draw: Callable[[], tuple[str, Any]]) -> None:
+        self.controls, self._draw = list(controls), draw
+        self.message, self.figure = ipywidgets.HTML(), None
+        self._shown: list[Any] = []
+        for control in self.controls:
+            control.observe(self._refresh, names="value")
+        self._refresh()
+        if self.figure is None:  # no first figure: a mistake in the call, which its author should see whole
+            draw()
+
+    def _refresh(self, _change: object = None) -> None:
+        try:
+            words, figure = self._draw()
+        except Exception as error:  # a learner may type anything, and whoever uses a widget should see no traceback
+            why = str(error).strip("'\"") or type(error).__name__
+            self.message.value = f'<p role="alert"><b>✗ {html.escape(why)}</b></p>'
+            return
+        self.message.value, self.figure = f'<p role="status">{html.escape(words)}</p>', figure
+        for handle in self._shown:
+            handle.update(figure)
+
+    def __repr__(self) -> str:
+        return f"Explorer({', '.join(control.description for control in self.controls)})"
+
+    def _ipython_display_(self) -> None:
+        display(ipywidgets.VBox([*self.controls, self.message]))
+        handle = display(self.figure, display_id=True)
+        self._shown += [] if handle is None else [handle]  # None: no notebook, only a terminal
