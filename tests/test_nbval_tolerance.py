@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.nbval_tolerance import TolerantData, TolerantText, agree
+from tests.nbval_tolerance import TolerantData, TolerantText, agree, without_descriptions
+from utils import plots
 
 
 def array(values, dtype="<f8", shape=None):
@@ -103,3 +104,14 @@ def test_whole_numbers_are_exact_everywhere(one, other):
 def test_figures(one, other, same):
     assert (one == other) is same and (other == one) is same
     assert (one != other) is not same
+
+
+def test_descriptions_of_figures_are_left_out_and_nothing_else():
+    shown = plots.bar([1.0, 2.0], "Title", "x", "y").to_plotly_json()
+    assert shown["layout"]["meta"]["alt"].startswith("Bar chart: Title.")
+    before = {**shown, "layout": {key: part for key, part in shown["layout"].items() if key != "meta"}}
+    assert without_descriptions(shown)["layout"] == before["layout"] == without_descriptions(before)["layout"]
+    assert "title" in before["layout"] and without_descriptions({"meta": 1}) == {"meta": 1}
+    view = str(plots.attention([[[1.0]]], ["a"], "Title"))
+    assert 'aria-label="Attention patterns: Title.' in view and "aria-label" not in without_descriptions(view)
+    assert view.replace(' role="group"', "").count("div") == without_descriptions(view).count("div")
