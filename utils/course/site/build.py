@@ -38,7 +38,6 @@ SETTINGS = {
         "use_fullscreen_button": False,
         "show_toc_level": 2,
         "navbar_persistent": [],  # one search field is enough: the sidebar's
-        "home_page_in_toc": True,
     },
     "html_context": {"default_mode": "auto"},
     "html_static_path": ["_static"],

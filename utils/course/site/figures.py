@@ -11,15 +11,18 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from nbformat import NotebookNode
 
+from utils.course.outputs import WIDGET
 from utils.plots import alt_text
 from utils.plots.alt import attention_alt
 
 PLOTLY_FORMAT = "application/vnd.plotly.v1+json"
-WIDGET = "application/vnd.jupyter.widget-view+json"
 LIBRARY = re.compile(r'<script id="circuitsvis-library">.*?</script>', re.DOTALL)
 VIEW = re.compile(r"CircuitsVis\.AttentionHeads, (\{.*?\})\); else", re.DOTALL)
 VIEW_TITLE = re.compile(r"<b>(.*?)</b>", re.DOTALL)
-NO_KERNEL = "<p><i>Here the notebook has a widget. It needs a running notebook: open the exercises to use it.</i></p>"
+VIEW_ALT = re.compile(r' role="group" aria-label="([^"]*)"')
+NO_KERNEL = (
+    "<p><i>In the notebook, this is a widget. It needs a running notebook: open the exercises to use it.</i></p>"
+)
 # What an output needs → the element that loads it, once on a page, before the first output that does.
 SCRIPTS = {"plotly": "plotly.min.js", "attention": "circuitsvis.js"}
 
@@ -33,7 +36,7 @@ def with_static_outputs(notebook: NotebookNode) -> NotebookNode:
             number += 1
             data, needs = {"text/html": plotly_figure(data[PLOTLY_FORMAT], f"figure-{number}")}, "plotly"
         elif WIDGET in data:
-            data = {"text/html": data.get("text/html", NO_KERNEL)}
+            data = {"text/html": NO_KERNEL + data.get("text/html", "")}
         elif "data-attention=" in data.get("text/html", ""):
             data, needs = {"text/html": attention_view(data["text/html"])}, "attention"
         elif "image/svg+xml" in data:
@@ -59,17 +62,22 @@ def plotly_figure(data: dict, name: str) -> str:
         default_height=f"{figure.layout.height or 450}px",
         config={"displayModeBar": False, "responsive": True},
     )
-    return (
-        f'<figure class="plot"><div aria-hidden="true">{drawn}</div>'
-        f'<figcaption class="visually-hidden">{html.escape(alt)}</figcaption></figure>'
-    )
+    return _captioned("plot", drawn, alt)
 
 
 def attention_view(text: str) -> str:
-    """An attention view without the library, and with its description where the notebook was run before there was one."""
+    """An attention view without the library, and with its description, also where the notebook is older than that."""
     text = LIBRARY.sub("", text)
-    if "aria-label=" in text:
-        return text
-    data, title = json.loads(VIEW.search(text)[1]), html.unescape(VIEW_TITLE.search(text)[1])
-    alt = attention_alt(title, data["attentionHeadNames"], data["tokens"], data["attention"])
-    return text.replace("<div ", f'<div role="group" aria-label="{html.escape(alt)}" ', 1)
+    told = VIEW_ALT.search(text)
+    if told:
+        alt = html.unescape(told[1])
+    else:
+        data, title = json.loads(VIEW.search(text)[1]), html.unescape(VIEW_TITLE.search(text)[1])
+        alt = attention_alt(title, data["attentionHeadNames"], data["tokens"], data["attention"])
+    return _captioned("attention", VIEW_ALT.sub("", text), alt)
+
+
+def _captioned(kind: str, drawn: str, alt: str) -> str:
+    """A screen reader reads the description in place of what is drawn, whose parts say nothing to it."""
+    caption = f'<figcaption class="visually-hidden">{html.escape(alt)}</figcaption>'
+    return f'<figure class="{kind}"><div aria-hidden="true">{drawn}</div>{caption}</figure>'
