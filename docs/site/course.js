@@ -5,6 +5,13 @@
   const remembered = () => { try { return localStorage.getItem(KEY) === "yes"; } catch { return false; } };
   const remember = (open) => { try { localStorage.setItem(KEY, open ? "yes" : "no"); } catch { /* a page that may not */ } };
 
+  // What is wider than the page can be pushed sideways with the keyboard, too.
+  window.addEventListener("load", () => {
+    document.querySelectorAll(".table-scroll, .formula, figure.plot, figure.attention").forEach((part) => {
+      if (part.scrollWidth > part.clientWidth) part.tabIndex = 0;
+    });
+  });
+
   document.addEventListener("DOMContentLoaded", () => {
     const folded = document.querySelectorAll("details.folded");
     const place = document.querySelector(".article-header-buttons") || document.querySelector("main");

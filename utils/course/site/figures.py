@@ -42,7 +42,7 @@ def with_static_outputs(notebook: NotebookNode) -> NotebookNode:
         elif "image/svg+xml" in data:
             data = {"text/html": f'<figure class="drawing">{data["image/svg+xml"]}</figure>'}
         elif "text/html" in data:
-            data = {"text/html": f'<div class="table-scroll" tabindex="0">{data["text/html"]}</div>'}
+            data = {"text/html": f'<div class="table-scroll">{data["text/html"]}</div>'}
         if needs and needs not in loaded:
             loaded.add(needs)
             data["text/html"] = f'<script src="_static/{SCRIPTS[needs]}"></script>' + data["text/html"]
