@@ -14,6 +14,7 @@ from bs4 import BeautifulSoup
 
 from utils import plots
 from utils.course import deriving
+from utils.course.notebooks import compared_note
 from utils.course.outputs import WIDGET
 
 pytest.importorskip("sphinx", reason="Sphinx is not installed here; make setup installs it")
@@ -134,6 +135,21 @@ def test_a_browser_opens_it_from_the_disk_and_asks_nobody(site):
         browser.close()
     assert found == [0, total] and total > 10
     assert errors == [] and [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+def test_the_pages_of_a_run_say_what_was_compared(executed):
+    """`make run` makes its pages in the same way."""
+    rows = [
+        {"title": "01 · A & B", "stem": "01_ioi_task", "seconds": 3.2, "error": None, "known": 4, "agree": 3},
+        {"title": "02 · C", "stem": "02_logit_attribution", "seconds": 1.0, "error": "ValueError: no\nmore", "known": 0,
+         "agree": 0},
+    ]  # fmt: skip
+    found = pages.other_pages(executed, compared_note(rows, "tiny"))["index.md"]
+    assert found.startswith(
+        "# Taking a language model apart, twice\n\nThese pages were made by running the course on tiny."
+    )
+    assert "| [01 · A & B](01_ioi_task.ipynb) | 3 s | 3 of 4 references within tolerance |" in found
+    assert "0 of 0 references within tolerance; stopped: `ValueError: no` |" in found
 
 
 # --- its parts ------------------------------------------------------------------------------------------------------------

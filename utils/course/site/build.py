@@ -84,16 +84,18 @@ def write_sources(folder: Path, executed: Mapping[str, NotebookNode], note: str 
     (static / "circuitsvis.js").write_text(library, encoding="utf-8")
 
 
-def build_site(out: Path, executed: Mapping[str, NotebookNode], note: str = "") -> None:
+def build_site(out: Path, executed: Mapping[str, NotebookNode], note: str = "", strict: bool = True) -> None:
     """Write the pages into `out`, which is emptied first. note: markdown for the first page.
 
-    Raises SphinxError if Sphinx warns of anything.
+    strict: raise SphinxError if Sphinx warns of anything.
     """
     work = out.parent / f"{out.name}-work"
     write_sources(work / "source", executed, note)
     shutil.rmtree(out, ignore_errors=True)
     folders = {"srcdir": work / "source", "confdir": None, "outdir": out, "doctreedir": work / "doctrees"}
-    app = Sphinx(**folders, buildername="html", confoverrides=SETTINGS, status=None, warningiserror=True, freshenv=True)
+    app = Sphinx(
+        **folders, buildername="html", confoverrides=SETTINGS, status=None, warningiserror=strict, freshenv=True
+    )
     app.build(force_all=True)
     if app.statuscode:
         raise SphinxError("Sphinx warned; see above")
