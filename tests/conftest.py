@@ -10,7 +10,7 @@ from utils.tiny_models import tiny_model
 
 # Tests of how notebooks are made: they need the maintainers' tools, which a learner's machine does not have.
 PRESS = [
-    *("test_address.py", "test_house.py", "test_notebooks.py", "test_packaging.py", "test_pages.py", "test_run.py"),
+    *("test_address.py", "test_house.py", "test_notebooks.py", "test_packaging.py", "test_site.py", "test_run.py"),
     *("test_setup_cell.py", "test_progress.py", "test_submission.py", "test_kit.py", "test_teaching.py"),
 ]
 collect_ignore = [] if find_spec("nbgrader") else PRESS

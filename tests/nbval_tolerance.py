@@ -4,6 +4,8 @@ A measurement is a number that is printed with digits after the point or with an
 array of floats. Whole numbers (token ids, counts, shapes), names and versions with digits in them (L23H3, smollm2-1.7b,
 5.23.0) and the types of arrays are exact.
 
+Descriptions of figures for screen readers are left out: they follow from the figure, and round its numbers.
+
 Loaded by `addopts` in pyproject.toml. It also sets what kernels need in order to give the recorded outputs: the embedded
 model, no hub, strict references, no line in a learner's own record. Progress bars are left out, as they are from what is
 recorded.
@@ -24,6 +26,7 @@ import numpy as np
 from utils.course.outputs import is_progress_bar
 from utils.loading import DEFAULT_EMBEDDED
 
+DESCRIPTION = re.compile(r' role="group" aria-label="[^"]*"')  # of an attention view
 RELATIVE = 2e-3
 ABSOLUTE = 1e-4  # what float error comes to on this model between threads, versions and machines: 6e-05 against 2e-05
 NUMBER = re.compile(
@@ -145,11 +148,22 @@ def compare_outputs(self: nbval.plugin.IPyNbCell, test: list, ref: list, skip_co
 
 
 nbval.plugin.IPyNbCell.compare_outputs = compare_outputs
+
+
+def without_descriptions(value: Any) -> Any:
+    """The HTML of an attention view, or a plotly figure, without what a screen reader reads out in its place."""
+    if isinstance(value, str):
+        return DESCRIPTION.sub("", value)
+    if isinstance(value, dict) and isinstance(value.get("layout"), dict):
+        return {**value, "layout": {key: part for key, part in value["layout"].items() if key != "meta"}}
+    return value
+
+
 _sanitize = nbval.plugin.IPyNbCell.sanitize
 
 
 def sanitize(self: nbval.plugin.IPyNbCell, value: Any) -> Any:
-    value = _sanitize(self, value)
+    value = without_descriptions(_sanitize(self, value))
     if isinstance(value, str):
         return TolerantText(LIBRARY.sub(r"\1", value))
     return TolerantData(without_style(value)) if isinstance(value, dict) else value

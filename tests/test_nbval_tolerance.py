@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.nbval_tolerance import TolerantData, TolerantText, agree, sanitize
+from tests.nbval_tolerance import TolerantData, TolerantText, agree, sanitize, without_descriptions
+from utils import plots
 
 
 def array(values, dtype="<f8", shape=None):
@@ -122,3 +123,14 @@ def test_how_the_library_is_packed_and_a_figures_style_are_not_compared():
     styled = {"data": [1.5], "layout": {"title": "a", "template": {"data": 1}}}
     plain, renamed = {"data": [1.5], "layout": {"title": "a"}}, {"data": [1.5], "layout": {"title": "b"}}
     assert sanitize(Plain(), styled) == sanitize(Plain(), plain) != sanitize(Plain(), renamed)
+
+
+def test_descriptions_of_figures_are_left_out_and_nothing_else():
+    shown = plots.bar([1.0, 2.0], "Title", "x", "y").to_plotly_json()
+    assert shown["layout"]["meta"]["alt"].startswith("Bar chart: Title.")
+    before = {**shown, "layout": {key: part for key, part in shown["layout"].items() if key != "meta"}}
+    assert without_descriptions(shown)["layout"] == before["layout"] == without_descriptions(before)["layout"]
+    assert "title" in before["layout"] and without_descriptions({"meta": 1}) == {"meta": 1}
+    view = str(plots.attention([[[1.0]]], ["a"], "Title"))
+    assert 'aria-label="Attention patterns: Title.' in view and "aria-label" not in without_descriptions(view)
+    assert view.replace(' role="group"', "").count("div") == without_descriptions(view).count("div")

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OWN = {"utils", "tests"}
 OPTIONAL = {"google", "psutil"}  # Colab's own; and what the doctor uses where it is there
 LEARNERS = ("utils/*.py", "utils/[!c]*/**/*.py", "utils/c[!o]*/**/*.py", "tests/checks/*.py", "solutions/*.py")
-MAINTAINERS = ("utils/course/*.py", "tests/**/*.py")
+MAINTAINERS = ("utils/course/**/*.py", "tests/**/*.py")
 
 # Run with the folder of the unpacked wheel in place of this one. Modules that begin a command are compiled only; the
 # matrix, which installs other versions, needs the checkout and its list of Colab's packages.

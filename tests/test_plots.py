@@ -241,6 +241,7 @@ def texts(part):
 @pytest.mark.parametrize("name", SHOWN)
 def test_text_that_looks_like_markup_is_shown(name, markup):
     figure = json.loads(SHOWN[name](markup).to_json())
+    del figure["layout"]["meta"]  # the description, which plotly does not show: plain text
     found = [text for text in texts(figure) if isinstance(text, str)]
     templates = [trace.pop("hovertemplate", "") for trace in figure["data"]]  # plotly's own: <b>%{hovertext}</b><br>…
     escaped = plot_inputs.as_text(markup)

@@ -57,6 +57,7 @@ def test_every_command_has_a_make_target_and_the_other_way_round():
         (["check", "ARGS=-x"], "-m utils.course.run check -x"),
         (["constraints"], "-m utils.course.run constraints"),
         (["progress"], "-m utils.course.run progress"),
+        (["site"], "-m utils.course.run site"),
         (["kit", "OUT=../class"], "-m utils.course.run kit ../class"),
         (["kit", "OUT=../class", "CHAPTER=00 01", "ARGS=--update"], "-m utils.course.run kit ../class 00 01 --update"),
         (["address", "REPOSITORY=jane/course"], "-m utils.course.run address jane/course"),

@@ -174,7 +174,7 @@ class _State:
             )
 
     def _replaced(self) -> int:
-        """How many tensors were put in the place of weights and buffers (as .double() does with buffers); they are gone now."""
+        """How many tensors stood in the place of weights and buffers (.double() does so with buffers). They are gone now."""
         count = 0
         for module, kinds in self.held.items():
             for now, kept in zip((module._parameters, module._buffers), kinds, strict=True):

@@ -69,7 +69,7 @@ def derived_from(source: Path) -> dict[Path, str]:
     solution = jupytext.read(source, fmt=FORMAT)
     _fill_derived(solution, source)
     _mark(solution)
-    chapter = _exercises(solution)
+    chapter = exercises(solution)
     for notebook in (solution, chapter):
         tidy_notebook(notebook)
     twin = SOLUTIONS / f"{source.stem}.ipynb"
@@ -139,7 +139,7 @@ def _points(source: str) -> int:
     return REGISTRY[name].points
 
 
-def _exercises(solution: NotebookNode) -> NotebookNode:
+def exercises(solution: NotebookNode) -> NotebookNode:
     """What learners get: the answers folded behind their checks, the solutions cleared."""
     notebook, resources = copy.deepcopy(solution), {}
     notebook.cells = _with_answers(notebook.cells)

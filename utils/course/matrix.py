@@ -45,7 +45,10 @@ TRIED_PACKAGES = ("torch", "transformers", "transformer-lens", "numpy", "pandas"
 # What the tests need beside requirements.txt, and what the press needs. Nobody prints notebooks on Colab or on the oldest
 # versions, which hold nbgrader back at a release that cannot be imported: there, the tests of the press are left out.
 TOOLS = ("pytest", "pytest-xdist", "hypothesis", "beartype", "nbval", "nbclient", "rich", "pip")
-PRESS = ("jupytext", "nbgrader", "nbconvert", "latex2mathml", "pybtex", "jupyterlab", "ruff", "uv")
+PRESS = (
+    *("jupytext", "nbgrader", "nbconvert", "latex2mathml", "pybtex", "jupyterlab", "ruff", "uv"),
+    *("sphinx", "myst-nb", "sphinx-book-theme>=1.4", "sphinxcontrib-bibtex", "beautifulsoup4", "codespell"),
+)
 WITHOUT_PRESS = ("colab", "oldest")
 ENVIRONMENTS = {
     "pinned": ("3.11", "the versions of constraints.txt", ["-c", "constraints.txt", "-r", "requirements.txt"]),

@@ -2,7 +2,7 @@
 
     python -m utils.course.notebooks sync [--execute] [CHAPTER ...]   write every derived file; --execute: and the outputs
     python -m utils.course.notebooks check                            fail, naming the file, if a derived file differs
-    python -m utils.course.notebooks run [CHAPTER ...]                execute the solutions into build/, with an index
+    python -m utils.course.notebooks run [CHAPTER ...]                execute the solutions into build/, and make pages
 
 What follows from what is in `utils.course.deriving`.
 """
@@ -29,8 +29,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from utils.course import deriving, pages
+from utils.course import deriving
 from utils.course.deriving import NotebookError, all_derived, as_json, derived_from, sources, tidy_notebook, title_of
+from utils.course.outputs import keep_what_widgets_show
 from utils.loading import DEFAULT_EMBEDDED
 
 LARGEST_NOTEBOOK = (
@@ -107,7 +108,7 @@ def execute(source: Path, env: dict[str, str], progress: Progress | None = None)
         if progress:
             progress.update(task, completed=cell_index + 1)
 
-    options = {"timeout": 3600, "kernel_name": "python3", "record_timing": False, "store_widget_state": False}
+    options = {"timeout": 3600, "kernel_name": "python3", "record_timing": False, "store_widget_state": True}
     folder = {"metadata": {"path": str(deriving.SOLUTIONS)}}
     client = NotebookClient(notebook, resources=folder, coalesce_streams=True, on_cell_complete=advance, **options)
     try:
@@ -115,6 +116,7 @@ def execute(source: Path, env: dict[str, str], progress: Progress | None = None)
     except CellExecutionError as stopped:
         done.error = f"{stopped.ename}: {stopped.evalue}"
     done.seconds = time.monotonic() - started
+    keep_what_widgets_show(notebook, client.widget_state)
     if progress:
         progress.update(task, completed=len(notebook.cells))
     return done
@@ -155,31 +157,48 @@ def _progress() -> Progress:
 
 
 def run(chapters: Sequence[str], model: str) -> bool:
-    """Execute the solutions into build/, write pages and an index, print a table; True if everything held."""
+    """Execute the solutions into build/, make pages of them, print a table; True if everything held."""
+    from utils.course.site.build import build_site  # here, because only this command needs Sphinx
+
     build = deriving.ROOT / "build"
     build.mkdir(exist_ok=True)
     with _progress() as progress:
         rows = [_run_one(source, model, build, progress) for source in sources(chapters)]
-    pages.write_index(rows, model, build / "index.html")
     console = Console()
     console.print(_table(rows, model))
-    console.print(f"pages: {build / 'index.html'}")
+    executed = {row["stem"]: row["notebook"] for row in rows}
+    build_site(build / "run", executed, compared_note(rows, model), strict=False)
+    console.print(f"pages: {build / 'run' / 'index.html'}")
     return all(row["error"] is None and row["known"] == row["agree"] for row in rows)
 
 
+def compared_note(rows: Sequence[dict], model: str) -> str:
+    """What was compared in each chapter, as markdown for the first of the pages."""
+    lines = [
+        f"These pages were made by running the course on {model}.",
+        "",
+        "| chapter | time | compared |",
+        "|---|---|---|",
+    ]
+    for row in rows:
+        found = f"{row['agree']} of {row['known']} references within tolerance"
+        stopped = f"; stopped: `{row['error'].splitlines()[0]}`" if row["error"] else ""
+        lines.append(f"| [{row['title']}]({row['stem']}.ipynb) | {row['seconds']:.0f} s | {found}{stopped} |")
+    return "\n".join(lines)
+
+
 def _run_one(source: Path, model: str, build: Path, progress: Progress) -> dict:
-    """Execute one solution, write its notebook and its page; what it compared, for the table."""
+    """Execute one solution and write its notebook; what it compared, for the table."""
     log = build / f"{source.stem}.references.jsonl"
     log.unlink(missing_ok=True)
     done = execute(source, environment(model, COURSE_REFERENCE_LOG=str(log)), progress)
     tidy_notebook(done.notebook)
     (build / f"{source.stem}.ipynb").write_text(as_json(done.notebook), encoding="utf-8")
-    pages.write_page(done.notebook, title_of(source), build / f"{source.stem}.html")
     compared = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     known = [row for row in compared if row["known"]]
     agree = sum(row["agrees"] for row in known)
     row = {"title": title_of(source), "stem": source.stem, "seconds": done.seconds, "error": done.error}
-    row["compared"] = len(compared)
+    row |= {"compared": len(compared), "notebook": done.notebook}
     return row | {"known": len(known), "agree": agree, "peak_gib": done.peak_gib}
 
 

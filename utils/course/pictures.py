@@ -17,7 +17,7 @@ from nbformat import NotebookNode
 from playwright.sync_api import sync_playwright
 
 from utils.course.deriving import SOLUTIONS
-from utils.course.pages import PLOTLY
+from utils.course.site.figures import PLOTLY_FORMAT
 from utils.plots import circuitsvis_library
 
 PICTURES = SOLUTIONS / "pictures"
@@ -34,7 +34,7 @@ def output_titled(stem: str, words: str) -> NotebookNode:
     """The data of the first plotly figure or attention view in an executed notebook whose title holds `words`."""
     notebook = nbformat.read(SOLUTIONS / f"{stem}.ipynb", as_version=4)
     for output in (o for cell in notebook.cells for o in cell.get("outputs", []) if "data" in o):
-        if words in output.data.get(PLOTLY, {}).get("layout", {}).get("title", {}).get("text", ""):
+        if words in output.data.get(PLOTLY_FORMAT, {}).get("layout", {}).get("title", {}).get("text", ""):
             return output.data
         if words in output.data.get("text/plain", "") and output.data["text/plain"].startswith("AttentionView("):
             return output.data
@@ -43,8 +43,10 @@ def output_titled(stem: str, words: str) -> NotebookNode:
 
 def draw(data: NotebookNode, path: Path) -> None:
     """Write a figure or an attention view as a PNG."""
-    if PLOTLY in data:
-        pio.from_json(pio.json.to_json_plotly(data[PLOTLY]), skip_invalid=True).write_image(path, width=1000, scale=1)
+    if PLOTLY_FORMAT in data:
+        pio.from_json(pio.json.to_json_plotly(data[PLOTLY_FORMAT]), skip_invalid=True).write_image(
+            path, width=1000, scale=1
+        )
         return
     body = data["text/html"]
     library = "" if "circuitsvis-library" in body else circuitsvis_library()

@@ -21,7 +21,10 @@ CONSTRAINTS = [
     *"uv pip compile pyproject.toml --all-extras --universal --python-version 3.11.0 --fork-strategy fewest".split(),
     *("--no-annotate", "-o", "constraints.txt", "--custom-compile-command", "make constraints"),
 ]
-CHECKED = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["utils.course.notebooks", "check"]]
+CHECKED = [
+    *(["ruff", "check", "."], ["ruff", "format", "--check", "."], ["codespell_lib"]),
+    ["utils.course.notebooks", "check"],
+]
 MUTANTS = ["tests.mutants", "--changed"]
 QUICK_TESTS = ["pytest", "-n2", "--dist=loadfile", "-m", "not real_model and not slow", "tests"]
 ALL_TESTS = [  # notebooks first: they take longest, and one that came last would keep one process waiting
@@ -46,6 +49,7 @@ COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
     "sync": ("derive the notebooks from solutions/*.py: sync 03 --execute", [["utils.course.notebooks", "sync"]]),
     "address": ("write the repository's address everywhere: address owner/name", [["utils.course.address"]]),
     "constraints": ("pin what is new in the requirements; --upgrade moves every pin", [CONSTRAINTS]),
+    "site": ("build the website from the executed solutions: build/site", [["utils.course.site.build"]]),
     "kit": ("write an nbgrader course for a class: kit ../class 00 01", [["utils.course.kit"]]),
     "bench": ("measure the patching engine", [["tests.bench"]]),
 }

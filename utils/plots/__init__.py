@@ -15,6 +15,7 @@ import plotly.express as px
 import plotly.graph_objects as go
 import plotly.io as pio
 
+from utils.plots.alt import alt_text, described
 from utils.plots.attention_views import AttentionView, attention, attention_of_heads, circuitsvis_library
 from utils.plots.diagrams import circuit, mosaic
 from utils.plots.drawings import Drawing
@@ -39,9 +40,9 @@ from utils.plots.patching_drawings import (
 )
 
 __all__ = [
-    "AttentionView", "Drawing", "attention", "attention_of_heads", "bar", "circuit", "circuitsvis_library", "gates_drawing",
-    "graph", "head_drawing", "heads", "hooks_drawing", "imshow", "intervals", "line", "mosaic", "patching_drawing",
-    "path_patching_drawing", "published_circuit_drawing", "residual_stream_drawing", "scatter",
+    "AttentionView", "Drawing", "alt_text", "attention", "attention_of_heads", "bar", "circuit", "circuitsvis_library",
+    "gates_drawing", "graph", "head_drawing", "heads", "hooks_drawing", "imshow", "intervals", "line", "mosaic",
+    "patching_drawing", "path_patching_drawing", "published_circuit_drawing", "residual_stream_drawing", "scatter",
 ]  # fmt: skip
 
 # plotly_white for the traces that the course draws: each figure carries its template, and the whole one takes 7 kB.
@@ -61,6 +62,7 @@ pio.templates.default = "course"
 DIVERGING = "RdBu_r"
 
 
+@described
 def imshow(
     values: Numbers,
     title: str,
@@ -136,6 +138,7 @@ def _tick_texts(figure: go.Figure, text: list[str] | None) -> None:
         figure.update_xaxes(tickmode="array", tickvals=list(range(len(text))), ticktext=text)
 
 
+@described
 def line(
     values: Numbers | dict[str, Numbers],
     title: str,
@@ -167,6 +170,7 @@ def _labelled(figure: go.Figure, title: str, x: str, y: str | None = None, **lay
     return figure.update_layout(**names, **layout)
 
 
+@described
 def bar(
     values: Numbers | dict[str, Numbers],
     title: str,
@@ -197,6 +201,7 @@ def bar(
     return _labelled(figure, title, x, y, showlegend=len(groups) > 1, height=400)
 
 
+@described
 def scatter(
     x_values: Any,
     y_values: Any,
@@ -250,6 +255,7 @@ def _farthest(x_values: np.ndarray, y_values: np.ndarray, finite: np.ndarray, co
     return set(np.argsort(-np.where(finite, distance, -1.0), kind="stable")[:count].tolist())
 
 
+@described
 def intervals(
     values: dict[str, Numbers],
     title: str,
@@ -284,6 +290,7 @@ def intervals(
     return _labelled(figure, title, x, showlegend=len(groups) > 1, height=140 + 17 * len(text), margin_l=150)
 
 
+@described
 def heads(values: Numbers, title: str, unit: str = "value", **kwargs: Any) -> go.Figure:
     """The [layer, head] heatmap that most chapters end in."""
     figure = imshow(values, title, x="head", y="layer", unit=unit, **kwargs)

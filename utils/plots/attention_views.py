@@ -16,6 +16,7 @@ import numpy as np
 from IPython import get_ipython
 
 from utils.attribution import head_name
+from utils.plots.alt import attention_alt
 from utils.plots.inputs import Numbers, as_array, require_count, table
 
 # Draws the view into every element that carries its data and is still empty. Elements are found by what they show, not by
@@ -99,10 +100,13 @@ def attention(
     data = json.dumps({"attention": patterns.tolist(), "tokens": tokens, "attentionHeadNames": names})
     data = data.replace("<", "\\u003c")  # no token can end the script element (</script>) or open a comment (<!--)
     digest = hashlib.sha256((str(title) + data).encode()).hexdigest()[:12]
+    alt = html.escape(attention_alt(str(title), names, tokens, patterns), quote=True)
+    alt = alt.encode("ascii", "xmlcharrefreplace").decode()
     return AttentionView(
         title,
-        f'<div style="font-family: sans-serif"><b>{html.escape(str(title))}</b><div data-attention="{digest}">'
-        "<i>Run the notebook from the top to draw this view.</i></div></div>" + DRAW.format(digest=digest, data=data),
+        f'<div role="group" aria-label="{alt}" style="font-family: sans-serif"><b>{html.escape(str(title))}</b>'
+        f'<div data-attention="{digest}"><i>Run the notebook from the top to draw this view.</i></div></div>'
+        + DRAW.format(digest=digest, data=data),
     )
 
 

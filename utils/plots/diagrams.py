@@ -9,9 +9,11 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from utils.plots.alt import described
 from utils.plots.inputs import NOT_FINITE, Numbers, as_text, color_limit, require_known, table
 
 
+@described
 def circuit(heads: Sequence[dict[str, Any]], roles: Sequence[str], title: str) -> go.Figure:
     """A drawing of heads on the residual streams of a prompt: columns are positions, rows layers, the logits on top.
 
@@ -61,6 +63,7 @@ def _box(head: dict[str, Any], heads: Sequence[dict[str, Any]], roles: Sequence[
     return roles.index(head["at"]) + 0.36 * (row.index(id(head)) - (len(row) - 1) / 2)
 
 
+@described
 def mosaic(tables: dict[str, Numbers], title: str, unit: str = "value", columns: int = 4) -> go.Figure:
     """One small [layer, head] heatmap per model, of whatever size, with one color scale from zero up."""
     if not tables:

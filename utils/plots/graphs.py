@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from utils.circuits.graph import COMPONENT_NAMES, LOGITS, Edge, node_name
+from utils.plots.alt import described
 from utils.plots.inputs import as_text, require_known
 
 HELPS, HURTS = "firebrick", "royalblue"
@@ -14,6 +15,7 @@ DASHES = {"": "solid", "q": "solid", "k": "dot", "v": "dash"}
 Place = tuple[object, str]  # a node, and the role at which it writes
 
 
+@described
 def graph(edges: Sequence[Edge], roles: Sequence[str], title: str) -> go.Figure:
     """The edges of a circuit, drawn between heads that stand at the position where they write.
 

@@ -9,6 +9,7 @@ import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from utils.plots.alt import described
 from utils.plots.drawings import BLUE, GREY, Drawing, text
 from utils.plots.inputs import as_text
 
@@ -22,6 +23,7 @@ def _sorted(table: pd.DataFrame, value: str, choices: Sequence[str]) -> pd.DataF
     return table.sort_values(value, kind="stable", ignore_index=True)
 
 
+@described
 def specification_curve(table: pd.DataFrame, value: str, choices: Sequence[str], title: str, y: str) -> go.Figure:
     """The values of all specifications from the lowest to the highest, and below each point what was chosen.
 
