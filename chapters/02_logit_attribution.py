@@ -80,7 +80,7 @@ from tests.checks import (
     check_top_heads,
 )
 from tests.checks.predicting import score_predictions
-from utils import attribution, plots
+from utils import attribution, plots, widgets
 from utils.attribution import bias_term, head_name, logit_diff
 from utils.inference import ends_only, small_cache
 from utils.ioi import ioi_dataset, ioi_pairs, positions_by_role, single_token_names
@@ -687,6 +687,21 @@ compare("ioi.attribution.top_head_on_other_names", writes["other names, mean"][p
 #
 # Of these six, only L23H0. L29H1 raises the answer as well, but it looks at END. L24H4 looks at IO as well, but it lowers the answer.
 # </details>
+#
+# You have seen six heads. The explorer below shows any of the others, on any short prompt. On the left is the head's attention pattern. On the right are the tokens whose logits the head raises and lowers most at the last position: the same projection as above, onto every column of the unembedding.
+#
+# *What do you expect?* Which token does the strongest head lower most, and what happens to it when you exchange the two names in the prompt?
+# <details><summary>Our guess</summary>
+# The subject, with its leading space. After the exchange the head lowers the other name.
+# </details>
+
+# %%
+widgets.head_explorer(model, pairs.clean_text[0], *positive[0])
+
+# %% [markdown]
+# **How to read it.** Tab goes to the sliders, and the arrow keys move them. Each row of the pattern is a position that asks. The darkest square in the row is the position that it reads most.
+#
+# **What it does not show.** A list of names on the right does not prove that the head is *for* names. It is what this head wrote on this one prompt.
 #
 # **What a pattern says.** It says from where a head *may* have carried something, in this run.
 #

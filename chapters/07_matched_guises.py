@@ -316,11 +316,21 @@ for guise, shares in mass.items():
     print(f"{guise:22} traits together: {shares.mean():.3f} (from {shares.min():.3f} to {shares.max():.3f} over nine prompts)")
 compare("guises.trait_mass", [shares.mean() for shares in mass.values()], model)
 
-
 # %% [markdown]
 # **How to read it.** The likeliest words are *a*, *not*, *an*, *the*. None of the 37 traits is among the first ten, after any of the three guises. On SmolLM2 all of them together have a probability of .008: the model would say one of them about once in 125 times.
 #
 # **What it does not show.** That the traits do not matter. A model that ranks applicants is asked exactly such questions, with the answers given. But "the model thinks that the speaker is lazy" would be a strange summary of these lists. What is measured from here on is how *small* probabilities change *relative to each other*.
+#
+# Before we measure anything in bulk, get a feeling for the numbers. Write two guises of one meaning into the explorer, and a frame around them. Each bar says how much likelier (in nats) a trait becomes when the second guise is replaced by the first. The line above the bars has the trait gap of this one pair, which exercise 7.6 defines.
+#
+# *What do you expect?* Try a pair with no dialect in it, such as "he is working" and "he's usually working". How large are its bars beside those of the first pair?
+
+# %%
+widgets.guise_explorer(model, "he be working", "he's usually working", PROMPTS[2])
+
+
+# %% [markdown]
+# **What it does not show.** One pair in one frame is an anecdote. Sections 5 to 10 are about how many pairs, frames and comparisons it takes before such bars mean anything.
 #
 # ## 3 · Where does a prompt end?
 #
@@ -1388,9 +1398,9 @@ for name, curve in curves.items():
 # The published contrast is above zero in 78 % of the specifications: the strength in 92 %, the gap in 69 %. The negative results crowd behind the end-of-text token and in the prompt about people. *Done* is above zero in 97 %, by each of the three measures, and its gap goes from −.08 to .55 with a median of .26. Somebody who had made one choice for each could have reported almost any gap in that range in good faith.
 # </details>
 #
-# Fix some choices in the browser below, and see what is left. (It needs a running kernel; the two figures above are the same without one.)
+# Fix some choices in the explorer below with Tab and the arrow keys, and see what is left. The blue points are the specifications that still fit. (Without a running kernel you see all of them.)
 
-# %% tags=["nbval-ignore-output"]
+# %%
 widgets.specification_browser(curves["be_usually"], "result", CHOICES)
 
 # %% [markdown]

@@ -77,7 +77,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from tests.checks import check_answer_token_ids, check_build_prompts, check_logit_diff, check_logprob_diff
 from tests.checks.predicting import score_predictions
-from utils import attribution, ioi, plots
+from utils import attribution, ioi, plots, widgets
 from utils.inference import end_logits
 from utils.models import load_model
 from utils.reference import compare
@@ -125,7 +125,15 @@ compare("test_prompt.top_tokens", top["token"].tolist(), model)
 
 # %% [markdown]
 # **How to read it.** The column *logit* is the raw score, and *probability* is its softmax over the whole vocabulary. The rank counts the tokens that
-# are ahead, so 0 is the best rank. (`transformer_lens.utilities.test_prompt(prompt, answer, model)` prints such a table in one call, for prompts of your own.)
+# are ahead, so 0 is the best rank. (`transformer_lens.utilities.test_prompt(prompt, answer, model)` prints such a table in one call.)
+#
+# Now try prompts of your own. Tab goes from one box to the next, and Enter reads what you typed. Which small change of the prompt makes the model prefer the other name? (Where nothing runs, as on a web page, you see the first prompt only.)
+
+# %%
+widgets.prompt_explorer(model, prompt, answers=("Mary", "John"))
+
+# %% [markdown]
+# **How to read it.** The first table has the tokens as the model reads them; `␣` stands for a space. The second has the likeliest next tokens. The line above both is the difference of two logits, which section 3 makes our measure: above zero, the model prefers the first of the two answers.
 #
 # This is how most work on a model begins: a short loop of guessing, trying one prompt, and looking. Keep the loop short, and write down what you expected.
 #

@@ -1124,7 +1124,7 @@ compare("atlas.random_models.highest_copying", float(random_heads["copying"].abs
 #
 # In the browser below type, for instance, `induction>0.4`, or `copying<-0.5 L24`, or a head's name.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 widgets.atlas_browser(table_of_heads)
 
 # %% [markdown]
