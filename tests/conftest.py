@@ -29,7 +29,10 @@ def pytest_collection_modifyitems(items):
         fixtures = getattr(item, "fixturenames", ())  # a notebook's cell has none
         if "smollm2" in fixtures or any(isinstance(value, str) and value == "smollm2" for value in parameters):
             item.add_marker("real_model")
-        if any(name in item.name for name in SLOW):
+        in_browser = "browser" in item.path.parts
+        if in_browser:
+            item.add_marker("browser")
+        if in_browser or any(name in item.name for name in SLOW):
             item.add_marker("slow")
 
 

@@ -123,6 +123,9 @@ def lab(browser, tmp_path_factory):
     cells[list(CELLS).index("wrong")].metadata["tags"] = ["raises-exception"]  # "Run All Cells" goes on after it
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), copy / "chapters" / "every.ipynb")
+    chosen = home / ".jupyter/lab/user-settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
+    chosen.parent.mkdir(parents=True)  # all cells are drawn, and not only those near the screen
+    chosen.write_text('{"windowingMode": "none"}', encoding="utf-8")
     offline = {"HF_HUB_OFFLINE": "1", "COURSE_PROGRESS": "0", "OMP_NUM_THREADS": "1"}
     with lab_server(copy, home, **offline) as (_, port):
         one = Watched(browser)

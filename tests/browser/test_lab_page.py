@@ -29,32 +29,21 @@ def started(lab):
 def ran(started):
     """The page with every.ipynb, of which all cells have run."""
     one, address = started
-    one.page.goto(f"{address}/lab/tree/every.ipynb")
+    one.page.goto(f"{address}/lab/tree/every.ipynb?reset")  # reset: without what was open before
     one.page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=WAIT)
-    one.page.wait_for_selector('.jp-Toolbar-kernelStatus, [data-status="idle"]', timeout=WAIT, state="attached")
-    one.page.click(".jp-MenuBar-item:has-text('Run'), .lm-MenuBar-item:has-text('Run')")
+    idle = ".jp-Notebook-ExecutionIndicator[data-status='idle']"
+    one.page.wait_for_selector(idle, timeout=WAIT, state="attached")
+    one.page.click(".lm-MenuBar-item:has-text('Run')")
     one.page.click(".lm-Menu-item[data-command='runmenu:run-all']")
-    for _ in range(120):  # what is off the screen is not drawn: go to the end, where the last cell is
-        one.page.evaluate("for (const e of document.querySelectorAll('.jp-WindowedPanel-outer')) e.scrollTop = 1e6")
-        if one.page.locator(".jp-OutputArea-output:has-text('all cells have run')").count():
-            break
-        one.page.wait_for_timeout(1000)
-    else:
-        pytest.fail("the notebook did not run to its end")
+    one.page.wait_for_selector(".jp-OutputArea-output:has-text('all cells have run')", timeout=WAIT, state="attached")
     return one
 
 
 def cell(one, name):
-    """The cell of CELLS, scrolled to where it is drawn."""
-    found = one.page.locator(f".jp-Notebook .jp-Cell[data-windowed-list-index='{list(CELLS).index(name)}']")
-    panel = one.page.locator(".jp-WindowedPanel-outer:visible").last
-    for step in range(60):
-        if found.count() and found.locator(".jp-OutputArea-output").count():
-            found.scroll_into_view_if_needed()
-            return found
-        panel.evaluate("(e, at) => { e.scrollTop = at }", 250 * step)
-        one.page.wait_for_timeout(100)
-    pytest.fail(f"the cell {name!r} was not drawn")
+    """The cell of CELLS, on the screen."""
+    found = one.page.locator(".jp-Notebook .jp-Cell").nth(list(CELLS).index(name))
+    found.scroll_into_view_if_needed()
+    return found
 
 
 def keep(one, name, where=None):
