@@ -41,6 +41,15 @@ def pytest_report_header():
         return f"left out, as nbgrader is not installed (pip install -e .[dev] brings it): {', '.join(collect_ignore)}"
 
 
+def pytest_terminal_summary(terminalreporter):
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if "browser" in report.keywords]
+    if skipped:
+        reason = "there is no Chromium or Chrome here, or a package of the extras `dev` and `lab` is missing"
+        terminalreporter.write_line(
+            f"{len(skipped)} tests in a browser did NOT run ({reason}); then: make test-browser"
+        )
+
+
 @pytest.fixture(params=["gpt2", "llama"])
 def model(request):
     """Both tiny models, one after the other."""

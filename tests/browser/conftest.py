@@ -60,11 +60,6 @@ widgets.specification_browser(table, "result", ["prefix", "measure"])""",
 }
 
 
-def pytest_report_header():
-    if BROWSER is None:
-        return "browser tests: NOT run, because there is no Chromium or Chrome here; install one, or set CHROME to it"
-
-
 @pytest.fixture(scope="session")
 def browser():
     if BROWSER is None:
