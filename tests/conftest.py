@@ -29,13 +29,25 @@ def pytest_collection_modifyitems(items):
         fixtures = getattr(item, "fixturenames", ())  # a notebook's cell has none
         if "smollm2" in fixtures or any(isinstance(value, str) and value == "smollm2" for value in parameters):
             item.add_marker("real_model")
-        if any(name in item.name for name in SLOW):
+        in_browser = "browser" in item.path.parts
+        if in_browser:
+            item.add_marker("browser")
+        if in_browser or any(name in item.name for name in SLOW):
             item.add_marker("slow")
 
 
 def pytest_report_header():
     if collect_ignore:
         return f"left out, as nbgrader is not installed (pip install -e .[dev] brings it): {', '.join(collect_ignore)}"
+
+
+def pytest_terminal_summary(terminalreporter):
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if "browser" in report.keywords]
+    if skipped:
+        reason = "there is no Chromium or Chrome here, or a package of the extras `dev` and `lab` is missing"
+        terminalreporter.write_line(
+            f"{len(skipped)} tests in a browser did NOT run ({reason}); then: make test-browser"
+        )
 
 
 @pytest.fixture(params=["gpt2", "llama"])

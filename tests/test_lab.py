@@ -1,18 +1,15 @@
 """`make lab`: what a learner finds in JupyterLab, asked of a server that was started as the command starts it."""
 
-import contextlib
 import json
 import os
 import re
-import socket
 import subprocess
-import sys
-import time
-import urllib.request
+import urllib.error
 from pathlib import Path
 
 import pytest
 
+from tests.lab_server import lab_server
 from utils.course import lab, run
 
 ROOT = Path(run.__file__).resolve().parents[2]
@@ -31,46 +28,13 @@ def test_make_lab_opens_the_map_and_passes_options_on(monkeypatch):
     assert lab.search_path().split(os.pathsep) == [str(lab.LAB_SETTINGS), "/mine"]
 
 
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """get(path) of a running server, whose user has a home folder with nothing in it; and that folder."""
     pytest.importorskip("jupyterlab")
-    home, port = tmp_path_factory.mktemp("home"), free_port()
-    outer = {name: value for name, value in os.environ.items() if not name.startswith("JUPYTER")}
-    options = ["--no-browser", "--allow-root", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
-    command = [sys.executable, "-m", "utils.course.lab", *options, f"--IdentityProvider.token={TOKEN}"]
-    log = home / "log"
-    environment = {**outer, "HOME": str(home), "USERPROFILE": str(home)}
-    with log.open("w") as written:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=written, stderr=subprocess.STDOUT)
-
-    def get(path, method="GET"):
-        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
-        request.add_header("Authorization", f"token {TOKEN}")
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.url, answer.read().decode("utf-8")
-
-    try:
-        for _ in range(240):
-            assert process.poll() is None, log.read_text()
-            with contextlib.suppress(OSError):
-                get("/api/status")
-                break
-            time.sleep(0.5)
-        else:
-            pytest.fail(f"the server did not come up:\n{log.read_text()}")
+    home = tmp_path_factory.mktemp("home")
+    with lab_server(ROOT, home, TOKEN) as (get, _):
         yield get, home
-        get("/api/shutdown", "POST")
-        process.wait(timeout=60)
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_lab_served_list_shows_notebooks_only(served):

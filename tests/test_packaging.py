@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from utils.course import install
 from utils.course.run import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -169,9 +171,36 @@ def test_yaml_parses_and_workflows_call_make_targets_that_exist():
     assert (citation["version"], citation["license"]) == (settings["version"], settings["license"])
 
 
-def test_the_devcontainer_and_the_issue_forms_are_whole():
+def test_the_devcontainer_is_whole():
     settings = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
     assert settings["postCreateCommand"].removeprefix("make ") in COMMANDS
+    assert set(settings) == {
+        *("name", "image", "hostRequirements", "containerEnv", "postCreateCommand", "customizations"),
+    }, "a setting that is new here is looked up in https://containers.dev/implementors/json_reference first"
+    assert settings["hostRequirements"] == {"cpus": 2, "memory": "4gb", "storage": "32gb"}
+    assert re.fullmatch(r"mcr\.microsoft\.com/devcontainers/python:3\.1[123]", settings["image"])
+    editor = settings["customizations"]["vscode"]
+    assert all(re.fullmatch(r"[\w-]+\.[\w-]+", name) for name in editor["extensions"])
+    chosen = editor["settings"]["python.defaultInterpreterPath"].removeprefix("${containerWorkspaceFolder}/")
+    assert ROOT / chosen == install.VENV / "bin" / "python", "what the setup makes is what the editor runs"
+
+
+def test_the_devcontainer_installs_the_cpu_build_of_torch():
+    """Its index is asked beside the usual one, and what it offers for the pinned version counts as that version."""
+    settings = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
+    assert settings["containerEnv"] == {"PIP_EXTRA_INDEX_URL": "https://download.pytorch.org/whl/cpu"}
+    (pin,) = re.findall(r"^torch(==\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    assert SpecifierSet(pin).contains(f"{pin.removeprefix('==')}+cpu")
+    asked = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "debug"],
+        env={**os.environ, **settings["containerEnv"]},
+        capture_output=True,
+        text=True,
+    )
+    assert "PIP_EXTRA_INDEX_URL='https://download.pytorch.org/whl/cpu'" in asked.stdout, "pip reads the variable"
+
+
+def test_the_issue_forms_are_whole():
     for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.md"):
         head = path.read_text(encoding="utf-8").split("---\n")[1]
         assert re.search(r"^name: \S", head, re.MULTILINE) and re.search(r"^about: \S", head, re.MULTILINE), path.name

@@ -54,6 +54,7 @@ def test_every_command_has_a_make_target_and_the_other_way_round():
         (["sync", "CHAPTER=03", "EXECUTE=1"], "-m utils.course.run sync --execute 03"),
         (["doctor", "ARGS=--json"], "-m utils.course.run doctor --json"),
         (["test-matrix"], "-m utils.course.run test-matrix"),
+        (["test-browser"], "-m utils.course.run test-browser"),
         (["check", "ARGS=-x"], "-m utils.course.run check -x"),
         (["constraints"], "-m utils.course.run constraints"),
         (["progress"], "-m utils.course.run progress"),

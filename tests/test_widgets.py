@@ -101,7 +101,7 @@ EFFECTS = torch.tensor([[0.0, 0.5, -0.02], [-0.3, 0.1, 0.04]])
 
 
 def heads_in(figure):
-    return {note.text for note in figure.layout.annotations if note.text.startswith("L")}
+    return set(re.findall(r">(L\d+H\d+)<", figure.body))
 
 
 def test_threshold_explorer_draws_the_heads_that_remain_and_asks_once_for_each():
@@ -136,9 +136,12 @@ def test_guise_explorer_draws_the_ratios_that_the_course_computes(model):
     words = [word for word in ("kind", "lazy", "rude", "honest", "loud") if word in dialect.favourability()]
     pair = [dialect.Pair("he be working", "he is working")]
     ratios = dialect.association_scores(*dialect.guise_logits(model, pair, [FRAME], words, log_softmax=True))
-    drawn = dict(zip(shown.figure.layout.xaxis.ticktext, shown.figure.data[0].y, strict=True))
-    assert drawn == pytest.approx(dict(zip(words, ratios.tolist(), strict=True)), abs=1e-4)
-    assert list(drawn.values()) == sorted(drawn.values())
+    drawn = {
+        name: float(value) for name, value in re.findall(r"(\w+) ([-+]\d+\.\d\d)", shown.figure.alt.split(": ", 1)[1])
+    }
+    assert drawn == pytest.approx(dict(zip(words, ratios.tolist(), strict=True)), abs=0.0051)
+    assert list(drawn.values()) == sorted(drawn.values(), reverse=True)
+    assert all(f">{name}<" in shown.figure.body for name in words)
     sides = [[word for word in side if word in words] for side in dialect.traits()]
     gap = dialect.preference(ratios, words, *sides).item()
     assert f"trait gap {gap:+.2f}" in shown.message.value

@@ -44,6 +44,10 @@ COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
     "doctor": ("examine this machine: what is missing, and the command that fixes it", [["utils.course.doctor"]]),
     "check": ("lint, derived files, and the unit tests that are quick", [*CHECKED, QUICK_TESTS]),
     "test": ("what CI runs: check, all unit tests, and the solutions' outputs", [*CHECKED, MUTANTS, ALL_TESTS]),
+    "test-browser": (
+        "JupyterLab and each kind of output, tried in a browser",
+        [["pytest", "-rs", "-m", "browser", "tests/browser"]],
+    ),
     "mutants": ("whether any wrong answer passes a check: mutants --chapter 03 --show", [["tests.mutants"]]),
     "test-matrix": ("the tests on other versions of Python and of the libraries", [["utils.course.matrix"]]),
     "sync": ("derive the notebooks from solutions/*.py: sync 03 --execute", [["utils.course.notebooks", "sync"]]),

@@ -36,7 +36,11 @@ UNPACK = (
     "const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0)); "
     "const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream('deflate')); "
     "const script = document.createElement('script'); script.textContent = await new Response(stream).text(); "
-    "if (!window.CircuitsVis) document.head.append(script); }})()"
+    "if (!window.CircuitsVis) document.head.append(script); "
+    # Its canvases are images without a name: give them the view's title, for screen readers.
+    "const name = () => {{ for (const image of document.querySelectorAll('[data-attention] canvas:not([aria-label])')) "
+    "image.setAttribute('aria-label', image.closest('[data-attention]').previousElementSibling.textContent); }}; "
+    "new MutationObserver(name).observe(document.body, {{childList: true, subtree: true}}); name(); }})()"
 )
 
 

@@ -1,7 +1,7 @@
 """Explorers: figures with controls, for a learner who wants to ask the next question without writing code.
 
 Each function returns an `Explorer`, which a notebook's cell shows. The controls are ipywidgets' own, so that the keyboard is
-enough: Tab goes to the next, arrow keys move a slider or a menu, Enter ends a text. What cannot be drawn is said in a
+enough: Tab goes to the next, arrow keys move a slider, Enter ends a text. What cannot be drawn is said in a
 message below the controls, and the figure stays. The figure is an ordinary output: a saved notebook and a web page keep it.
 """
 

@@ -22,7 +22,7 @@ def atlas_browser(table: pd.DataFrame, rows: int = 12) -> Explorer:
     query = ipywidgets.Text(value="", placeholder=example, continuous_update=False, **named("find"))
     scores = [score for score in atlas.SCORES if score in wide]
     first = "induction" if "induction" in scores else scores[0]
-    order = ipywidgets.Dropdown(options=scores, value=first, **named("sort by"))
+    order = ipywidgets.SelectionSlider(options=scores, value=first, continuous_update=False, **named("sort by"))
 
     def draw() -> tuple[str, Table]:
         found = atlas.search(wide, query.value).sort_values(order.value, ascending=False, kind="stable")
@@ -36,8 +36,10 @@ def specification_browser(table: pd.DataFrame, value: str, choices: Sequence[str
     """Fix some choices, and see which part of the specification curve is left: how often the result is above zero, and
     how far it reaches. table, value, choices: as for `utils.plots.specifications.specification_curve`.
     """
-    menus = [
-        ipywidgets.Dropdown(options=["any", *dict.fromkeys(table[choice])], value="any", **named(choice))
+    menus = [  # sliders: in a menu, the arrow keys would move JupyterLab to another cell
+        ipywidgets.SelectionSlider(
+            options=["any", *dict.fromkeys(table[choice])], value="any", continuous_update=False, **named(choice)
+        )
         for choice in choices
     ]
 

@@ -35,7 +35,8 @@ class Table:
 class Explorer:
     """Controls above a figure. Shown by Jupyter; without a kernel, the last figure stays.
 
-    draw() reads the controls and returns (a line of text, a figure). What it raises is shown as a message, in one line.
+    draw() reads the controls and returns (a line of text, a figure): a drawing or a table, because JupyterLab does not draw a
+    plotly figure again in its place. What it raises is shown as a message, in one line.
     controls, message and figure can be read, and a control's `value` set, without a browser.
     """
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ipywidgets
-import plotly.graph_objects as go
 from transformer_lens.model_bridge import TransformerBridge
 
-from utils import dialect, plots
+from utils import dialect
+from utils.plots.drawings import Drawing
+from utils.plots.head_views import changes_drawing
 from utils.prompts import PromptError
 from utils.widgets.explorer import Explorer, named
 
@@ -31,7 +32,7 @@ def guise_explorer(
     known = [trait for trait in dialect.favourability() if _is_one_token(model, trait)]
     unfavourable, favourable = ([trait for trait in side if trait in known] for side in dialect.traits())
 
-    def draw() -> tuple[str, go.Figure]:
+    def draw() -> tuple[str, Drawing]:
         first, second, around = (text.value for text in texts)
         if first.strip() == second.strip():
             raise PromptError("the two guises are the same, so every bar would be zero; change a word in one of them")
@@ -42,8 +43,8 @@ def guise_explorer(
         names = list(values)
         ends = names if len(names) <= 2 * TRAITS_SHOWN else names[:TRAITS_SHOWN] + names[-TRAITS_SHOWN:]
         gap = dialect.preference(ratios, known, unfavourable, favourable).item()
-        title = f"Traits that move most between “{first.strip()}” and “{second.strip()}”"
-        figure = plots.bar([values[name] for name in ends], title, "trait", "log p after guise 1 − guise 2", ends)
+        title = f"log p after “{first.strip()}” minus log p after “{second.strip()}”"
+        figure = changes_drawing(title, [(name, values[name]) for name in reversed(ends)])
         side = "unfavourable" if gap > 0 else "favourable"
         return f"trait gap {gap:+.2f}: guise 1 goes more with the {side} traits, in this one frame", figure
 

@@ -6,10 +6,10 @@ import functools
 from collections.abc import Callable, Sequence
 
 import ipywidgets
-import plotly.graph_objects as go
 
 from utils.attribution import head_name
-from utils.plots import circuit
+from utils.plots.drawings import Drawing
+from utils.plots.head_views import circuit_drawing
 from utils.plots.inputs import Numbers, table
 from utils.widgets.explorer import Explorer, named
 
@@ -43,7 +43,7 @@ def threshold_explorer(
     )  # fmt: skip
     where = functools.cache(place)
 
-    def draw() -> tuple[str, go.Figure]:
+    def draw() -> tuple[str, Drawing]:
         heads = []
         for layer, head in zip(*(rounded >= slider.value).nonzero(), strict=True):
             reads, at = where(int(layer), int(head))
@@ -52,6 +52,6 @@ def threshold_explorer(
             heads.append({"name": name, "layer": int(layer), "at": at, "reads": reads, "effect": effect})
         helping = sum(head["effect"] > 0 for head in heads)
         words = f"{len(heads)} of {values.size} heads remain: {helping} help, and {len(heads) - helping} hurt"
-        return words, circuit(heads, roles, f"{title}: effects of at least {slider.value:.3f}")
+        return words, circuit_drawing(heads, roles, f"{title}: effects of at least {slider.value:.3f}")
 
     return Explorer([slider], draw)
