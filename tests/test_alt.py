@@ -1,7 +1,10 @@
 """Every figure says in words what it shows, and the words are true."""
 
+import html
 import json
+from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import plotly.express as px
@@ -15,6 +18,8 @@ from utils.circuits.graph import Edge
 from utils.plots.alt import alt_text, attention_alt
 from utils.plots.specifications import specification_curve
 
+SOLUTIONS = Path(__file__).resolve().parents[1] / "solutions"
+PLOTLY = "application/vnd.plotly.v1+json"
 TABLE = pd.DataFrame({"result": [0.3, -0.1, 0.2], "prompt": ["a", "b", "a"]})
 HEADS = [
     {"name": "L1H0", "layer": 1, "at": "S2", "reads": "S1", "effect": 0.5},
@@ -88,6 +93,17 @@ def test_a_saved_figure_is_described_in_the_same_words(name):
     saved = json.loads(figure.to_json())
     del saved["layout"]["meta"]
     assert alt_text(pio.from_json(json.dumps(saved), skip_invalid=True)) == figure.layout.meta["alt"]
+
+
+@pytest.mark.parametrize("path", sorted(SOLUTIONS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_every_figure_of_the_chapters_is_described(path):
+    """Their own titles, and values that are in them: the website reads these words out."""
+    outputs = [output for cell in nbformat.read(path, as_version=4).cells for output in cell.get("outputs", [])]
+    saved = [output.data[PLOTLY] for output in outputs if PLOTLY in output.get("data", {})]
+    for figure in saved:
+        told = alt_text(pio.from_json(json.dumps(figure), skip_invalid=True))
+        assert html.unescape(figure["layout"]["title"]["text"]).rstrip(".") in told
+        assert len(told) > 80 and "no values" not in told and "nan" not in told.lower().split()
 
 
 def test_own_words_are_kept():
