@@ -95,7 +95,7 @@ from tests.checks import (
     check_patch_position,
 )
 from tests.checks.predicting import score_predictions
-from utils import patching, plots
+from utils import patching, plots, widgets
 from utils.attribution import head_attributions, head_name, logit_diff, logit_diff_directions, top_heads
 from utils.experiment import run_experiment
 from utils.inference import ends_only, small_cache
@@ -1177,6 +1177,25 @@ pd.DataFrame({head_name(*pair): values.cpu().numpy().round(2) for pair, values i
 plots.circuit(found, ["IO", "S1", "S1+1", "S2", "END"], f"The circuit so far, as measured on {model.cfg.model_name}")
 
 # %% [markdown]
+# We drew ten heads, and ten is an arbitrary number. Move the threshold below with the arrow keys, and watch which heads come and go. For each new head, two patches and one look at its pattern decide where it is drawn, so the first move to the left takes a few seconds.
+#
+# *What do you expect?* With half the threshold, do you find more heads of the kinds that you know, or heads in new places?
+
+# %%
+ROLES = ["IO", "S1", "S1+1", "S2", "END"]
+
+
+def reads_and_acts(layer: int, head: int) -> tuple[str, str]:
+    """The role that a head looks at, and the role (S2 or END) where its output matters more."""
+    at = max(("S2", "END"), key=lambda role: abs(effect_at(layer, head, {"S2": S2, "END": END}[role])))
+    return looks_at(layer, head, at)[0], at
+
+
+widgets.threshold_explorer(every[0], ROLES, reads_and_acts, most=24)
+
+# %% [markdown]
+# **What it does not show.** A threshold on single patches does not test the whole. Two heads that matter only together are both below it, and nothing says that the heads above it are enough. Chapter 06 runs the model with a circuit alone.
+#
 # [Wang et al. (2022)](https://arxiv.org/abs/2211.00593) published such a diagram for gpt2-small, from the evidence of this chapter and much more. Here it is, drawn anew. Gray arrows say what a class of heads reads, black ones whom it feeds, red and blue whether it raises or lowers the answer's logit. (Eight *backup name movers* are left out.)
 
 # %%
