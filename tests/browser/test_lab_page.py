@@ -1,6 +1,7 @@
 """JupyterLab in a browser, as a learner has it: what opens, what a check says, and what the explorers do with a keyboard.
 
-The tests of this module share one page and go on where the last one stopped. COURSE_SCREENSHOTS=FOLDER keeps pictures.
+The tests of this module share one page and go on where the last one stopped. COURSE_SCREENSHOTS=FOLDER keeps pictures;
+docs/pictures has two of them, wrong-light.png and head-light.png.
 """
 
 import os
