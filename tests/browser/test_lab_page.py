@@ -1,6 +1,7 @@
 """JupyterLab in a browser, as a learner has it: what opens, what a check says, and what the explorers do with a keyboard.
 
-The tests of this module share one page and go on where the last one stopped. COURSE_SCREENSHOTS=FOLDER keeps pictures.
+The tests of this module share one page and go on where the last one stopped. COURSE_SCREENSHOTS=FOLDER keeps pictures;
+docs/pictures has two of them, wrong-light.png and head-light.png.
 """
 
 import os
@@ -11,9 +12,10 @@ import pytest
 
 from tests.browser.conftest import CELLS
 
-WAIT = 90_000  # milliseconds
+WAIT = 180_000  # milliseconds: other work may share the machine
 PICTURES = os.environ.get("COURSE_SCREENSHOTS")
 SERIOUS = ("serious", "critical")
+OUTPUTS = ".jp-Notebook .jp-OutputArea-output"
 
 
 @pytest.fixture(scope="module")
@@ -196,19 +198,14 @@ def test_specification_browser_by_keyboard(ran):
 def test_axe_finds_no_serious_fault_in_our_outputs(ran, theme):
     Axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe
     choose_theme(ran, theme)
-    faults, seen = {}, 0
-    for name in CELLS:
-        where = cell(ran, name)
-        where.evaluate("e => e.setAttribute('data-examined', '')")
-        found = Axe().run(ran.page, "[data-examined] .jp-OutputArea-output").response
-        where.evaluate("e => e.removeAttribute('data-examined')")
-        seen += 1
-        for fault in found["violations"]:
-            if fault["impact"] in SERIOUS:
-                faults[f"{name}: {fault['id']}"] = [node["html"][:200] for node in fault["nodes"]][:3]
-        if name in ("head", "prompt", "wrong"):
-            keep(ran, f"{name}-{theme.split()[-1].lower()}", where)
-    assert seen == len(CELLS) and not faults, "\n".join(f"{at}: {nodes}" for at, nodes in faults.items())
+    for name in ("head", "prompt", "wrong"):
+        keep(ran, f"{name}-{theme.split()[-1].lower()}", cell(ran, name))
+    assert ran.page.locator(OUTPUTS).count() >= len(CELLS)
+    found = Axe().run(ran.page, OUTPUTS).response["violations"]
+    faults = {
+        fault["id"]: [node["html"][:200] for node in fault["nodes"]] for fault in found if fault["impact"] in SERIOUS
+    }
+    assert not faults, "\n".join(f"{fault}: {nodes}" for fault, nodes in faults.items())
 
 
 def choose_theme(ran, theme):

@@ -10,7 +10,17 @@ from typing import Any
 import ipywidgets
 from IPython.display import display
 
+from utils.plots.drawings import Drawing
+
 WIDE = ipywidgets.Layout(width="min(46em, 98%)")
+
+# The handle of an ipywidgets slider has no name for screen readers: give it the words that stand beside it.
+NAME_SLIDERS = (
+    "<script>(function name(tries) { for (const row of document.querySelectorAll('.widget-hslider')) { "
+    "const handle = row.querySelector('.noUi-handle'), words = row.querySelector('.widget-label'); "
+    "if (handle && words) handle.setAttribute('aria-label', words.textContent); } "
+    "if (tries) setTimeout(name, 500, tries - 1); })(20)</script>"
+)
 
 
 def named(description: str, **options: Any) -> dict[str, Any]:
@@ -40,7 +50,7 @@ class Explorer:
     controls, message and figure can be read, and a control's `value` set, without a browser.
     """
 
-    def __init__(self, controls: Sequence[ipywidgets.Widget], draw: Callable[[], tuple[str, Any]]) -> None:
+    def __init__(self, controls: Sequence[ipywidgets.Widget], draw: Callable[[], tuple[str, Drawing | Table]]) -> None:
         self.controls, self._draw = list(controls), draw
         self.message, self.figure = ipywidgets.HTML(), None
         self._shown: list[Any] = []
@@ -59,12 +69,18 @@ class Explorer:
             return
         self.message.value, self.figure = f'<p role="status">{html.escape(words)}</p>', figure
         for handle in self._shown:
-            handle.update(figure)
+            handle.update(self._as_html())
+
+    def _as_html(self) -> Table:
+        """The figure inside the page, where a screen reader finds its description, and names for the sliders above it."""
+        if isinstance(self.figure, Drawing):
+            return Table(self.figure._repr_svg_() + NAME_SLIDERS, self.figure.alt)
+        return Table(self.figure.body + NAME_SLIDERS, self.figure.alt)
 
     def __repr__(self) -> str:
         return f"Explorer({', '.join(control.description for control in self.controls)})"
 
     def _ipython_display_(self) -> None:
         display(ipywidgets.VBox([*self.controls, self.message]))
-        handle = display(self.figure, display_id=True)
+        handle = display(self._as_html(), display_id=True)
         self._shown += [] if handle is None else [handle]  # None: no notebook, only a terminal
