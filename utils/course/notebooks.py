@@ -31,7 +31,6 @@ from rich.table import Table
 
 from utils.course import deriving
 from utils.course.deriving import NotebookError, all_derived, as_json, derived_from, sources, tidy_notebook, title_of
-from utils.course.outputs import keep_what_widgets_show
 from utils.loading import DEFAULT_EMBEDDED
 
 LARGEST_NOTEBOOK = (
@@ -108,7 +107,7 @@ def execute(source: Path, env: dict[str, str], progress: Progress | None = None)
         if progress:
             progress.update(task, completed=cell_index + 1)
 
-    options = {"timeout": 3600, "kernel_name": "python3", "record_timing": False, "store_widget_state": True}
+    options = {"timeout": 3600, "kernel_name": "python3", "record_timing": False, "store_widget_state": False}
     folder = {"metadata": {"path": str(deriving.SOLUTIONS)}}
     client = NotebookClient(notebook, resources=folder, coalesce_streams=True, on_cell_complete=advance, **options)
     try:
@@ -116,7 +115,6 @@ def execute(source: Path, env: dict[str, str], progress: Progress | None = None)
     except CellExecutionError as stopped:
         done.error = f"{stopped.ename}: {stopped.evalue}"
     done.seconds = time.monotonic() - started
-    keep_what_widgets_show(notebook, client.widget_state)
     if progress:
         progress.update(task, completed=len(notebook.cells))
     return done

@@ -20,9 +20,7 @@ LIBRARY = re.compile(r'<script id="circuitsvis-library">.*?</script>', re.DOTALL
 VIEW = re.compile(r"CircuitsVis\.AttentionHeads, (\{.*?\})\); else", re.DOTALL)
 VIEW_TITLE = re.compile(r"<b>(.*?)</b>", re.DOTALL)
 VIEW_ALT = re.compile(r' role="group" aria-label="([^"]*)"')
-NO_KERNEL = (
-    "<p><i>In the notebook, this is a widget. It needs a running notebook: open the exercises to use it.</i></p>"
-)
+NO_KERNEL = "<p><i>In the notebook, an explorer stands here. This page shows what it says first.</i></p>"
 # What an output needs → the element that loads it, once on a page, before the first output that does.
 SCRIPTS = {"plotly": "plotly.min.js", "attention": "circuitsvis.js"}
 
@@ -36,7 +34,7 @@ def with_static_outputs(notebook: NotebookNode) -> NotebookNode:
             number += 1
             data, needs = {"text/html": plotly_figure(data[PLOTLY_FORMAT], f"figure-{number}")}, "plotly"
         elif WIDGET in data:
-            data = {"text/html": NO_KERNEL + data.get("text/html", "")}
+            data = {"text/html": NO_KERNEL}
         elif "data-attention=" in data.get("text/html", ""):
             data, needs = {"text/html": attention_view(data["text/html"])}, "attention"
         elif "image/svg+xml" in data:
