@@ -122,7 +122,14 @@ def _values(
     """The metric of every path: the unpatched one where nothing can change."""
     require_ready(model, tokens)
     require_heads(model)
-    run = CorruptedRun(model, tokens, options.attention_mask)
+    return path_values(CorruptedRun(model, tokens, options.attention_mask), lending_cache, metric, paths, options)[0]
+
+
+@torch.no_grad()
+def path_values(
+    run: CorruptedRun, lending_cache, metric, paths: Sequence[Path], options: PathOptions
+) -> tuple[Float[Tensor, "path ..."], Float[Tensor, "..."]]:
+    """The metric of every path, and the unpatched one, which stands where nothing can change. `run`: the receiving run."""
     metrics = Metrics(metric, options.as_sweep())
     if metrics.several:
         raise TypeError(f"one metric is needed, and {metrics.names} were given; call once for each")
@@ -139,4 +146,4 @@ def _values(
             for i, of_path in zip(some, logits, strict=True):
                 values[i] = metrics(of_path)[0]
             bar.update(len(some))
-    return values
+    return values, unpatched
