@@ -20,7 +20,8 @@ from transformer_lens import ActivationCache
 from utils.assumptions import require_heads
 from utils.circuits.graph import edge_graph
 from utils.patching.gradient import require_ready
-from utils.patching.options import DEFAULT_MEMORY
+from utils.patching.last_logits import LastLogits
+from utils.patching.options import DEFAULT_MEMORY, Metric
 from utils.patching.resumable import CorruptedRun, Group
 from utils.patching.sites import clean_activation, where_runs_differ
 
@@ -138,25 +139,69 @@ class EdgeRun:
 
     def _final(self, keep: Bool[Tensor, "set reader writer"], group: Group) -> Float[Tensor, "set rows 1 d_model"]:
         run, graph, embedded = self.run, self.graph, self.here(self.gained_embedding, group)
-        changed = embedded.new_zeros(
-            len(keep), len(graph.writers), *embedded.shape
-        )  # what each writer writes, minus its own
+        changed = embedded.new_zeros(len(keep), len(graph.writers), *embedded.shape)  # what each writes, minus its own
         changed[:, 0] = embedded
         kept = keep.to(embedded.dtype)
 
-        def told(readers: slice, n: int) -> Float[Tensor, "set reader rows n d_model"]:
+        def heard(readers: slice, n: int) -> Float[Tensor, "set reader rows n d_model"]:
             return (kept[:, readers, :n] @ changed[:, :n].flatten(2)).unflatten(2, embedded.shape)
 
         for layer in range(run.n_layers):
             readers, heads = graph.attention_readers(layer), graph.heads_of(layer)
-            streams = self.here(run.resid_pre[layer], group) + told(readers, heads.start)
-            z = self.attention_z(layer, streams, group) - self.here(self.own_z[layer], group)
-            changed[:, heads] = self.written_by_heads(layer, z)
-            mid = self.here(run.resid_mid[layer], group)
-            read = mid + told(slice(readers.stop, readers.stop + 1), heads.stop)[:, 0]
-            changed[:, heads.stop] = self.mlp_out(layer, read) - (self.here(run.resid_pre[layer + 1], group) - mid)
-        final = self.here(run.resid_pre[-1], group) + told(slice(-1, None), len(graph.writers))[:, 0]
+            changed[:, heads] = self._heads_change(layer, heard(readers, heads.start), group)
+            of_mlp = heard(slice(readers.stop, readers.stop + 1), heads.stop)[:, 0]
+            changed[:, heads.stop] = self._mlp_changes(layer, of_mlp, group)
+        final = self.here(run.resid_pre[-1], group) + heard(slice(-1, None), len(graph.writers))[:, 0]
         return run.ends(final, group)
+
+    def _heads_change(
+        self, layer: int, heard: Float[Tensor, "set reader rows n d_model"], group: Group
+    ) -> Float[Tensor, "set head rows n d_model"]:
+        z = self.attention_z(layer, self.here(self.run.resid_pre[layer], group) + heard, group)
+        return self.written_by_heads(layer, z - self.here(self.own_z[layer], group))
+
+    def _mlp_changes(
+        self, layer: int, heard: Float[Tensor, "set rows n d_model"], group: Group
+    ) -> Float[Tensor, "set rows n d_model"]:
+        mid, after = (self.here(x[i], group) for x, i in ((self.run.resid_mid, layer), (self.run.resid_pre, layer + 1)))
+        return self.mlp_out(layer, mid + heard) - (after - mid)
+
+    # --- the same steps for all prompts and positions, one set of edges: what chapter 11 is written with ----------------
+
+    @property
+    def everything(self) -> Group:
+        return Group(self.run.rows, 0)
+
+    @torch.no_grad()
+    def heads_tell(
+        self, layer: int, heard: Float[Tensor, "reader batch pos d_model"]
+    ) -> Float[Tensor, "head batch pos d_model"]:
+        """What each head of a layer writes, minus what it writes in the receiving run, if its readers hear this besides.
+
+        heard: what is added to the receiving run's stream, for each reader of `graph.attention_readers(layer)`.
+        """
+        return self._heads_change(layer, heard[None], self.everything)[0]
+
+    @torch.no_grad()
+    def mlp_tells(self, layer: int, heard: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        """What an MLP writes, minus what it writes in the receiving run, if it hears this besides."""
+        return self._mlp_changes(layer, heard[None], self.everything)[0]
+
+    @torch.no_grad()
+    def logits_of(self, heard: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch 1 d_vocab"]:
+        """Logits at each prompt's last position, if the final norm hears this beside the receiving run's final stream."""
+        final = self.run.resid_pre[-1] + heard
+        return self.run.unembed(self.run.ends(final[None], self.everything)[0])
+
+    def gained_by_all(self) -> Float[Tensor, "writer batch pos d_model"]:
+        """What every writer writes in the lending run, minus what it writes in the receiving run."""
+        with torch.no_grad():
+            return self.gained(self.everything)
+
+    def gradients_at(self, share: float, metric: Metric) -> Float[Tensor, "reader batch pos d_model"]:
+        """The gradient of the metric by what each reader reads, in a run whose embedding lies this share of the way from
+        the receiving run's to the lending run's. metric: logits [batch, 1, d_vocab] to one number, or one for each prompt."""
+        return self.gradients(share, self.everything, metric_gradient(metric, self.along(share)))
 
     # --- gradients ------------------------------------------------------------------------------------------------------
 
@@ -197,3 +242,10 @@ class EdgeRun:
             x = x + self.run.attn_out(layer, self.attention_z(layer, streams, group)[0])
             x = x + self.run.mlp_out(layer, reads(x.view_as(x)))
         return reads(x.view_as(x))
+
+
+def metric_gradient(metric: Metric, logits: Float[Tensor, "batch 1 d_vocab"]) -> Float[Tensor, "batch 1 d_vocab"]:
+    """The gradient of the metric by the logits: of each prompt's own value, if the metric has one for each."""
+    with torch.enable_grad():
+        logits = logits.detach().requires_grad_()
+        return torch.autograd.grad(metric(logits.as_subclass(LastLogits)).sum(), logits)[0].as_subclass(Tensor)

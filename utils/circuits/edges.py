@@ -18,7 +18,7 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 
 from utils.assumptions import require_heads
-from utils.circuits.edge_run import EdgeRun
+from utils.circuits.edge_run import EdgeRun, metric_gradient
 from utils.circuits.graph import Reader, edge_graph
 from utils.circuits.path_options import Node, Path, path_options
 from utils.circuits.paths import path_values
@@ -103,7 +103,7 @@ def eap_ig(
     edges = EdgeRun(model, tokens, lending_cache, attention_mask, max_memory)
     scores = torch.zeros(len(tokens), *edges.graph.exists.shape, device=tokens.device)
     for share, weight in points:
-        upstream = _metric_gradient(metrics, edges.along(share))
+        upstream = metric_gradient(lambda logits: metrics(logits)[0], edges.along(share))
         for group in edges.groups(gradients=True):
             gradients = edges.gradients(share, group, upstream[group.prompts]).transpose(0, 1).flatten(2)
             with torch.no_grad():
@@ -127,11 +127,3 @@ def integration_points(steps: int, rule: str) -> list[tuple[float, float]]:
         parts = steps - 1
         return [(i / parts, (0.5 if i in (0, parts) else 1.0) / parts) for i in range(steps)]
     return [((i + 0.5 * (rule == "midpoint")) / steps, 1 / steps) for i in range(steps)]
-
-
-def _metric_gradient(metrics: Metrics, logits: Float[Tensor, "batch 1 d_vocab"]) -> Float[Tensor, "batch 1 d_vocab"]:
-    """The gradient of the metric with respect to the logits; of each prompt's own value, if it has one for each."""
-    with torch.enable_grad():
-        logits = logits.detach().requires_grad_()
-        value = metrics(logits)[0].sum()
-        return torch.autograd.grad(value, logits)[0].as_subclass(Tensor)
