@@ -163,6 +163,7 @@ assert torch.equal(edge_mask(model.cfg), graph.exists)
 print(f"{len(graph.writers)} writers, {len(graph.readers)} readers, {graph.n_edges} edges; for example {graph.edge_name(200, 100)}")
 compare("discovery.edges", graph.n_edges, model)
 
+
 # %% [markdown]
 # ## 2 · One edge at a time
 #
@@ -226,6 +227,7 @@ def exact_edges(
 # %%
 check_exact_edges(exact_edges)
 
+
 # %% [markdown]
 # The course's `edges.exact_edges` computes the same numbers for any readers. It resumes the run at the reader and patches many edges at once. Even so, all edges of a model of this size would take the better part of an hour on one core. So the exact numbers are for readers that we choose, and we need a cheaper score to choose them.
 #
@@ -265,10 +267,10 @@ def eap(
 check_eap(eap)
 
 # %% [markdown]
-# Now on the eight prompts of the earlier chapters. The corrupted run (S2 is the other name) is the one we change, and the clean run lends. So a score of .1 means that this edge alone is estimated to bring back a tenth of the difference.
+# Now on four of the eight prompts of the earlier chapters, which is enough for a first look and keeps it quick. The corrupted run (S2 is the other name) is the one we change, and the clean run lends. So a score of .1 means that this edge alone is estimated to bring back a tenth of the difference.
 
 # %%
-flip = run_experiment(model, ioi.ioi_pairs(model))
+flip = run_experiment(model, ioi.ioi_pairs(model)[:4])
 by_gradient = flip.denoise(edges.eap)  # the course's version finds the gradients, too
 
 
@@ -343,7 +345,6 @@ choice = {"largest slope at": None}
 # %% tags=["solution"]
 choice = {"largest slope at": "0"}  # what we guessed
 
-
 # %%
 run = EdgeRun(model, flip.pairs.corrupted_tokens, flip.clean_cache)
 messages = run.gained_by_all()
@@ -356,7 +357,7 @@ score_predictions(choice, {"largest slope at": measured})
 plots.line(slopes, "The slope of the metric on the way from the corrupted to the clean run", x="share of the way", y="slope", x_labels=ways)
 
 # %%
-compare("discovery.slopes", slopes, model)
+compare("discovery.slopes.values", slopes, model)
 compare("discovery.slopes.largest_at", measured, model)
 
 # %% [markdown]
@@ -365,13 +366,12 @@ compare("discovery.slopes.largest_at", measured, model)
 
 # %%
 integrated = flip.denoise(edges.eap_ig, steps=5)
-for rule in edges.RULES[1:]:
-    found = integrated if rule == "midpoint" else flip.denoise(edges.eap_ig, steps=5, rule=rule)
-    compare(f"discovery.ig.{rule}.sum_of_embedding_edges", found[:, 0].sum(), model)
 table_of(strongest(integrated, 12), EAP=by_gradient, EAP_IG=integrated)
 
 # %%
+compare("discovery.ig.sum_of_embedding_edges", integrated[:, 0].sum(), model)
 compare("discovery.ig.strongest", [graph.edge_name(*edge) for edge in strongest(integrated, 5)], model)
+
 
 # %% [markdown]
 # ### What do the estimates miss?
@@ -445,6 +445,7 @@ true_effects = edges.exact_edges(*from_clean, readers=[("logits", n_layers, 0)],
 compare("discovery.kl.largest_eap", bool(flat.abs().max() < 1e-4), model)
 compare("discovery.kl.largest_exact_into_logits", true_effects.max(), model)
 
+
 # %% [markdown]
 # All scores vanish, while the exact effects do not. EAP with this metric ranks rounding errors. The logit difference has no such valley, and gradients along the way do not begin and end at the bottom of it. So both are safe.
 #
@@ -507,12 +508,13 @@ check_run_edges(run_edges)
 for name, keep in (("all edges", graph.exists), ("no edge", graph.exists & False)):
     compare(f"discovery.run.{name.replace(' ', '_')}", flip.denoising_metric(run_edges(run, keep)), model)
 
+
 # %% [markdown]
 # `discovery.RunEdges(experiment)` does this for several sets at once, and begins at the first token that differs. It takes about as long as one ordinary forward pass.
 #
 # ## 6 · How many edges make a circuit?
 #
-# From here on we separate what is used to *find* edges from what is used to *test* them. Edges are scored on 24 prompts of three sentence structures. Circuits are run on other prompts: twelve of the same three structures, and later twelve of three structures that the program has never seen.
+# From here on we separate what is used to *find* edges from what is used to *test* them. Edges are scored on 18 prompts of three sentence structures. Circuits are run on other prompts: twelve of the same three structures, and later twelve of three structures that the program has never seen.
 #
 # ### Exercise 11.6 · The best edges
 #
@@ -544,6 +546,7 @@ def top_edges(
 
 # %%
 check_top_edges(top_edges)
+
 
 # %% [markdown]
 # ### Exercise 11.7 · Two areas
@@ -586,7 +589,7 @@ prediction = {"highest faithfulness, signed": "1 to 1.5"}  # what we guessed
 
 # %%
 seen, unseen = ioi.STRUCTURES[:3], ioi.STRUCTURES[3:]
-found_on = run_experiment(model, ioi.ioi_dataset(model, 24, structures=seen).pairs("flip"))
+found_on = run_experiment(model, ioi.ioi_dataset(model, 18, structures=seen).pairs("flip"))
 fresh = run_experiment(model, ioi.ioi_dataset(model, 12, structures=seen, seed=1).pairs("flip"))
 per_prompt = {
     "EAP": found_on.denoise(edges.eap, reduce="none"),
@@ -621,6 +624,36 @@ compare("discovery.curve.highest", measured, model)
 # *What do you see?* Why can a part of the model do the task better than the whole?
 #
 #
+# ### One edge that decides
+#
+# In one of the four curves something went wrong. The next cell looks at the edge that scored highest in section 4.
+
+# %%
+gate = strongest(integrated, 1)[0]
+size = discovery.sizes(graph, (0.01,))[0]
+shut = top_edges(scores["EAP"], graph.exists, size, signed=True)
+opened = shut.clone()
+opened[gate] = True
+of_both = circuits.faithfulness(torch.stack([shut, opened]))
+pd.DataFrame(
+    {
+        "score by EAP": [scores["EAP"][gate].item()] * 2,
+        "score by EAP-IG": [scores["EAP-IG"][gate].item()] * 2,
+        "kept": [bool(shut[gate]), True],
+        "faithfulness": of_both.tolist(),
+    },
+    index=[f"best {size} edges by EAP, signed", f"the same with {graph.edge_name(*gate)}"],
+).round(3)
+
+# %%
+compare("discovery.gate.edge", graph.edge_name(*gate), model)
+compare("discovery.gate.scores", [scores[name][gate].item() for name in ("EAP", "EAP-IG")], model)
+compare("discovery.gate.faithfulness", of_both, model)
+
+# %% [markdown]
+# *What do you see?* How can one edge among hundreds decide everything?
+#
+#
 # ### How many edges is that really?
 #
 # An edge can be kept in vain: if nothing that is kept reaches its writer, the writer writes the same as before; and if nothing that is kept hears its reader, nobody notices. `discovery.prune` takes such edges away. The run does not change.
@@ -635,10 +668,11 @@ pd.DataFrame(counts)
 
 # %%
 pruned = [row["on a way from embedding to logits"] for row in counts]
-compare("discovery.pruned", pruned, model)
+compare("discovery.pruned.counts", pruned, model)
 smallest = top_edges(scores["EAP-IG"], graph.exists, counts[0]["edges kept"])
 both = circuits.faithfulness(torch.stack([smallest, discovery.prune(smallest, graph)]))
 compare("discovery.pruned.faithfulness", both, model)
+
 
 # %% [markdown]
 # So two papers that count edges differently report circuits of different size for the same run. Ties are a second reason: edges with exactly equal scores have no order, and a threshold takes all of them or none.
@@ -688,7 +722,7 @@ check_bootstrap_overlap(bootstrap_overlap)
 overlaps = {
     f"{name}, {n} edges": bootstrap_overlap(by_prompt, graph.exists, n, draws=20)
     for name, by_prompt in per_prompt.items()
-    for n in (10, *discovery.sizes(graph, (0.001, 0.01, 0.1)))
+    for n in (10, *discovery.sizes(graph, (0.001, 0.01)))
 }
 stability = pd.DataFrame({name: {"mean": np.mean(found), "lowest": min(found), "highest": max(found)} for name, found in overlaps.items()}).T
 stability.round(2)
@@ -703,17 +737,16 @@ for name, mean in stability["mean"].items():
 # A random set of edges is a weak opponent: nearly all of its edges lie on no way from the embedding to the logits. A fairer one is **matched**: every reader hears as many writers as in the circuit, drawn at random.
 
 # %%
-size = discovery.sizes(graph, (0.01,))[0]
 circuit = {how: top_edges(scores["EAP-IG"], graph.exists, size, signed=how == "signed") for how in ("signed", "by size")}
 null = {
-    "any edges": discovery.random_edges(circuit["signed"], graph, 8, matched=False),
-    "matched by reader": discovery.random_edges(circuit["signed"], graph, 8),
+    "any edges": discovery.random_edges(circuit["signed"], graph, 4, matched=False),
+    "matched by reader": discovery.random_edges(circuit["signed"], graph, 4),
 }
 of_random = {name: circuits.faithfulness(drawn) for name, drawn in null.items()}
 rows = {f"circuit of {size} edges, {how}": circuits.faithfulness(keep) for how, keep in circuit.items()}
 pd.DataFrame(
     {"mean": [v.mean().item() for v in [*rows.values(), *of_random.values()]], "largest": [v.max().item() for v in [*rows.values(), *of_random.values()]]},
-    index=[*rows, *(f"8 random sets: {name}" for name in of_random)],
+    index=[*rows, *(f"4 random sets: {name}" for name in of_random)],
 ).round(3)
 
 # %%
@@ -730,20 +763,22 @@ other_scores = elsewhere.denoise(edges.eap_ig, steps=5)
 rows = {}
 for how, keep in circuit.items():
     own = top_edges(other_scores, graph.exists, size, signed=how == "signed")
-    on_fresh, on_unseen, by_own = circuits.faithfulness(keep), other_circuits.faithfulness(keep), other_circuits.faithfulness(own)
-    distance = (other_circuits.scores(keep) - elsewhere.clean_scores).abs().mean()
+    of_keep, of_own = other_circuits.scores(torch.stack([keep, own]))  # [prompt] each
+    on_unseen, by_own = ((of - elsewhere.corrupted_scores).mean() / (elsewhere.clean - elsewhere.corrupted) for of in (of_keep, of_own))
+    on_fresh, error = circuits.faithfulness(keep), (of_keep - elsewhere.clean_scores).abs().mean()
     rows[how] = {
         "fresh prompts, same structures": on_fresh.item(),
         "unseen structures": on_unseen.item(),
         "edges chosen on the unseen ones": by_own.item(),
         "overlap of the two": discovery.jaccard(keep, own),
-        "error per prompt, unseen (logits)": distance.item(),
+        "error per prompt, unseen (logits)": error.item(),
     }
 pd.DataFrame(rows).T.round(2)
 
 # %%
 for how, row in rows.items():
     compare(f"discovery.transfer.{how.replace(' ', '_')}", list(row.values()), model)
+
 
 # %% [markdown]
 # *What do you see?* Answer the three questions for your model: stable, special, transferable.
@@ -788,13 +823,13 @@ def acdc(edges: Sequence[Hashable], distance: Callable[[frozenset], float], thre
 check_acdc(acdc)
 
 # %% [markdown]
-# One run for each edge is too much for seventy thousand of them, so we let ACDC clean up a circuit that the scores have proposed: the best 40 edges by size on the eight prompts, without those in vain. The distance is the mean error per prompt, in logits, on four prompts. We try the edges in two orders, from the logits backward as the paper does, and from the embedding forward.
+# One run for each edge is too much for seventy thousand of them, so we let ACDC clean up a circuit that the scores have proposed: the best 40 edges by size on the four prompts of section 3, without those in vain. The distance is the mean error per prompt, in logits, on the same prompts. We try the edges in two orders, from the logits backward as the paper does, and from the embedding forward.
 #
 # *What do you expect?* Do both orders keep the same edges?
 
 # %%
 proposed = discovery.prune(top_edges(integrated, graph.exists, 40), graph)
-few = discovery.RunEdges(run_experiment(model, flip.pairs[:4]))
+few = discovery.RunEdges(flip)
 forward = [tuple(edge) for edge in proposed.nonzero().tolist()]
 
 
@@ -872,6 +907,13 @@ else:
 # *Jaccard overlap*: what two sets share, divided by what either has. *KL divergence*: how different two predicted distributions are. *Message*: what a writer writes in one run, minus in the other. *Pruning*: leaving out edges that lie on no way from embedding to logits. *Reader, writer*: a part that reads the residual stream; one that adds to it.
 
 # %% [markdown] tags=["read-next"]
+# **Read next**
+#
+# - Miller et al. 2024, [Transformer Circuit Faithfulness Metrics Are Not Robust](https://arxiv.org/abs/2407.08734). It shows that the same circuit gets different scores when edges are cut in different ways.
+# - Mueller et al. 2025, [MIB: A Mechanistic Interpretability Benchmark](https://arxiv.org/abs/2504.13151). The benchmark behind CPR and CMD. Its tables compare methods over tasks and models.
+# - Syed et al. 2023, [Attribution Patching Outperforms Automated Circuit Discovery](https://arxiv.org/abs/2310.10348). The paper that introduced EAP, in a few pages.
+# - Hanna et al. 2024, [Have Faith in Faithfulness: Going Beyond Circuit Overlap When Finding Model Mechanisms](https://arxiv.org/abs/2403.17806). It introduces EAP-IG, and asks whether circuits that share most of their edges behave alike.
+# - Conmy et al. 2023, [Towards Automated Circuit Discovery for Mechanistic Interpretability](https://arxiv.org/abs/2304.14997). The paper behind section 8, with the choices that this chapter leaves out.
 
 # %% [markdown]
 # **Next:** [start](start.ipynb) has the map of all chapters.

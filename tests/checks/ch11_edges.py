@@ -13,7 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from tests.checks.calling import call
 from tests.checks.ch05_runs import CLEAN, OTHER, Runs, runs_of
-from tests.checks.comparing import Mistakes, once, require_equal
+from tests.checks.comparing import Mistakes, as_tensor, once, require_equal
 from tests.checks.core import exercise
 from tests.plain_paths import edge_by_hooks, written
 from utils.circuits.edge_run import EdgeRun
@@ -120,18 +120,36 @@ READERS: dict[str, tuple[Reader, ...]] = {
 def check_exact_edges(learner: Callable) -> str:
     for family, readers in READERS.items():
         model = tiny_model(family)
-        runs, messages = runs_of(model), _messages(model)
+        runs, messages, got = runs_of(model), _messages(model), []
         for reader in readers:
             n = edge_graph(model.cfg).n_before(*reader[:2])
-            want, mistakes = _into(model, reader)
-            held = require_equal(
-                call(learner, model, runs.tokens, messages[:n], runs.metric, reader),
-                want,
-                f"the effect of every edge into {reader} of {model.cfg.model_name}",
-                axes="writer",
-                mistakes=mistakes,
-            )
+            found = call(learner, model, runs.tokens, messages[:n], runs.metric, reader)
+            what = f"the effect of every edge into {reader} of {model.cfg.model_name}"
+            found = as_tensor(found, torch.zeros(n), what, ["writer"])
+            if found.shape != (n,):
+                require_equal(found, torch.zeros(n), what, axes="writer")
+            got.append(found)
+        want, mistakes = _into_all(model)
+        held = require_equal(
+            torch.cat(got),
+            want,
+            f"the effects of all edges into {', '.join(map(str, readers))}, one after the other, of {model.cfg.model_name}",
+            axes="edge",
+            mistakes=mistakes,
+        )
     return f"all edges into a query, a key, a value, an MLP and the logits, on a Llama and a GPT-2 ({held})"
+
+
+@cache
+def _into_all(model: TransformerBridge) -> tuple[Tensor, Mistakes]:
+    """One reader after the other. A mistake that a reader does not know does no harm there."""
+    cases = [_into(model, reader) for reader in READERS[model.cfg.model_name.removeprefix("tiny-")]]
+    messages = dict.fromkeys(message for _, mistakes in cases for message in mistakes)
+
+    def of_all(message: str) -> Tensor:
+        return torch.cat([mistakes[message]() if message in mistakes else want for want, mistakes in cases])
+
+    return torch.cat([want for want, _ in cases]), once({message: partial(of_all, message) for message in messages})
 
 
 @cache
@@ -151,15 +169,21 @@ def _into(model: TransformerBridge, reader: Reader) -> tuple[Tensor, Mistakes]:
         values = [edge_by_hooks(model, runs.tokens, change(m), runs.metric, reader) for m in messages]
         return torch.stack(values) - (runs.base if base else 0)
 
-    def hooked(name: str, heads: bool = False) -> Tensor:
+    def hooked(name: str) -> Tensor:
         """The message added at a hook, and everything reacts."""
-        return torch.stack([_added(runs, name, message, heads) for message in messages]) - runs.base
+        return torch.stack([_added(runs, name, message) for message in messages]) - runs.base
+
+    def alone(message: Tensor) -> Tensor:
+        stream = {"mlp": ("resid_mid", layer), "logits": ("resid_post", model.cfg.n_layers - 1)}
+        return message - runs.orig[stream.get(site, ("resid_pre", layer))]
 
     last_position = torch.arange(runs.tokens.shape[1]) == runs.tokens.shape[1] - 1
     mistakes = {
         "the metric itself is returned: subtract that of the run on tokens": lambda: each(base=False),
         "unpatched minus patched: what does the metric gain?": lambda: -each(),
+        "the metric of the run on tokens is added: subtract it": lambda: each() + 2 * runs.base,
         "the message is subtracted: add it": lambda: each(change=lambda m: -m),
+        "the readers read the message alone: add it to their stream": lambda: each(change=alone),
         "only the last position hears the message": lambda: each(change=lambda m: m * last_position[:, None]),
         "nothing is patched: does the hook return something, and is it the right hook?": lambda: 0 * each(),
         "every writer's effect is that of the last one: a function made in a loop sees its last values":
@@ -168,35 +192,37 @@ def _into(model: TransformerBridge, reader: Reader) -> tuple[Tensor, Mistakes]:
         "the messages pile up: start each run anew": lambda: _piled(runs, reader, messages),
     }  # fmt: skip
     if site in ("q", "k", "v"):
-        shared = len(runs.orig[site, layer][0, 0])
+        shared, in_front = len(runs.orig[site, layer][0, 0]), f"blocks.{layer}.ln1.hook_in"
+        react = "all heads of the layer react: exchange this one head's part in a second run"
         mistakes |= {
-            "all heads of the layer react: exchange this one head's part in a second run":
-                lambda: hooked(f"blocks.{layer}.ln1.hook_in"),
-            f"all heads of the layer are exchanged: only this head's {site}":
+            react: lambda: hooked(in_front),
+            f"{react}; this happens where the reader is a {site}": lambda: hooked(in_front),
+            "nothing is exchanged where the reader is a query, a key or a value: put in what was told": lambda: 0 * each(),
+            "all heads of the layer are exchanged: only this head's query, key or value":
                 lambda: torch.stack([_all_heads(runs, site, layer, m) for m in messages]) - runs.base,
             "the message goes into the stream itself, and everything hears it: at ln1.hook_in":
                 lambda: hooked(f"blocks.{layer}.hook_resid_pre"),
-            "the message is there in the second run, too: there only the head's part is exchanged":
-                lambda: torch.stack([_added(runs, f"blocks.{layer}.ln1.hook_in", m, False) for m in messages]) - runs.base,
             "the head's number is divided: it is already that of the shared key or value":
                 lambda: each((site, layer, head * shared // model.cfg.n_heads)),
-            **{f"{other} is exchanged, whatever the reader is": partial(each, (other, layer, head))
+            **{f"the {other} is exchanged, whatever the reader is": partial(each, (other, layer, head))
                for other in "qkv" if other != site and len(runs.orig[other, layer][0, 0]) > head},
-            **{f"head {other} is exchanged": partial(each, (site, layer, other)) for other in range(shared) if other != head},
+            **{f"head {other} is exchanged, whatever the reader is": partial(each, (site, layer, other))
+               for other in range(shared)},
         }  # fmt: skip
     else:
         norm = "blocks.1.ln2" if site == "mlp" else "ln_final"
         mistakes |= {
-            "the message is added behind the norm: at hook_in": lambda: hooked(f"{norm}.hook_normalized"),
-            "the message is added to attention's input: an MLP reads at ln2.hook_in":
-                lambda: hooked(f"blocks.{min(layer, 2)}.ln1.hook_in"),
+            "the message is added behind the norm: at hook_in": lambda: hooked(f"{norm}.hook_out"),
+            f"the message is added at ln1.hook_in where the reader is {site!r}": lambda: hooked(
+                f"blocks.{min(layer, 2)}.ln1.hook_in"
+            ),
             "the message goes into the stream itself, and everything after it hears it":
                 lambda: hooked(f"blocks.{min(layer, 2)}.hook_resid_mid"),
         }  # fmt: skip
     return each(), once(mistakes)
 
 
-def _added(runs: Runs, name: str, message: Tensor, heads: bool) -> Tensor:
+def _added(runs: Runs, name: str, message: Tensor) -> Tensor:
     return runs.run((name, lambda stream, hook: stream + message))
 
 

@@ -387,7 +387,7 @@ WRONG = {
         "all heads of the layer react": exact_all_react,
         "all heads of the layer are exchanged": exact_all_heads,
         "the message is subtracted": exact_subtracted,
-        "q is exchanged, whatever": exact_queries,
+        "the q is exchanged, whatever": exact_queries,
         "only the last position": exact_at_the_end,
         "a function made in a loop": exact_late_binding,
         "messages pile up": exact_piled_up,

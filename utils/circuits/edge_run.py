@@ -238,8 +238,11 @@ class EdgeRun:
             return stream
 
         for layer in range(self.run.n_layers):
-            streams = reads(x.expand(1, n_readers, *x.shape))
-            x = x + self.run.attn_out(layer, self.attention_z(layer, streams, group)[0])
+            if read is None:  # all readers read the same
+                x = x + self.run.resumed_attn_out(layer, x[None], group)[0]
+            else:
+                streams = reads(x.expand(1, n_readers, *x.shape))
+                x = x + self.run.attn_out(layer, self.attention_z(layer, streams, group)[0])
             x = x + self.run.mlp_out(layer, reads(x.view_as(x)))
         return reads(x.view_as(x))
 
