@@ -851,7 +851,7 @@ for how, row in rows.items():
 #
 # **Stable at the top only.** Of the 10 strongest edges, nearly all are found again on other draws of the prompts (overlap .85 to .90). For the best 707 edges it is .60 by EAP and .70 by EAP-IG. So a table of the ten strongest edges can be trusted, and a picture of seven hundred cannot: about one edge in six of the EAP-IG picture would be another one tomorrow.
 #
-# **Special.** Random sets of the same size give 0, also the matched ones. The fairest control keeps the edge from the embedding to MLP 0 in every draw, as chapter 06 did with L23H3. They still give 0. So it takes more than an open entrance.
+# **Special.** Random sets of the same size give 0, also the matched ones. The fairest control keeps the edge from the embedding to MLP 0 in every draw, as chapter 06 did with L23H3. They still give 0, so the entrance alone is not what makes the circuit work.
 #
 # **Transferable, by its score.** On structures that were never used, the signed circuit gives 1.77, where one chosen on these structures gives 1.91; by size it is .81 against .88. And yet the two lists share only 39 to 46 % of what either has. Different lists of edges can do the same.
 #
