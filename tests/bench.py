@@ -428,7 +428,9 @@ def main() -> None:
         if section == "sweeps":
             report["sweeps"] = bench_sweeps(args.models, args.sweeps, args.repeats, limit, console)
         else:
-            bench = {"growth": bench_growth, "dialect": bench_dialect, "paths": bench_paths, "edges": bench_edges}[section]
+            bench = {"growth": bench_growth, "dialect": bench_dialect, "paths": bench_paths, "edges": bench_edges}[
+                section
+            ]
             report[section] = bench(args.models[0], args.quick, console)
         (args.out / "bench.json").write_text(json.dumps(report, indent=1))
     write_report(report, args.out, console)

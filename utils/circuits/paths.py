@@ -13,7 +13,8 @@ Frozen parts have nothing to compute, so the first step is a sum of vectors; the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -140,10 +141,17 @@ def path_values(
     order = sorted((i for i, path in enumerate(paths) if patcher.can_change(path)), key=lambda i: paths[i].first_read)
     with tqdm(total=len(paths), desc="paths", leave=False, disable=not options.progress) as bar:
         bar.update(len(paths) - len(order))
-        for some in (order[i : i + patcher.at_a_time] for i in range(0, len(order), patcher.at_a_time)):
+        for some in _batches(order, paths, patcher.at_a_time):
             final, rows = patcher.final_of([paths[i] for i in some]), max(1, patcher.rows // len(some))
             logits = logits_of_cells(run, final, patcher.groups, len(some), rows, unpatched_logits)
             for i, of_path in zip(some, logits, strict=True):
                 values[i] = metrics(of_path)[0]
             bar.update(len(some))
     return values, unpatched
+
+
+def _batches(order: Sequence[int], paths: Sequence[Path], at_a_time: int) -> Iterator[list[int]]:
+    """Paths that are run together: those that are first read at the same layer, since a batch resumes at one layer."""
+    for _, same in groupby(order, key=lambda i: paths[i].first_read):
+        numbers = list(same)
+        yield from (numbers[i : i + at_a_time] for i in range(0, len(numbers), at_a_time))

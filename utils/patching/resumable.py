@@ -161,7 +161,9 @@ class CorruptedRun(Parts):
         """Attention output [copy, batch, n, d_model] of patched copies: their own keys and values from `start` on, and
         the unpatched run's before it. ending: at each prompt's last position only. qkv: the copies' queries, keys and
         values, where they are not simply what the copies' streams give."""
-        return self.attn_out(layer, self.resumed_z(layer, self.qkv(layer, copies) if qkv is None else qkv, group, ending))
+        return self.attn_out(
+            layer, self.resumed_z(layer, self.qkv(layer, copies) if qkv is None else qkv, group, ending)
+        )
 
     def resumed_z(
         self, layer: int, qkv: Sequence[Tensor], group: Group, ending: bool = False
