@@ -31,6 +31,7 @@ from rich.table import Table
 from torch import Tensor
 from transformer_lens import patching as builtin
 
+from tests.bench_edges import bench_edges
 from tests.plain_paths import by_hooks
 from utils import patching, plots
 from utils.attribution import logit_diff
@@ -408,7 +409,7 @@ def write_report(report: dict, folder: Path, console: Console) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__.split("\n")[0])
-    parser.add_argument("--sections", nargs="+", default=["sweeps", "paths", "growth", "dialect"])
+    parser.add_argument("--sections", nargs="+", default=["sweeps", "paths", "edges", "growth", "dialect"])
     parser.add_argument("--models", nargs="+", default=["smollm2-135m", *FIXTURES])
     parser.add_argument("--sweeps", nargs="+", default=list(SWEEPS), choices=SWEEPS)
     parser.add_argument("--repeats", type=int, default=3)
@@ -427,7 +428,9 @@ def main() -> None:
         if section == "sweeps":
             report["sweeps"] = bench_sweeps(args.models, args.sweeps, args.repeats, limit, console)
         else:
-            bench = {"growth": bench_growth, "dialect": bench_dialect, "paths": bench_paths}[section]
+            bench = {"growth": bench_growth, "dialect": bench_dialect, "paths": bench_paths, "edges": bench_edges}[
+                section
+            ]
             report[section] = bench(args.models[0], args.quick, console)
         (args.out / "bench.json").write_text(json.dumps(report, indent=1))
     write_report(report, args.out, console)

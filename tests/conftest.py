@@ -19,6 +19,7 @@ SLOW = """
     two_workers killed scheduler a_worker_that all_workers_vanish test_command[ mosaic_has_a_panel
     of_699_lines of_315_rows memory_stays_under greedy_set every_sweep_reads loops_agree_in_full
     kind_of_drift installed_copy stops_at_the_first_exercise notices_a tests_count_as no_tests_at_all
+    every_edge_agrees trial_in_two_orders
     no_check_crashes every_named_mistake equivalent_mutants_exist explain_themselves lab_served kit_grades kit_release
     bytes_by_command opens_it_from_the_disk
 """.split()

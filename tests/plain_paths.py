@@ -40,3 +40,40 @@ def by_hooks(model, tokens, lending, metric, sender, receivers, component, at, f
         return activation
 
     return metric(model.run_with_hooks(tokens, fwd_hooks=[(names.__contains__, read)], attention_mask=mask))
+
+
+def written(model, cache, writer):
+    """What a writer adds to the residual stream in a run: a head (layer, head), an MLP (layer, "mlp"), or the embedding."""
+    layer, part = writer
+    if part == "embed":
+        return cache["resid_pre", 0]
+    return cache["mlp_out", layer] if part == "mlp" else cache["z", layer][:, :, part] @ model.W_O[layer, part]
+
+
+def edge_by_hooks(model, tokens, delta, metric, reader, mask=None):
+    """The metric when one reader, (site, layer, head), reads delta beside its stream; a head's input takes a second run."""
+    site, layer, head = reader
+    names = {"mlp": f"blocks.{layer}.ln2.hook_in", "logits": "ln_final.hook_in"}
+    hooks = [(names.get(site, f"blocks.{layer}.ln1.hook_in"), lambda stream, hook: stream + delta)]
+    if site in names:
+        return metric(model.run_with_hooks(tokens, fwd_hooks=hooks, attention_mask=mask))
+    name = f"blocks.{layer}.attn.hook_{site}"
+    with model.hooks(fwd_hooks=hooks):
+        _, told = model.run_with_cache(tokens, names_filter=name, attention_mask=mask)
+
+    def read(activation, hook):
+        activation = activation.clone()
+        activation[:, :, head] = told[name][:, :, head]
+        return activation
+
+    return metric(model.run_with_hooks(tokens, fwd_hooks=[(name, read)], attention_mask=mask))
+
+
+def edges_by_hooks(model, tokens, lending, receiving, metric, graph, mask=None, edges=None):
+    """[reader, writer]: the effect of every edge of a graph, or of some, one by one."""
+    effects = torch.zeros(len(graph.readers), len(graph.writers))
+    unpatched = metric(model(tokens, attention_mask=mask))
+    for reader, writer in graph.exists.nonzero().tolist() if edges is None else edges:
+        delta = written(model, lending, graph.writers[writer]) - written(model, receiving, graph.writers[writer])
+        effects[reader, writer] = edge_by_hooks(model, tokens, delta, metric, graph.readers[reader], mask) - unpatched
+    return effects

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from utils.patching.options import DEFAULT_MEMORY, SweepOptions, require_options
 
-Node = tuple[int, int | str]  # a head as (layer, head), or an MLP as (layer, "mlp")
+Node = tuple[int, int | str]  # a head as (layer, head), an MLP as (layer, "mlp"), or EMBED
+EMBED: Node = (-1, "embed")  # the embedding, with that of positions where there is one: it writes before every layer
 Reads = dict[
     tuple[str, int], tuple[int, ...]
 ]  # (what is read, layer) → heads that read it; (0,) for "mlp" and "logits"
@@ -25,7 +26,7 @@ class PathOptions:
     """The options of every path patch, all of them keywords.
 
     senders: "heads" or "mlps", each of them alone; or a list, of which each is a head (layer, head), an MLP (layer, "mlp"),
-        or a list of these, patched together.
+        the embedding (EMBED), or a list of these, patched together.
     at: the position at which senders are patched, one number or one for each prompt [batch]; negative ones count from the
         end of the longest prompt. None: every position.
     mlps: "frozen", where MLPs between a sender and its receivers are held as heads are, so that a path goes through the
@@ -104,6 +105,11 @@ def is_mlp(node: Node) -> bool:
     return node[1] == "mlp"
 
 
+def written_site(node: Node) -> str:
+    """The activation that holds what a node writes."""
+    return "resid_pre" if node == EMBED else "mlp_out" if is_mlp(node) else "z"
+
+
 def sender_sets(model, senders: str | Sequence) -> tuple[list[tuple[Node, ...]], tuple[int, ...]]:
     """The senders of each path, and the shape of the result."""
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
@@ -132,6 +138,8 @@ def _is_pair(given: Any) -> bool:
 def require_node(model, node: Any) -> Node:
     """The node, if the model has it. Raises ValueError or IndexError."""
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
+    if isinstance(node, (tuple, list)) and tuple(node) == EMBED:
+        return EMBED
     if not isinstance(node, (tuple, list)) or not _is_pair(node) or not isinstance(node[0], int):
         raise ValueError(f'{node!r} is neither a head (layer, head) nor an MLP (layer, "mlp")')
     layer, part = node
@@ -155,6 +163,8 @@ def head_readers(model, receivers: str | Sequence[Node], component: str | None) 
     reads: dict[tuple[str, int], set[int]] = {}
     shared = 1 if component == "q" else model.cfg.n_heads // (model.cfg.n_key_value_heads or model.cfg.n_heads)
     for layer, head in [require_node(model, node) for node in ([receivers] if _is_pair(receivers) else receivers)]:
+        if head == "embed":
+            raise ValueError("receivers has the embedding, which reads nothing; receivers are heads, or the logits")
         if head == "mlp":
             raise ValueError(f"receivers has the MLP of layer {layer}; here receivers are heads, or the logits")
         reads.setdefault((component, layer), set()).add(head // shared)

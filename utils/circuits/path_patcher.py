@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from transformer_lens import ActivationCache
 
-from utils.circuits.path_options import COMPONENTS, Path, PathOptions, is_mlp
+from utils.circuits.path_options import COMPONENTS, EMBED, Path, PathOptions, written_site
 from utils.patching.resumable import CorruptedRun, Group
 from utils.patching.sites import clean_activation, where_runs_differ
 from utils.patching.sweep import bytes_per_row
@@ -33,8 +33,8 @@ class PathPatcher:
         senders = {sender for path in paths for sender in path.senders}
         self.gained: dict[tuple[str, int], Tensor] = {}  # site, layer → lending minus receiving: [batch, m or pos, ...]
         differs, first = torch.zeros_like(run.real), torch.full_like(run.last, run.real.shape[1])
-        for site in ("z", "mlp_out"):
-            layers = {node[0] for node in senders if is_mlp(node) == (site == "mlp_out")}
+        for site in ("resid_pre", "z", "mlp_out"):
+            layers = {max(0, node[0]) for node in senders if written_site(node) == site}
             if layers:
                 lent = [clean_activation(lending_cache, site, layer, run.real) for layer in range(run.n_layers)]
                 changed, first_here = where_runs_differ(run, site, lent)
@@ -89,9 +89,11 @@ class PathPatcher:
         """
         wanted = {("mlp" if site == "mlp" else "attn", layer) for site, layer in readers}
         run, messages = self.run, {}
-        first = min(layer for path in paths for layer, _ in path.senders)
+        first = max(0, min(layer for path in paths for layer, _ in path.senders))
         m = 1 if self.at is not None else run.real.shape[1] - group.start
         added = run.resid_pre[0].new_zeros(len(paths), len(group.prompts), m, run.model.cfg.d_model)
+        if embedded := [i for i, path in enumerate(paths) if EMBED in path.senders]:
+            added[embedded] += self._gained("resid_pre", 0, group)
         for layer in range(first, max(layer for _, layer in wanted) + 1):
             if ("attn", layer) in wanted:
                 messages["attn", layer] = added.clone()
@@ -114,7 +116,10 @@ class PathPatcher:
 
     def _add_heads(self, added: Tensor, paths: Sequence[Path], layer: int, group: Group) -> None:
         sending = [
-            (i, head) for i, path in enumerate(paths) for at, head in path.senders if at == layer and head != "mlp"
+            (i, head)
+            for i, path in enumerate(paths)
+            for at, head in path.senders
+            if at == layer and not isinstance(head, str)
         ]
         if sending:
             rows, heads = (torch.tensor(index, device=added.device) for index in zip(*sending, strict=True))

@@ -13,7 +13,8 @@ Frozen parts have nothing to compute, so the first step is a sum of vectors; the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -122,7 +123,14 @@ def _values(
     """The metric of every path: the unpatched one where nothing can change."""
     require_ready(model, tokens)
     require_heads(model)
-    run = CorruptedRun(model, tokens, options.attention_mask)
+    return path_values(CorruptedRun(model, tokens, options.attention_mask), lending_cache, metric, paths, options)[0]
+
+
+@torch.no_grad()
+def path_values(
+    run: CorruptedRun, lending_cache, metric, paths: Sequence[Path], options: PathOptions
+) -> tuple[Float[Tensor, "path ..."], Float[Tensor, "..."]]:
+    """The metric of every path, and the unpatched one, which stands where nothing can change. `run`: the receiving run."""
     metrics = Metrics(metric, options.as_sweep())
     if metrics.several:
         raise TypeError(f"one metric is needed, and {metrics.names} were given; call once for each")
@@ -133,10 +141,17 @@ def _values(
     order = sorted((i for i, path in enumerate(paths) if patcher.can_change(path)), key=lambda i: paths[i].first_read)
     with tqdm(total=len(paths), desc="paths", leave=False, disable=not options.progress) as bar:
         bar.update(len(paths) - len(order))
-        for some in (order[i : i + patcher.at_a_time] for i in range(0, len(order), patcher.at_a_time)):
+        for some in _batches(order, paths, patcher.at_a_time):
             final, rows = patcher.final_of([paths[i] for i in some]), max(1, patcher.rows // len(some))
             logits = logits_of_cells(run, final, patcher.groups, len(some), rows, unpatched_logits)
             for i, of_path in zip(some, logits, strict=True):
                 values[i] = metrics(of_path)[0]
             bar.update(len(some))
-    return values
+    return values, unpatched
+
+
+def _batches(order: Sequence[int], paths: Sequence[Path], at_a_time: int) -> Iterator[list[int]]:
+    """Paths that are run together: those that are first read at the same layer, since a batch resumes at one layer."""
+    for _, same in groupby(order, key=lambda i: paths[i].first_read):
+        numbers = list(same)
+        yield from (numbers[i : i + at_a_time] for i in range(0, len(numbers), at_a_time))

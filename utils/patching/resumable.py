@@ -161,19 +161,26 @@ class CorruptedRun(Parts):
         """Attention output [copy, batch, n, d_model] of patched copies: their own keys and values from `start` on, and
         the unpatched run's before it. ending: at each prompt's last position only. qkv: the copies' queries, keys and
         values, where they are not simply what the copies' streams give."""
-        q, k, v = self.qkv(layer, copies) if qkv is None else qkv
+        return self.attn_out(
+            layer, self.resumed_z(layer, self.qkv(layer, copies) if qkv is None else qkv, group, ending)
+        )
+
+    def resumed_z(
+        self, layer: int, qkv: Sequence[Tensor], group: Group, ending: bool = False
+    ) -> Float[Tensor, "copy batch n_or_1 head d_head"]:
+        """What the heads of patched copies read, from the copies' queries, keys and values at the group's positions."""
+        q, k, v = qkv
+        n_copies, stop = len(q), group.start + q.shape[2]
         q, k = (self.rotated(part, group.prompts, group.start) for part in (q, k))
         k, v = (
-            torch.cat([before.expand(len(copies), -1, -1, -1, -1), own], dim=2).flatten(0, 1)
+            torch.cat([before.expand(n_copies, -1, -1, -1, -1), own], dim=2).flatten(0, 1)
             for before, own in zip(self._before(layer, group), (k, v), strict=True)
         )  # [copy * batch, pos, kv_head, d_head]
-        stop = group.start + copies.shape[2]
         allowed = self.allowed[group.prompts, group.start : stop, :stop].unsqueeze(0)  # [1, batch, n, pos]
         if ending:
             q, allowed = self.ends(q, group), self.ends(allowed, group)
-        allowed = allowed.expand(len(copies), -1, -1, -1).flatten(0, 1)
-        z = self.attend(q.flatten(0, 1), k, v, allowed)
-        return self.attn_out(layer, z).unflatten(0, copies.shape[:2])
+        allowed = allowed.expand(n_copies, -1, -1, -1).flatten(0, 1)
+        return self.attend(q.flatten(0, 1), k, v, allowed).unflatten(0, (n_copies, len(group.prompts)))
 
     def _before(self, layer: int, group: Group) -> list[Float[Tensor, "batch start kv_head d_head"]]:
         """Keys and values before the group's first position."""
