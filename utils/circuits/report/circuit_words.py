@@ -40,8 +40,8 @@ def read_circuit(result: Mapping[str, Any]) -> Reading:
         said.append(
             f"{len(draws)} random circuits of the same size, {kind}: "
             f"{np.mean([d['value'] for d in draws]):.2f} on average, an "
-            f"error of {np.mean([d['mae'] for d in draws]):.2f} logits. The chance of an error as small as the circuit's is "
-            f"{matched_random_p(result, kind):.3f}."
+            f"error of {np.mean([d['mae'] for d in draws]):.2f} logits. Of these and the found circuit, a share of "
+            f"{matched_random_p(result, kind):.3f} has an error as small as the found one's (p)."
         )
     return Reading(said, _circuit_caveats(result, strongest))
 
@@ -90,7 +90,8 @@ def _from_controls(result: Mapping[str, Any]) -> Iterator[str]:
             yield f"Some random circuits ({kind}) are as near to the model: by this test the circuit is not special."
         if result["random"][kind]["within"] > WITHIN[0]:
             yield (
-                f"Random circuits ({kind}) take heads up to {result['random'][kind]['within']} layers away, since too few are "
+                f"Random circuits ({kind}) take heads up to {result['random'][kind]['within']} layers "
+                "away, since too few are "
                 "left nearby."
             )
     if not result["random"]:

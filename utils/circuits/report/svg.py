@@ -46,7 +46,7 @@ def heatmap_svg(
     limit = max((abs(value) for value in values), default=0.0) or 1.0
     wide, high = cell
     longest = max(map(len, columns), default=0)
-    below, left, top, gap = 18 + (6.2 * longest if longest > 3 else 12), 46, 44, 26
+    below, left, top, gap = 18 + (4.8 * longest if longest > 3 else 12), 46, 44, 26
     widest = max(map(len, panels), default=0) * 6.8  # of a panel's name
     each = round(max(wide * len(columns), widest) + gap)
     body = []

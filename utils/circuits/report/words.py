@@ -28,6 +28,12 @@ def head_list(heads: Sequence[Sequence[int]]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else (names[0] if names else "none")
 
 
+def _largest(table: np.ndarray) -> tuple[int, int]:
+    """(layer, head) of the largest value."""
+    layer, head = np.unravel_index(table.argmax(), table.shape)
+    return int(layer), int(head)
+
+
 def in_words(interval: Sequence[float]) -> str:
     """An interval, as "0.12 to 0.34"."""
     return f"{interval[0]:.2f} to {interval[1]:.2f}"
@@ -105,9 +111,8 @@ def read_attribution(result: StepResult) -> Reading:
     heads, parts = np.array(result["clean_heads"]), np.array(result["clean_parts"])
     change = heads - np.array(result["corrupted_heads"])
     total = parts.sum()
-    (top, low), spread = ((np.unravel_index(at, heads.shape) for at in (heads.argmax(), heads.argmin())),
-                          np.array(result["clean_heads_spread"]))  # fmt: skip
-    moved = np.unravel_index(np.abs(change).argmax(), change.shape)
+    top, low, moved = _largest(heads), _largest(-heads), _largest(np.abs(change))
+    spread = np.array(result["clean_heads_spread"])
     mlps = parts[2:-1:2].sum()
     said = [
         f"All parts add up to each pair's logit difference: the largest error is {result['largest_error']:.1g} logits.",
@@ -159,8 +164,8 @@ def read_patching(result: StepResult) -> Reading:
     leaves = next((layer for layer in range(n_layers) if streams[0, layer, 0] < 0.5), n_layers)
     arrives = next((layer for layer in range(n_layers) if streams[0, layer, -1] > 0.5), n_layers)
     denoised, noised = np.array(result["denoised"]), np.array(result["noised"])
-    top = np.unravel_index(denoised.argmax(), denoised.shape)
-    needed = np.unravel_index(noised.argmax(), noised.shape)
+    top = _largest(denoised)
+    needed = _largest(noised)
     n = len(result["lines"])
     said = [
         f"The clean stream at {labels[0]!r} restores more than half of the difference up to layer {leaves - 1}"
@@ -178,7 +183,7 @@ def read_patching(result: StepResult) -> Reading:
         "A patch shows that information passes through a place. It does not show that the place computed it.",
         f"The two head tables correlate at {agreement:.2f}. "
         + (
-            "Corrupted prompts that are clean prompts of another pair make the two tables nearly the same by construction."
+            "Tables this much alike hold one piece of evidence and not two, and they show no sign of stand-ins."
             if agreement > 0.98
             else "Where they differ, look for stand-ins (restores little, taken away little) and for parts that are needed "
             "together."
@@ -206,8 +211,8 @@ def read_paths(result: StepResult) -> Reading:
     said = [
         f"{len(result['writers'])} heads write to the logits directly and reach the threshold: "
         f"{head_list(result['writers'])}. "
-        f"Without its direct path, {head_name(*first)} {'takes' if direct[first] > 0 else 'returns'} "
-        f"{abs(direct[first]):.0%} of the difference.",
+        f"If only the direct path of {head_name(*first)} is corrupted, the difference between the runs "
+        f"{'shrinks' if direct[first] > 0 else 'grows'} by {abs(direct[first]):.0%}.",
         f"Into the queries of these heads: {head_list(result['brokers'])}. Into the keys and values of all of these: "
         f"{head_list(result['feeders'])}.",
     ]
