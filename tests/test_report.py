@@ -22,7 +22,7 @@ from utils.inference import end_logits
 from utils.patching import get_act_patch_attn_head_out_all_pos, get_act_patch_resid_pre
 from utils.tasks import TASKS, task_csv, task_file
 
-SMALL = ReportSettings(anyway=True, pairs=6, test_pairs=8)
+SMALL = ReportSettings(anyway=True, pairs=4, test_pairs=4, n_random=19, most=2)
 STEPS = ("behavior", "attribution", "patching", "paths", "circuit")
 LONELY = "John Tom Anna Paul Kate Jane Luke Ruth".split()
 UNALIGNED = [f"{name} went to the shop,{name} and Tom went to the shop, Mary, John" for name in LONELY]
@@ -68,7 +68,7 @@ def test_each_task_end_to_end_on_tiny_models(name, family, tmp_path):
     assert attribution["clean_final"][-1] == pytest.approx(behavior["clean_mean"], abs=1e-4)
     assert set(results["circuit"]["random"]) and {
         len(one["draws"]) for one in results["circuit"]["random"].values()
-    } == {20}
+    } == {19}
     assert not set(results["patching"]["lines"]) & set(results["circuit"]["lines"])
 
 
@@ -125,7 +125,7 @@ def test_nothing_of_another_file_model_or_setting_is_taken(csv, tmp_path):
     assert other_weights.cfg.model_name == model.cfg.model_name
     given = [
         (data, model, SMALL), (data + b"\n", model, SMALL), (data, task_model("llama"), SMALL), (data, other_weights, SMALL),
-        (data, model, ReportSettings(anyway=True, pairs=6, test_pairs=8, seed=1)),
+        (data, model, ReportSettings(anyway=True, pairs=4, test_pairs=4, n_random=19, most=2, seed=1)),
     ]  # fmt: skip
     assert len({settings_digest(*each) for each in given}) == len(given)
     out = tmp_path / "report.html"
@@ -241,6 +241,15 @@ def test_the_circuit_of_all_heads_is_the_model_and_of_none_is_empty(csv):
     assert (
         mask[1, :, :, 2].sum() == len(test.pairs) and mask[0, :, :, 1].all() and mask.sum() == mask[:2, :, :, 1:3].sum()
     )
+
+
+def test_a_circuit_of_nearly_all_heads_has_no_controls_and_says_so(csv):
+    """On three layers of four heads nothing is left to draw from."""
+    task = read_report_task(csv, task_model("gpt2"), SMALL)
+    every = [[layer, head] for layer in range(3) for head in range(4)]
+    result = as_plain(searching.circuit_step(task, {"writers": every, "brokers": [], "feeders": every[:2]}))
+    assert result["random"] == {} and any("No random circuits" in line for line in read_circuit(result).caveats)
+    assert "skipped" in searching.circuit_step(task, {"writers": [], "brokers": [], "feeders": []})
 
 
 def test_means_are_over_corrupted_prompts_of_one_shape(tmp_path):
