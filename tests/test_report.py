@@ -296,7 +296,7 @@ def judged(**change):
         ({"circuit": {"correlation": 0.3}}, "no better than the empty circuit"),
         ({"strongest_head_alone": {"value": 0.7}}, "gives more than half of the circuit's value"),
         ({"whole_model_without_the_circuit": {"value": 0.8}}, "the circuit is not the only way"),
-        ({"circuit": {"mae": 1.5}}, "by this test it is not special"),
+        ({"circuit": {"mae": 1.5}}, "by this test the circuit is not special"),
     ],
 )
 def test_caveats_follow_from_the_numbers(change, said):
