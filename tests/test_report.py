@@ -16,7 +16,7 @@ from utils.circuits.report import ReportSettings, command, make_circuit_report, 
 from utils.circuits.report.circuit_words import matched_random_p, read_circuit
 from utils.circuits.report.stored import StepStore, as_plain, settings_digest, steps_folder
 from utils.circuits.report.svg import bars_svg, heatmap_svg, lines_svg, points_svg
-from utils.circuits.report.words import advice, head_list
+from utils.circuits.report.words import advice, head_list, read_paths
 from utils.experiment import run_experiment
 from utils.inference import end_logits
 from utils.patching import get_act_patch_attn_head_out_all_pos, get_act_patch_resid_pre
@@ -250,6 +250,25 @@ def test_a_circuit_of_nearly_all_heads_has_no_controls_and_says_so(csv):
     result = as_plain(searching.circuit_step(task, {"writers": every, "brokers": [], "feeders": every[:2]}))
     assert result["random"] == {} and any("No random circuits" in line for line in read_circuit(result).caveats)
     assert "skipped" in searching.circuit_step(task, {"writers": [], "brokers": [], "feeders": []})
+
+
+def test_where_no_head_writes_directly_paths_may_go_through_mlps(csv, monkeypatch):
+    task = read_report_task(csv, task_model("gpt2"), SMALL)
+    frozen = searching.paths_step(task)
+    assert (
+        frozen["mlps"] == "frozen" and "Paths that go through an MLP are not" in read_paths(as_plain(frozen)).caveats[0]
+    )
+    chosen = searching.strongest_heads
+    asked = []
+    monkeypatch.setattr(
+        searching, "strongest_heads", lambda *given: asked.append(1) or chosen(*given) * (len(asked) > 1)
+    )
+    free = searching.paths_step(task)
+    assert (
+        free["mlps"] == "free" and free["writers"] and not torch.allclose(free["direct"], frozen["direct"], atol=1e-3)
+    )
+    reading = read_paths(as_plain(free))
+    assert "directly or through MLPs" in reading.said[0] and "no head reaches the threshold" in reading.caveats[0]
 
 
 def test_means_are_over_corrupted_prompts_of_one_shape(tmp_path):

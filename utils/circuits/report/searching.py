@@ -13,6 +13,7 @@ from torch import Tensor
 from utils.attribution import top_heads
 from utils.circuits.criteria import random_circuits
 from utils.circuits.evaluate import CircuitTest, faithfulness, keep_mask
+from utils.circuits.path_options import MLPS
 from utils.circuits.paths import path_patch
 from utils.circuits.report.task import MIN_ALIGNED, ReportTask
 from utils.experiment import Experiment, run_experiment
@@ -73,16 +74,20 @@ def patching_step(task: ReportTask) -> dict[str, Any]:
 def paths_step(task: ReportTask) -> dict[str, Any]:
     """Who writes the answer directly, who feeds the writers' queries at the end, and who feeds keys and values anywhere.
 
-    Each table is the share of the difference between the runs that is lost when the path from one head is corrupted. The
-    circuit is made of the heads that reach the threshold.
+    MLPs are held as they were; where no head reaches the threshold then, they are computed again (mlps: "free"), so that a
+    path may go through them. Each table is the share of the difference between the runs that is lost when the path from one
+    head is corrupted. The circuit is made of the heads that reach the threshold.
     """
     if reason := unaligned_reason(task):
         return {"skipped": reason}
     experiment = experiment_of(task, task.halves[0])
-    lost = partial(_lost, experiment)
-    direct = lost()
-    writers = strongest_heads(direct, task.settings)
-    result = {"direct": direct, "writers": writers, "feeders": [], "brokers": []}
+    for mlps in MLPS:
+        lost = partial(_lost, experiment, mlps=mlps)
+        direct = lost()
+        writers = strongest_heads(direct, task.settings)
+        if writers:
+            break
+    result = {"mlps": mlps, "direct": direct, "writers": writers, "feeders": [], "brokers": []}
     if not writers:
         return result
     query = lost(receivers=writers, component="q")

@@ -208,21 +208,18 @@ def read_paths(result: StepResult) -> Reading:
             ["MLPs may write the answer, or many heads may write a little of it each."],
         )
     first = tuple(result["writers"][0])
+    frozen = result.get("mlps", "frozen") == "frozen"
     said = [
-        f"{len(result['writers'])} heads write to the logits directly and reach the threshold: "
-        f"{head_list(result['writers'])}. "
-        f"If only the direct path of {head_name(*first)} is corrupted, the difference between the runs "
-        f"{'shrinks' if direct[first] > 0 else 'grows'} by {abs(direct[first]):.0%}.",
+        f"{len(result['writers'])} heads write to the logits {'directly' if frozen else 'directly or through MLPs'} and "
+        f"reach the threshold: {head_list(result['writers'])}. If only the {'direct ' * frozen}path of {head_name(*first)} "
+        f"is corrupted, the difference between the runs {'shrinks' if direct[first] > 0 else 'grows'} by "
+        f"{abs(direct[first]):.0%}.",
         f"Into the queries of these heads: {head_list(result['brokers'])}. Into the keys and values of all of these: "
         f"{head_list(result['feeders'])}.",
     ]
     against = [head for head in result["writers"] if direct[tuple(head)] < 0]
     both = np.array(result["value"]), np.array(result["key"])
-    caveats = [
-        "A path is patched with every other head and every MLP held as it was. Paths that go through an MLP are not seen.",
-        f"All direct paths together carry {direct.sum():.0%} of the difference. The rest reaches the logits through MLPs, or "
-        "through the embedding.",
-    ]
+    caveats = _path_kind(result.get("mlps", "frozen"), direct.sum())
     if against:
         caveats.append(
             f"{head_list(against)} write against the answer. They are in the circuit because the model has them."
@@ -234,3 +231,20 @@ def read_paths(result: StepResult) -> Reading:
             "from the corruption and says nothing about keys: corrupt an earlier word to test them."
         )
     return Reading(said, caveats)
+
+
+def _path_kind(mlps: str, together: float) -> list[str]:
+    """What a path is here. mlps: as in `utils.circuits.path_options.PathOptions`."""
+    if mlps == "frozen":
+        return [
+            "A path is patched with every other head and every MLP held as it was. Paths that go through an MLP are not "
+            "seen.",
+            f"All direct paths together carry {together:.0%} of the difference. The rest reaches the logits through MLPs, or "
+            "through the embedding.",
+        ]
+    return [
+        "With MLPs held as they were, no head reaches the threshold. So here every other head is held, and MLPs are computed "
+        "again: a path may go through MLPs, and these may do most of the work.",
+        f"One by one, these paths carry shares that add up to {together:.0%}. They need not add up to 100 %, since MLPs mix "
+        "what several heads write.",
+    ]
