@@ -94,6 +94,7 @@ model = load_model()
 # | [09 · Can it be removed, and what else goes?](09_removing_it.ipynb) | What changes when those parts are taken out? | 120 min |
 # | [10 · At scale](10_at_scale.ipynb) | How do you do all of this many times faster, and what may you trust? | 90 min |
 # | [11 · Finding circuits automatically](11_circuit_discovery.ipynb) | Can a program find the circuit, and can you trust what it finds? | 120 min |
+# | [12 · Your own circuit](12_your_own_circuit.ipynb) | Which circuit does the model use for a task of yours, and what may you claim? | 90 min |
 #
 # Every chapter can be opened on its own: it loads the model and the prompts itself. But a later chapter does not explain again what an earlier one has explained.
 #

@@ -971,4 +971,4 @@ else:
 # - Conmy et al. 2023, [Towards Automated Circuit Discovery for Mechanistic Interpretability](https://arxiv.org/abs/2304.14997). The paper behind section 8, with the choices that this chapter leaves out.
 
 # %% [markdown]
-# **Next:** [start](start.ipynb) has the map of all chapters.
+# **Next:** [12 · Your own circuit](12_your_own_circuit.ipynb) is about a task of yours.

@@ -20,9 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # The rooms, from the ground up. A module imports from its own room and from the rooms before it.
 ROOMS = {
     "model": "models loading prompts inference shared_prefix parts assumptions tiny_models data",
-    "subjects": "ioi dialect",
+    "subjects": "ioi dialect tasks",
     "methods": "attribution heads ablation patching experiment circuits dialect.tracing",
-    "results": "stats reference plots widgets atlas dialect.survey dialect.__main__",
+    "results": "stats reference plots widgets atlas dialect.survey dialect.__main__ circuits.report",
 }
 UPWARD: dict[tuple[str, str], str] = {}  # (module, what it imports): why it may, although the room is above its own
 LONGEST_FUNCTION, LONGEST_MODULE = 40, 300

@@ -28,12 +28,13 @@ MAX_LENGTH = 128
 END, UNKNOWN = "<|endoftext|>", "<unk>"
 
 
-def tiny_tokenizer(padding: str = END) -> PreTrainedTokenizerFast:
-    """Words above are one token (with or without a leading space); anything else falls apart into characters.
+def tiny_tokenizer(padding: str = END, more_words: str = "") -> PreTrainedTokenizerFast:
+    """Words above are one token (with or without a leading space), and so are those of `more_words`; anything else falls
+    apart into characters.
 
     padding: END, which is BOS too, as in GPT-2; or UNKNOWN, which is not, as in many a Llama.
     """
-    words = WORDS.split()
+    words = f"{WORDS} {more_words}".split()
     pieces = [chr(c) for c in range(32, 127)] + ["\n", "’", "“", "”"] + words + [f" {w}" for w in words]
     vocab = {piece: i for i, piece in enumerate(dict.fromkeys([END, UNKNOWN, *pieces]))}
     tokenizer = Tokenizer(
@@ -66,9 +67,9 @@ def _config(family: str, n_layers: int, vocab_size: int):
     raise ValueError(f"family {family!r} is not one of 'gpt2', 'llama'")
 
 
-def save_tiny_model(folder: Path, family: str, n_layers: int = 3, seed: int = 0) -> Path:
+def save_tiny_model(folder: Path, family: str, n_layers: int = 3, seed: int = 0, more_words: str = "") -> Path:
     """Write a random model with its tokenizer. All weights are random, biases and norms too, so that nothing cancels."""
-    tokenizer = tiny_tokenizer(UNKNOWN if family == "llama" else END)
+    tokenizer = tiny_tokenizer(UNKNOWN if family == "llama" else END, more_words)
     model_class, config = _config(family, n_layers, len(tokenizer))
     model = model_class(config)
     generator = torch.Generator().manual_seed(seed)

@@ -1,0 +1,5 @@
+import sys
+
+from utils.circuits.report.command import main
+
+sys.exit(main())

@@ -1,0 +1,98 @@
+"""What a report says about a circuit: its numbers beside those of the controls, and what they do not show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from utils.attribution import head_name
+from utils.circuits.report.searching import WITHIN
+from utils.circuits.report.words import Reading, in_words
+
+
+def matched_random_p(result: Mapping[str, Any], kind: str) -> float | None:
+    """The share of random circuits, the found one among them, whose error per pair is as small; None "
+    "where none were drawn."""
+    if kind not in result["random"]:
+        return None
+    errors = [draw["mae"] for draw in result["random"][kind]["draws"]]
+    return (1 + sum(error <= result["judged"]["circuit"]["mae"] for error in errors)) / (1 + len(errors))
+
+
+def read_circuit(result: Mapping[str, Any]) -> Reading:
+    judged, size = result["judged"], sum(map(len, result["circuit"].values()))
+    found, empty, alone = judged["circuit"], judged["empty"], judged["strongest head alone"]
+    strongest = head_name(*result["strongest"])
+    said = [
+        f"{size} heads give {found['value']:.2f} of the model's mean score over that of the empty circuit "
+        f"({in_words((found['low'], found['high']))}) on {len(result['lines'])} pairs that did not find them.",
+        f"On a single pair they miss the model by {found['mae']:.2f} logits on average; the empty circuit misses it by "
+        f"{empty['mae']:.2f}. Over pairs, circuit and model correlate at {_number(found['correlation'])} "
+        "(the empty circuit at "
+        f"{_number(empty['correlation'])}).",
+        f"{strongest} alone gives {alone['value']:.2f}, and the circuit without it "
+        f"{judged['circuit without the strongest head']['value']:.2f}.",
+    ]
+    for kind in result["random"]:
+        draws = result["random"][kind]["draws"]
+        said.append(
+            f"{len(draws)} random circuits of the same size, {kind}: "
+            f"{np.mean([d['value'] for d in draws]):.2f} on average, an "
+            f"error of {np.mean([d['mae'] for d in draws]):.2f} logits. Of these and the found circuit, a share of "
+            f"{matched_random_p(result, kind):.3f} has an error as small as the found one's (p)."
+        )
+    return Reading(said, _circuit_caveats(result, strongest))
+
+
+def _number(value: float | None) -> str:
+    return "nothing, since the values are all the same" if value is None else f"{value:.2f}"
+
+
+def _circuit_caveats(result: Mapping[str, Any], strongest: str) -> list[str]:
+    """What the numbers of this circuit warn of, then what holds of every circuit."""
+    left, sizes = result["judged"]["whole model without the circuit"]["value"], result["shape_sizes"]
+    caveats = [*_from_scores(result["judged"], strongest), *_from_controls(result)]
+    if left > 0.5:
+        caveats.append(
+            f"The model without these heads keeps {left:.2f} of its score: other heads can do the task as well, and the "
+            "circuit is not the only way."
+        )
+    return [
+        *caveats,
+        f"In {result['shared_answers']:.0%} of the tested pairs the answer is one that also helped to find the circuit. They "
+        "are other pairs, and not all of them other words.",
+        f"Heads outside the circuit are replaced by means over {min(sizes)} to {max(sizes)} corrupted prompts of the same "
+        "shape, and MLPs are kept. Other replacements give other values.",
+    ]
+
+
+def _from_scores(judged: Mapping[str, Any], strongest: str) -> Iterator[str]:
+    found, empty, alone = judged["circuit"], judged["empty"], judged["strongest head alone"]
+    if found["value"] > 1.05:
+        yield (
+            f"A value of {found['value']:.2f} is not better than 1: the circuit lacks heads that speak against the answer."
+        )
+    if alone["value"] > 0.5 * found["value"] > 0:
+        yield (
+            f"{strongest} alone gives more than half of the circuit's value, so the mean says little about the other heads."
+        )
+    if None not in (found["correlation"], empty["correlation"]) and found["correlation"] <= empty["correlation"]:
+        yield "The circuit follows the model from pair to pair no better than the empty circuit does."
+    if found["mae"] >= empty["mae"]:
+        yield "On single pairs the circuit is no nearer to the model than the empty circuit: do not call it faithful."
+
+
+def _from_controls(result: Mapping[str, Any]) -> Iterator[str]:
+    for kind in result["random"]:
+        if matched_random_p(result, kind) > 0.05:
+            yield f"Some random circuits ({kind}) are as near to the model: by this test the circuit is not special."
+        if result["random"][kind]["within"] > WITHIN[0]:
+            yield (
+                f"Random circuits ({kind}) take heads up to {result['random'][kind]['within']} layers "
+                "away, since too few are "
+                "left nearby."
+            )
+    if not result["random"]:
+        yield "No random circuits of this size could be drawn, because too few other heads are left. Nothing is compared."
