@@ -60,7 +60,7 @@ widgets.specification_browser(table, "result", ["prefix", "measure"])""",
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser():
     if BROWSER is None:
         pytest.skip("there is no Chromium or Chrome here; install one, or set CHROME to it, then make test-browser")
@@ -107,7 +107,7 @@ def watched(browser):
         one.page.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def lab(browser, tmp_path_factory):
     """A `Watched` page of a JupyterLab that `make lab`'s command started, and its address. The notebook is every.ipynb."""
     pytest.importorskip("jupyterlab", reason="jupyterlab is in the extra `lab`")

@@ -19,16 +19,16 @@ from tests.checks.core import both_models, exercise, require
 # --- pairs ------------------------------------------------------------------------------------------------------------
 
 PROBLEMS = ("length", "difference", "answer", "wrong answer")
-SHOP = "When Mary went to the shop"
+SHOP = "When Mary went to the shops"
 PAIRS = [  # clean, corrupted, answer, wrong answer
-    (SHOP, "When John went to the shop", " Mary", " John"),
-    (SHOP, "When Tom went to the shop", " Mary", " Tom"),
-    (SHOP, "When Sebastian went to the shop", " Mary", " John"),
+    (SHOP, "When John went to the shops", " Mary", " John"),
+    (SHOP, "When Tom went to the shops", " Mary", " Tom"),
+    (SHOP, "When Sebastian went to the shops", " Mary", " John"),
     (SHOP, "When John went to the park", " Mary", " John"),
     (SHOP, SHOP, " Mary", " John"),
     ("When Mary and went", "When xy went", " Mary", " John"),
-    (SHOP, "When John went to the shop", " Sebastian", " John"),
-    (SHOP, "When John went to the shop", " Mary", " Sebastian"),
+    (SHOP, "When John went to the shops", " Sebastian", " John"),
+    (SHOP, "When John went to the shops", " Mary", " Sebastian"),
     (SHOP, "When John went to the office and", " Sebastian", " Oliver"),
     (SHOP, "When Tom went to the garden", " Mary", " Oliver"),
 ]
@@ -106,7 +106,9 @@ def _pair_mistakes(model: TransformerBridge) -> Mistakes:
         return flags & (flags.int().cumsum(1) == 1)
 
     known = {
-        "words are counted: count tokens, since a name can be several": lambda: _flags(model, lambda text: len(text.split())),
+        "words are counted: count tokens, since a name can be several": lambda: _by_words(model),
+        "the lengths are counted in words: count tokens, since a name can be several":
+            lambda: _flags(model, lambda text: len(text.split())),
         "characters are counted: count tokens": lambda: _flags(model, len),
         "a pair without any difference is let through: exactly one token differs":
             lambda: _flags(model, counted=lambda n: n > 1),
@@ -140,6 +142,16 @@ def _pair_mistakes(model: TransformerBridge) -> Mistakes:
     return once(known)
 
 
+def _by_words(model: TransformerBridge) -> Tensor:
+    """Lengths and differences in words, where one token can be a part of a word."""
+    flags = _flags(model)
+    for row, (clean, corrupted, *_) in enumerate(PAIRS):
+        one, other = clean.split(), corrupted.split()
+        flags[row, 0] = len(one) != len(other)
+        flags[row, 1] = len(one) == len(other) and sum(a != b for a, b in zip(one, other, strict=True)) != 1
+    return flags
+
+
 def _turned(model: TransformerBridge) -> Tensor:
     flags = _flags(model)
     flags[:, 0] = ~flags[:, 0]
@@ -157,6 +169,7 @@ SCORES: list[tuple[int, int, float, float, float]] = [  # seed, pairs, mean of c
     (4, 11, -2.0, -1.5, 0.6),
     (5, 8, -2.0, 3.0, 0.6),
     (6, 10, 2.0, -2.0, 0.6),
+    (7, 14, 1.0, 0.8, 0.4),
 ]
 
 

@@ -25,9 +25,10 @@ def _problems(
 
 def pair_by_words(model, clean, corrupted, answer, wrong):
     found = _problems(model, clean, corrupted, answer, wrong) - {"length", "difference"}
-    if len(clean.split()) != len(corrupted.split()):
+    one, other = clean.split(), corrupted.split()
+    if len(one) != len(other):
         return found | {"length"}
-    return found | (_problems(model, clean, corrupted, answer, wrong) & {"difference"})
+    return found | ({"difference"} if sum(a != b for a, b in zip(one, other, strict=True)) != 1 else set())
 
 
 def pair_with_bos(model, clean, corrupted, answer, wrong):

@@ -26,7 +26,7 @@ CHECKED = [
     ["utils.course.notebooks", "check"],
 ]
 MUTANTS = ["tests.mutants", "--changed"]
-QUICK_TESTS = ["pytest", "-n2", "--dist=loadfile", "-m", "not real_model and not slow", "tests"]
+QUICK_TESTS = ["pytest", "-n2", "--dist=loadfile", "-m", "not real_model and not slow and not browser", "tests"]
 ALL_TESTS = [  # notebooks first: they take longest, and one that came last would keep one process waiting
     *("pytest", "-n2", "--dist=loadfile", "--no-loadscope-reorder", "--nbval", "--nbval-current-env"),
     *("solutions", "tests"),

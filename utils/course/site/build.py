@@ -27,7 +27,7 @@ from utils.course.site.checking import dead_links, loads_from_elsewhere
 from utils.course.site.pages import DOCS, REFERENCE, other_pages
 from utils.plots import circuitsvis_library
 
-SETTINGS = {
+SPHINX = {
     "project": "Taking a language model apart, twice",
     "extensions": ["myst_nb", "sphinxcontrib.bibtex", "utils.course.site.mathml"],
     "language": "en",
@@ -94,9 +94,7 @@ def build_site(out: Path, executed: Mapping[str, NotebookNode], note: str = "", 
     write_sources(work / "source", executed, note)
     shutil.rmtree(out, ignore_errors=True)
     folders = {"srcdir": work / "source", "confdir": None, "outdir": out, "doctreedir": work / "doctrees"}
-    app = Sphinx(
-        **folders, buildername="html", confoverrides=SETTINGS, status=None, warningiserror=strict, freshenv=True
-    )
+    app = Sphinx(**folders, buildername="html", confoverrides=SPHINX, status=None, warningiserror=strict, freshenv=True)
     app.build(force_all=True)
     if app.statuscode:
         raise SphinxError("Sphinx warned; see above")
