@@ -2,9 +2,7 @@
 
 import html
 import json
-import os
 import re
-import shutil
 import sys
 
 import numpy as np
@@ -15,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from tests.chromium import BROWSER, chromium
 from utils import plots
 from utils.plots import attention_views
 from utils.plots import inputs as plot_inputs
@@ -359,22 +358,14 @@ def test_any_token_can_be_part_of_the_script(tokens):
     assert json.loads(re.search(r"AttentionHeads, (\{.*\})\); else", script)[1])["tokens"] == tokens
 
 
-BROWSER = os.environ.get("CHROME") or shutil.which("chromium") or shutil.which("google-chrome")
-QUIET = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
---disable-component-update --disable-sync""".split()
-
-
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here to draw in")
 def test_a_view_shown_twice_is_drawn_twice_with_its_tokens_as_text():
-    playwright = pytest.importorskip("playwright.sync_api")
     view, library = attention(), plots.circuitsvis_library()
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=QUIET)
+    with chromium() as browser:
         page, errors = browser.new_page(), []
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.set_content(f"<body>{view}{library}{view}</body>")  # one before the library, one after it
         page.wait_for_function("document.body.innerText.split('Zoomed').length == 3", timeout=20_000)
         shown = page.inner_text("body")
-        browser.close()
     assert not errors
     assert shown.count("Heads <b>") == 2 and "Run the notebook" not in shown

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
+from tests.chromium import BROWSER, chromium
 from utils import plots
 from utils.course import deriving
 from utils.course.notebooks import compared_note
@@ -20,9 +20,6 @@ from utils.course.outputs import WIDGET
 pytest.importorskip("sphinx", reason="Sphinx is not installed here; make setup installs it")
 from utils.course.site import build, chapters, checking, figures, pages
 
-BROWSER = os.environ.get("CHROME") or shutil.which("chromium") or shutil.which("google-chrome")
-QUIET = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
---disable-component-update --disable-sync""".split()
 BUILT = ["01", "02"]  # with bars, heatmaps, tables, formulas and attention views
 
 
@@ -115,9 +112,7 @@ def test_the_coverage_page_leads_to_sections(site):
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here to open the pages in")
 def test_a_browser_opens_it_from_the_disk_and_asks_nobody(site):
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=QUIET)
+    with chromium() as browser:
         page, asked, errors = browser.new_page(), [], []
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
@@ -132,7 +127,6 @@ def test_a_browser_opens_it_from_the_disk_and_asks_nobody(site):
         found.append(page.evaluate(count))
         page.goto((site / "search.html").as_uri() + "?q=unembedding")
         page.wait_for_selector("#search-results li a")
-        browser.close()
     assert found == [0, total] and total > 10
     assert errors == [] and [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
 

@@ -1,6 +1,5 @@
 """A browser, and a JupyterLab on a copy of the course with one small notebook that shows each kind of output."""
 
-import os
 import shutil
 import urllib.parse
 from pathlib import Path
@@ -8,13 +7,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from tests.chromium import BROWSER, chromium
 from tests.lab_server import lab_server
 from utils.course.setup_cell import setup_cell
 
 ROOT = Path(__file__).resolve().parents[2]
-BROWSER = os.environ.get("CHROME") or shutil.which("chromium") or shutil.which("google-chrome")
-QUIET = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
---disable-component-update --disable-sync --disable-features=IsolateSandboxedIframes""".split()  # their requests are seen
 HOSTS = ("127.0.0.1", "localhost")
 
 # A cell's name → its source. One wrong answer, as people write it: the head is axis 2, and this zeroes a position.
@@ -64,11 +61,8 @@ widgets.specification_browser(table, "result", ["prefix", "measure"])""",
 def browser():
     if BROWSER is None:
         pytest.skip("there is no Chromium or Chrome here; install one, or set CHROME to it, then make test-browser")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is in the extra `dev`")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=QUIET)
+    with chromium("--disable-features=IsolateSandboxedIframes") as browser:  # so that requests of lone frames are seen
         yield browser
-        browser.close()
 
 
 class Watched:
