@@ -47,7 +47,8 @@ TRIED_PACKAGES = ("torch", "transformers", "transformer-lens", "numpy", "pandas"
 TOOLS = ("pytest", "pytest-xdist", "hypothesis", "beartype", "nbval", "nbclient", "rich", "pip")
 PRESS = (
     *("jupytext", "nbgrader", "nbconvert", "latex2mathml", "pybtex", "jupyterlab", "ruff", "uv"),
-    *("sphinx", "myst-nb", "sphinx-book-theme>=1.4", "sphinxcontrib-bibtex", "beautifulsoup4", "codespell"),
+    *("sphinx", "myst-nb", "sphinx-book-theme>=1.4", "sphinxcontrib-bibtex", "sphinx-revealjs"),
+    *("beautifulsoup4", "codespell"),
 )
 WITHOUT_PRESS = ("colab", "oldest")
 ENVIRONMENTS = {

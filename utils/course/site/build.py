@@ -25,6 +25,7 @@ from utils.course.deriving import ROOT, SOLUTIONS, NotebookError, as_json, sourc
 from utils.course.site.chapters import chapter_page
 from utils.course.site.checking import dead_links, loads_from_elsewhere
 from utils.course.site.pages import DOCS, REFERENCE, other_pages
+from utils.course.site.slides import write_slides
 from utils.plots import circuitsvis_library
 
 SPHINX = {
@@ -86,7 +87,7 @@ def write_sources(folder: Path, executed: Mapping[str, NotebookNode], note: str 
 
 
 def build_site(out: Path, executed: Mapping[str, NotebookNode], note: str = "", strict: bool = True) -> None:
-    """Write the pages into `out`, which is emptied first. note: markdown for the first page.
+    """Write the pages and slides into `out`, which is emptied first. note: markdown for the first page.
 
     strict: raise SphinxError if Sphinx warns of anything.
     """
@@ -100,6 +101,7 @@ def build_site(out: Path, executed: Mapping[str, NotebookNode], note: str = "", 
         raise SphinxError("Sphinx warned; see above")
     for leftover in (".buildinfo", "_sources", "objects.inv"):
         shutil.rmtree(out / leftover) if (out / leftover).is_dir() else (out / leftover).unlink(missing_ok=True)
+    write_slides(out, executed)
     (out / ".nojekyll").touch()  # GitHub's pages leave out folders such as _static without it
     shutil.rmtree(work)
 

@@ -20,6 +20,9 @@ WITH_SCHEME = re.compile(r"[a-z]+:")
 OPENING_NOTE = (
     "Below are the outputs of our solution. What is folded can be unfolded all at once, with the switch at the top."
 )
+SLIDES_NOTE = (
+    '\n<p>For teachers: <a href="slides_{stem}.html">this chapter as slides</a>, with notes for the speaker.</p>'
+)
 
 
 def chapter_page(source: Path, executed: NotebookNode, pages: Collection[str]) -> NotebookNode:
@@ -29,7 +32,8 @@ def chapter_page(source: Path, executed: NotebookNode, pages: Collection[str]) -
     "03_activation_patching.ipynb"; links to other notebooks become plain text.
     """
     page = with_static_outputs(exercises(executed))
-    page.cells.insert(1, nbformat.v4.new_markdown_cell(opening(source)))
+    slides = "" if source.stem == "start" else SLIDES_NOTE.format(stem=source.stem)
+    page.cells.insert(1, nbformat.v4.new_markdown_cell(opening(source) + slides))
     for cell in page.cells:
         tags = cell.metadata.get("tags", [])
         cell.metadata = NotebookNode({"tags": ["hide-input"]} if "setup" in tags else {})
