@@ -6,6 +6,7 @@ no longer needed fails, too.
 
 import ast
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -197,3 +198,17 @@ def test_files_with_undefined_names_in_shapes_grow_fewer():
 def test_exceptions_from_checked_shapes_name_modules_that_exist():
     assert set(shapes.NOT_YET) | set(shapes.SHAPES_ONLY) <= shapes.rooms()
     assert "-p tests.shapes -p" in (ROOT / "pyproject.toml").read_text(encoding="utf-8"), "loaded before utils is"
+
+
+# --- the chapters' text -------------------------------------------------------------------------------------------------
+
+FOLD = re.compile(r"<details>\s*<summary>(.*?)</summary>(.*?)</details>", re.DOTALL)
+
+
+@pytest.mark.parametrize("source", sorted((ROOT / "solutions").glob("*.py")), ids=lambda path: path.stem)
+def test_every_fold_says_something(source):
+    """A mark that was to be filled in later would be shorter, or say so."""
+    text = re.sub(r"^# ?", "", source.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    folds = {title: inner.strip() for title, inner in FOLD.findall(text)}
+    assert [title for title, inner in folds.items() if len(inner) < 25] == []
+    assert re.findall(r"\b(?:FOLD\d+|TODO|TBD|FIXME|XXX)\b", text) == []

@@ -123,9 +123,14 @@ def _boot(name: str, folder: Path, device: str, processed: bool) -> TransformerB
 
 
 def _set_bos(model: TransformerBridge) -> str:
-    """What is put in front of every prompt, in words. A tokenizer may have no BOS, or one that the model never saw."""
+    """What is put in front of every prompt, in words.
+
+    A tokenizer may have no BOS, name one that it does not know (its id is then that of the unknown token; gpt2's BOS is
+    its unknown token as well, by design), or one that the model never saw.
+    """
     tokenizer, first = model.tokenizer, model.to_tokens("the")[0, 0].item()
-    if first != tokenizer.bos_token_id or first == tokenizer.unk_token_id or first >= model.cfg.d_vocab:
+    not_known = first == tokenizer.unk_token_id and tokenizer.bos_token != tokenizer.unk_token
+    if first != tokenizer.bos_token_id or not_known or first >= model.cfg.d_vocab:
         model.cfg.default_prepend_bos = False
     return f"BOS {tokenizer.bos_token}" if model.cfg.default_prepend_bos else "no BOS"
 

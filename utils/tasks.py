@@ -4,14 +4,14 @@
 
 Every row has the columns clean, corrupted, answer, wrong_answer and template, as `python -m utils.circuits.report` reads
 them. The sentences are ours. The words were chosen so that the prompts of a pair have equally many tokens and differ in one
-of them, and every answer is one token, under SmolLM2's tokenizer; a test compares. Under gpt2's tokenizer this was not
-checked, because no hub could be reached: the report refuses what does not fit there, line by line.
+of them, and every answer is one token, under SmolLM2's tokenizer and, for agreement and capitals, under gpt2's; tests
+compare. greater_than does not fit gpt2, which reads "62" and even "1862" as one token.
 
 greater_than
     "The war lasted from the year 1752 to the year 17": the century's next digit must not be smaller than 5. answer: a larger
     digit. wrong answer: a smaller one. corrupted: the first year begins its century (1702), so that both digits are possible.
     After Hanna et al. 2023, "How does GPT-2 compute greater-than?", whose years are two-digit tokens of gpt2. SmolLM2 reads
-    digit by digit, so the first digit decides here. With gpt2, where 52 is one token, use the paper's own prompts.
+    digit by digit, so the first digit decides here. With gpt2, use the paper's own prompts.
 agreement
     "The author near the senators": the verb agrees with the first noun, and not with the nearer one. answer: the verb that
     agrees (is, are, was, were). corrupted: the first noun in the other number. Every verb is the answer equally often, and
@@ -48,7 +48,7 @@ CAPITALS = dict(
     pair.split()
     for pair in (
         "France Paris;Germany Berlin;Italy Rome;Spain Madrid;Russia Moscow;China Beijing;Japan Tokyo;Egypt Cairo;"
-        "Greece Athens;Ireland Dublin;Austria Vienna;Iraq Baghdad;Cuba Havana;Kenya Nairobi;Peru Lima;Norway Oslo;"
+        "Greece Athens;Ireland Dublin;Austria Vienna;Iraq Baghdad;Cuba Havana;Portugal Lisbon;Peru Lima;Norway Oslo;"
         "Sweden Stockholm;Poland Warsaw;England London;Iran Tehran;India Delhi;Canada Ottawa;Hungary Budapest;"
         "Scotland Edinburgh;Belgium Brussels;Denmark Copenhagen;Syria Damascus;Finland Helsinki;Chile Santiago;Korea Seoul"
     ).split(";")
