@@ -1,15 +1,19 @@
 """docs/teaching.md: its minutes are the sources', its mistakes are those that the checks name, its commands exist."""
 
+import os
 import re
+import time
 from pathlib import Path
 
 import pytest
+from nbformat import v4
 
 from tests.checks import REGISTRY
 from tests.wrong import WRONG
 from utils.course import run
 from utils.course.deriving import ROOT, all_derived, sources
 from utils.course.teaching import chapter_minutes, minutes_table, section_times, with_minutes
+from utils.course.timing import OPENING, RUN_TIMES, cpu_seconds, read_run_times, record_run_times, seconds_by_section
 
 PAGE = ROOT / "docs/teaching.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -64,6 +68,44 @@ def test_sections_and_their_exercises():
     page = "a\n<!-- minutes 11 -->\nold\n<!-- /minutes -->\nb\n"
     assert with_minutes(page, {"11": SOURCE}) == f"a\n<!-- minutes 11 -->\n{table}<!-- /minutes -->\nb\n"
     assert with_minutes(with_minutes(page, {"11": SOURCE}), {"11": SOURCE}) == with_minutes(page, {"11": SOURCE})
+
+
+def test_what_running_takes_stands_beside_the_sections():
+    times = {OPENING: 12, "1 · First": 3, "2 · Second": 150}
+    rows = minutes_table(SOURCE, times).splitlines()
+    assert "| 1 · First | 11.1, 11.2 | 15 | < 5 s |" in rows and "| 2 · Second | – | – | 2.5 min |" in rows
+    assert rows[2] == "| *opening: packages, model, prompts* | | | 10 s |" and rows[-1].endswith("| 2.8 min |")
+    assert "| 2 · Second | – | – | – |" in minutes_table(SOURCE, {"1 · First": 3})
+
+
+def test_seconds_are_counted_to_the_section_in_which_they_are_spent():
+    cells = [v4.new_code_cell("load()"), v4.new_markdown_cell("text\n\n## 1 · First"), v4.new_code_cell("a")]
+    cells += [v4.new_markdown_cell("## 2 · Second\n\n### 3 · no section"), v4.new_code_cell("b"), v4.new_code_cell("c")]
+    used = [2.0, 2.0, 5.4, 5.4, 6.4, 9.5]
+    assert seconds_by_section(v4.new_notebook(cells=cells), used) == {OPENING: 2, "1 · First": 3, "2 · Second": 4}
+
+
+def test_times_are_kept_by_chapter(tmp_path):
+    path = tmp_path / "times.json"
+    assert read_run_times(path) == {}
+    for chapter, seconds in (("02", 7), ("01", 5), ("02", 9)):
+        record_run_times(path, chapter, {OPENING: seconds})
+    assert read_run_times(path) == {"01": {OPENING: 5}, "02": {OPENING: 9}}
+
+
+def test_a_process_tells_what_it_has_computed():
+    before = cpu_seconds(os.getpid())
+    if before is None:
+        pytest.skip("this system has no /proc; a Linux would run this")
+    while time.process_time() < before + 0.1:
+        pass
+    assert cpu_seconds(os.getpid()) > before and cpu_seconds(None) is None
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_every_section_of_the_page_was_timed(chapter):
+    headings = [section.heading for section in section_times(CHAPTERS[chapter])]
+    assert list(read_run_times(ROOT / RUN_TIMES)[chapter]) == [OPENING, *headings], "run make sync EXECUTE=1"
 
 
 def test_every_exercise_states_its_minutes():

@@ -29,6 +29,7 @@ from utils.course.outputs import is_progress_bar
 from utils.course.reading import read_next
 from utils.course.setup_cell import MODEL_NOTE, PLACEHOLDER, setup_cell
 from utils.course.teaching import with_minutes
+from utils.course.timing import RUN_TIMES, read_run_times
 
 ROOT = Path(__file__).resolve().parents[2]
 SOLUTIONS, CHAPTERS = (ROOT / name for name in ("solutions", "chapters"))
@@ -259,5 +260,5 @@ def all_derived(chapters: Sequence[str] = ()) -> dict[Path, str]:
     files[readme] = TABLE.sub(lambda m: m[1] + readme_table() + m[2], readme.read_text(encoding="utf-8"))
     if teaching.exists():
         texts = {_chapter(source): source.read_text(encoding="utf-8") for source in sources()}
-        files[teaching] = with_minutes(teaching.read_text(encoding="utf-8"), texts)
+        files[teaching] = with_minutes(teaching.read_text(encoding="utf-8"), texts, read_run_times(ROOT / RUN_TIMES))
     return files

@@ -17,7 +17,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
@@ -31,6 +31,7 @@ from rich.table import Table
 
 from utils.course import deriving
 from utils.course.deriving import NotebookError, all_derived, as_json, derived_from, sources, tidy_notebook, title_of
+from utils.course.timing import RUN_TIMES, cpu_seconds, record_run_times, seconds_by_section
 from utils.loading import DEFAULT_EMBEDDED
 
 LARGEST_NOTEBOOK = (
@@ -94,6 +95,7 @@ class Execution:
     error: str | None = None
     seconds: float = 0.0
     peak_gib: float | None = None  # of the kernel's memory; None where the system does not tell
+    used: list[float] = field(default_factory=list)  # the kernel's CPU seconds after each cell; empty where not known
 
 
 def execute(source: Path, env: dict[str, str], progress: Progress | None = None) -> Execution:
@@ -104,6 +106,8 @@ def execute(source: Path, env: dict[str, str], progress: Progress | None = None)
 
     def advance(cell: NotebookNode, cell_index: int, **_: object) -> None:
         done.peak_gib = _peak_gib(client)
+        while len(done.used) <= cell_index:  # cells of text are passed over without a word
+            done.used.append(cpu_seconds(_pid(client)) or 0.0)
         if progress:
             progress.update(task, completed=cell_index + 1)
 
@@ -120,10 +124,14 @@ def execute(source: Path, env: dict[str, str], progress: Progress | None = None)
     return done
 
 
+def _pid(client: NotebookClient) -> int | None:
+    return getattr(getattr(client.km, "provisioner", None), "pid", None)
+
+
 def _peak_gib(client: NotebookClient) -> float | None:
     """The largest memory that the kernel has taken so far, from /proc (Linux only)."""
     try:
-        status = Path(f"/proc/{client.km.provisioner.pid}/status").read_text()
+        status = Path(f"/proc/{_pid(client)}/status").read_text()
         return int(re.search(r"VmHWM:\s*(\d+)", status)[1]) / 2**20
     except (OSError, AttributeError, TypeError):
         return None
@@ -142,6 +150,17 @@ def sync(chapters: Sequence[str], execute_too: bool) -> None:
             tidy_notebook(done.notebook)
             _write_if_changed(deriving.SOLUTIONS / f"{source.stem}.ipynb", as_json(done.notebook))
             print(f"{source.stem} ran in {done.seconds:.0f} s; peak memory {_gib(done.peak_gib)}")
+            _record_times(source.stem, done)
+    for path, text in all_derived(chapters).items():
+        if path.suffix == ".md":  # with the times just measured
+            _write_if_changed(path, text)
+
+
+def _record_times(stem: str, done: Execution) -> None:
+    """Keep what each section took, where the system tells it."""
+    used = done.used + done.used[-1:] * (len(done.notebook.cells) - len(done.used))  # text after the last code
+    if stem != "start" and used and used[-1]:
+        record_run_times(deriving.ROOT / RUN_TIMES, stem[:2], seconds_by_section(done.notebook, used))
 
 
 def _write_if_changed(path: Path, text: str) -> None:

@@ -1,7 +1,8 @@
 """The minutes in `docs/teaching.md`: for every chapter, a table of its sections, made from what the sources say.
 
 A chapter states its time in its first sentence, in words, and an exercise in its quoted block, in digits. What is left of
-a chapter's time is for reading, predictions and experiments. The tables stand between `<!-- minutes 03 -->` and
+a chapter's time is for reading, predictions and experiments. What running a section takes was measured when the chapter was
+last executed (`utils.course.timing`). The tables stand between `<!-- minutes 03 -->` and
 `<!-- /minutes -->`; `make sync` fills them in.
 """
 
@@ -10,6 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+
+from utils.course.timing import OPENING
 
 MARKED = re.compile(r"(<!-- minutes (\d\d) -->\n).*?(<!-- /minutes -->)", re.DOTALL)
 CHAPTER_TIME = re.compile(r"^# ([A-Z][a-z]*(?:[ -][a-z]+)*?) (minutes|hours?)\b", re.MULTILINE)
@@ -62,19 +66,45 @@ def section_times(source: str) -> list[SectionTime]:
     return [section for section in found if re.match(r"\d+ · ", section.heading)]
 
 
-def minutes_table(source: str) -> str:
-    """A chapter's sections as a markdown table, with a row for what is left of its time."""
+def minutes_table(source: str, times: Mapping[str, int] = MappingProxyType({})) -> str:
+    """A chapter's sections as a markdown table, with a row for what is left of its time.
+
+    times: heading → seconds that running the section took; what has not been measured gets a dash.
+    """
     sections, whole = section_times(source), chapter_minutes(source)
     written = sum(section.minutes for section in sections)
-    rows = [
-        f"| {section.heading} | {', '.join(section.exercises) or '–'} | {section.minutes or '–'} |"
+    rows = [f"| *opening: packages, model, prompts* | | | {_runs_for(times.get(OPENING))} |"] if times else []
+    rows += [
+        f"| {section.heading} | {', '.join(section.exercises) or '–'} | {section.minutes or '–'} | "
+        f"{_runs_for(times.get(section.heading))} |"
         for section in sections
     ]
-    rest = f"| *reading, predictions, experiments* | | {whole - written} |" if written < whole else ""
-    total = f"| **in all, as the chapter states it** | | **{whole}** |"
-    return "\n".join(["| section | exercises | minutes |", "|---|---|---|", *rows, *filter(None, [rest]), total]) + "\n"
+    if written < whole:
+        rows.append(f"| *reading, predictions, experiments* | | {whole - written} | |")
+    rows.append(
+        f"| **in all, as the chapter states it** | | **{whole}** | {_runs_for(sum(times.values()) if times else None)} |"
+    )
+    return "\n".join(["| section | exercises | minutes | runs for |", "|---|---|---|---|", *rows]) + "\n"
 
 
-def with_minutes(page: str, chapters: Mapping[str, str]) -> str:
-    """The page with the table of every chapter that it marks; `chapters` holds number → source."""
-    return MARKED.sub(lambda found: found[1] + minutes_table(chapters[found[2]]) + found[3], page)
+def _runs_for(seconds: int | None) -> str:
+    """Rounded, because another machine takes another time: "< 5 s", "15 s", "2 min"."""
+    if seconds is None:
+        return "–"
+    if seconds < 5:
+        return "< 5 s"
+    return f"{5 * round(seconds / 5)} s" if seconds < 90 else f"{seconds / 60:.1f} min".replace(".0 ", " ")
+
+
+def with_minutes(
+    page: str, chapters: Mapping[str, str], times: Mapping[str, Mapping[str, int]] = MappingProxyType({})
+) -> str:
+    """The page with the table of every chapter that it marks.
+
+    chapters: number → source. times: number → heading → seconds.
+    """
+
+    def table(found: re.Match[str]) -> str:
+        return found[1] + minutes_table(chapters[found[2]], times.get(found[2], {})) + found[3]
+
+    return MARKED.sub(table, page)
