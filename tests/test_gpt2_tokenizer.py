@@ -16,6 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from utils import dialect, ioi
 from utils.circuits.report import ReportSettings, read_report_task
 from utils.dialect import tracing
+from utils.dialect.prefixes import available_prefixes
 from utils.ioi import ioi_dataset, ioi_pairs, positions_by_role, single_token_names
 from utils.models import load_model
 from utils.tasks import task_file
@@ -95,3 +96,8 @@ def test_the_pairs_of_chapter_08_line_up(gpt2):
     done = tracing.guise_batch(gpt2, dialect.pairs_of("done", 8), FRAME)
     swap = tracing.guise_batch(gpt2, dialect.swap_pairs("once/twice", 8), FRAME)
     assert done.position == swap.position and done.clean_tokens.shape == swap.clean_tokens.shape
+
+
+def test_prefixes_that_gpt2_has(gpt2):
+    """No chat template, and one token that both begins and ends a text."""
+    assert available_prefixes(gpt2) == ("nothing", "bos")

@@ -38,6 +38,15 @@ def prefix_text(model: TransformerBridge, prefix: str) -> str:
     raise DialectError(f"no prefix {prefix!r}; there are: {', '.join(PREFIXES)}")
 
 
+def available_prefixes(model: TransformerBridge) -> tuple[str, ...]:
+    """Those of `PREFIXES` that this model has, without one that is the same text as another (gpt2's BOS ends a text, too)."""
+    found: dict[str, str] = {}
+    for prefix in PREFIXES:
+        with contextlib.suppress(DialectError):
+            found.setdefault(prefix_text(model, prefix), prefix)
+    return tuple(found.values())
+
+
 def _end_of_text(model: TransformerBridge, probe: str = "The person") -> str:
     """The separator, once it is known that the tokenizer reads it as one token where it is written in front of a text."""
     name, tokenizer = model.cfg.model_name, model.tokenizer
