@@ -64,7 +64,7 @@ def test_check_names_every_kind_of_drift(copy, monkeypatch, capsys):
     (copy / "chapters" / "99_stray.ipynb").write_text("{}")
     (copy / "chapters" / "01_ioi_task.ipynb").unlink()
     monkeypatch.setattr(sys, "argv", ["notebooks", "check"])
-    with pytest.raises(SystemExit, match="^1$"):
+    with pytest.raises(SystemExit, match=r"^1$"):
         runpy.run_path(notebooks.__file__, run_name="__main__")  # as `python -m` does, with everything imported already
     said = capsys.readouterr().out
     for name in (*DERIVED, "chapters/99_stray.ipynb", "chapters/01_ioi_task.ipynb"):
