@@ -29,8 +29,13 @@ SLOW = """
     answers_pass[edge_patch answers_pass[get_act_patch_resid_pre answers_pass[noising_sweep
 """.split()
 
+# Behind the notebooks, which pytest is given first, `make test` starts these: a long file that came last would be waited for.
+LONGEST = "test_checks test_kit test_survey test_report test_atlas test_tracing test_patching test_edges".split()
+
 
 def pytest_collection_modifyitems(items):
+    order = {None: -1} | {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem if item.path.suffix == ".py" else None, len(order)))
     for item in items:
         parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
         fixtures = getattr(item, "fixturenames", ())  # a notebook's cell has none
