@@ -24,10 +24,15 @@ SLOW = """
     no_check_crashes explain_themselves lab_served kit_grades kit_release
     bytes_by_command opens_it_from_the_disk kit_packages saved_notebooks
     every_sender_agrees goes_on_where_it_stopped end_to_end_on_tiny_models[agreement end_to_end_on_tiny_models[capitals
-    [get_act_patch_block_every [get_act_patch_attn_head_all_pos_every [path_patch_to_heads
-    is_named[edge_patch is_named[get_act_patch_resid_pre is_named[noising_sweep
-    answers_pass[edge_patch answers_pass[get_act_patch_resid_pre answers_pass[noising_sweep
 """.split()
+# Checks that run a model hundreds of times: `make check` leaves out the first row, and tries only solutions of the second.
+LONG_CHECKS = {
+    "get_act_patch_block_every get_act_patch_attn_head_all_pos_every path_patch_to_heads exact_edges": "solution_passes ",
+    "edge_patch get_act_patch_resid_pre noising_sweep path_patch_to_logits joint_senders flip_signals": "",
+}
+for names, also in LONG_CHECKS.items():
+    tests = f"{also}mistake_is_named answers_pass".split()
+    SLOW += [f"{test}[{name}" for test in tests for name in names.split()]
 
 # Behind the notebooks, which pytest is given first, `make test` starts these: a long file that came last would be waited for.
 LONGEST = "test_checks test_kit test_survey test_report test_atlas test_tracing test_patching test_edges".split()
