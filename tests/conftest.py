@@ -20,7 +20,7 @@ SLOW = """
     two_workers killed scheduler a_worker_that all_workers_vanish test_command[ mosaic_has_a_panel
     of_699_lines of_315_rows memory_stays_under greedy_set every_sweep_reads loops_agree_in_full
     installed_copy stops_at_the_first_exercise notices_a tests_count_as no_tests_at_all
-    trial_in_two_orders
+    trial_in_two_orders whole_difference[midpoint whole_difference[trapezoid
     no_check_crashes explain_themselves lab_served kit_grades kit_release
     bytes_by_command opens_it_from_the_disk kit_packages saved_notebooks
     every_sender_agrees goes_on_where_it_stopped end_to_end_on_tiny_models[agreement end_to_end_on_tiny_models[capitals
