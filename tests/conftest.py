@@ -1,5 +1,6 @@
 """Fixtures that more than one test module uses, and which modules are tested here."""
 
+import multiprocessing
 from importlib.util import find_spec
 
 import pytest
@@ -18,14 +19,28 @@ collect_ignore = [] if find_spec("nbgrader") else PRESS
 SLOW = """
     two_workers killed scheduler a_worker_that all_workers_vanish test_command[ mosaic_has_a_panel
     of_699_lines of_315_rows memory_stays_under greedy_set every_sweep_reads loops_agree_in_full
-    kind_of_drift installed_copy stops_at_the_first_exercise notices_a tests_count_as no_tests_at_all
-    every_edge_agrees trial_in_two_orders
-    no_check_crashes every_named_mistake equivalent_mutants_exist explain_themselves lab_served kit_grades kit_release
-    bytes_by_command opens_it_from_the_disk
+    installed_copy stops_at_the_first_exercise notices_a tests_count_as no_tests_at_all
+    trial_in_two_orders whole_difference[midpoint whole_difference[trapezoid
+    no_check_crashes explain_themselves lab_served kit_grades kit_release
+    bytes_by_command opens_it_from_the_disk kit_packages saved_notebooks
+    every_sender_agrees goes_on_where_it_stopped end_to_end_on_tiny_models[agreement end_to_end_on_tiny_models[capitals
 """.split()
+# Checks that run a model hundreds of times: `make check` leaves out the first row, and tries only solutions of the second.
+LONG_CHECKS = {
+    "get_act_patch_block_every get_act_patch_attn_head_all_pos_every path_patch_to_heads exact_edges": "solution_passes ",
+    "edge_patch get_act_patch_resid_pre noising_sweep path_patch_to_logits joint_senders flip_signals": "",
+}
+for names, also in LONG_CHECKS.items():
+    tests = f"{also}mistake_is_named answers_pass".split()
+    SLOW += [f"{test}[{name}" for test in tests for name in names.split()]
+
+# Behind the notebooks, which pytest is given first, `make test` starts these: a long file that came last would be waited for.
+LONGEST = "test_checks test_kit test_survey test_report test_atlas test_tracing test_patching test_edges".split()
 
 
 def pytest_collection_modifyitems(items):
+    order = {None: -1} | {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem if item.path.suffix == ".py" else None, len(order)))
     for item in items:
         parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
         fixtures = getattr(item, "fixturenames", ())  # a notebook's cell has none
@@ -62,3 +77,17 @@ def model(request):
 def smollm2():
     """The embedded model: real weights."""
     return load_model(DEFAULT_EMBEDDED)
+
+
+@pytest.fixture
+def workers_by_fork():
+    """Dask's workers are forks of one process that has imported what they need, and start within a second. For tests of what
+    becomes of a worker that is killed; other tests start workers as the course does, each a Python of its own."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        yield
+        return
+    dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed.utils")
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        imported = ["distributed", "tests.test_atlas", "tests.test_survey"]
+        distributed.get_mp_context().set_forkserver_preload(imported)
+        yield

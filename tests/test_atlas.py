@@ -1,8 +1,10 @@
 """The head atlas: two workers give what one process gives, and a worker that is killed loses only its own model."""
 
+import functools
 import io
 import logging
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -39,16 +41,22 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def alone(folders, tmp_path_factory):
+def alone(folders, once, tmp_path_factory):
     """The atlas of the four, made in this process."""
     folder = tmp_path_factory.mktemp("alone")
-    report = atlas.make_atlas(folders, folder, QUICK, workers=0)
+    report = atlas.make_atlas(folders, folder, QUICK, workers=0, score=once)
     assert report.done == folders and not report.failed
     return atlas.read_atlas(folder)
 
 
 @pytest.fixture(scope="module")
-def address():
+def once():
+    """Scores every model once, for tests of what becomes of the scores in files."""
+    return functools.cache(atlas.score_model)
+
+
+@pytest.fixture
+def address(workers_by_fork):
     """A scheduler that runs already, with two worker processes."""
     with LocalCluster(
         n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL
@@ -308,11 +316,11 @@ def test_a_model_that_fails_does_not_stop_the_others(folders, tmp_path):
     assert report.done == [folders[0]] and "unknown model" in report.failed[str(tmp_path / "nothing")]
 
 
-def test_a_damaged_file_is_made_again(folders, tmp_path):
-    atlas.make_atlas(folders[:1], tmp_path, QUICK, workers=0)
+def test_a_damaged_file_is_made_again(folders, tmp_path, once):
+    atlas.make_atlas(folders[:1], tmp_path, QUICK, workers=0, score=once)
     file = atlas.file_of(tmp_path, folders[0], QUICK)
     file.write_bytes(file.read_bytes()[:100])
-    assert atlas.make_atlas(folders[:1], tmp_path, QUICK, workers=0).done == folders[:1]
+    assert atlas.make_atlas(folders[:1], tmp_path, QUICK, workers=0, score=once).done == folders[:1]
     assert len(atlas.read_atlas(tmp_path)) == 72
 
 
@@ -334,17 +342,17 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("how", DAMAGE)
-def test_a_damaged_file_of_another_model_is_named_and_left_out(how, folders, alone, tmp_path):
+def test_a_damaged_file_of_another_model_is_named_and_left_out(how, folders, alone, tmp_path, once):
     one, other, third = folders[:3]
-    atlas.make_atlas([one, other], tmp_path, QUICK, workers=0)
+    atlas.make_atlas([one, other], tmp_path, QUICK, workers=0, score=once)
     file = atlas.file_of(tmp_path, other, QUICK)
     file.write_bytes(DAMAGE[how](file.read_bytes()))
     with pytest.warns(UserWarning, match=file.name):
         assert set(atlas.read_atlas(tmp_path)["model"]) == {one}
-    report = atlas.make_atlas([one, third], tmp_path, QUICK, workers=0)
+    report = atlas.make_atlas([one, third], tmp_path, QUICK, workers=0, score=once)
     assert (report.done, report.skipped, len(report.damaged)) == ([third], [one], 1) and file.name in str(report)
     assert set(pd.read_parquet(tmp_path / "atlas.parquet")["model"]) == {one, third}
-    report = atlas.make_atlas([other], tmp_path, QUICK, workers=0)
+    report = atlas.make_atlas([other], tmp_path, QUICK, workers=0, score=once)
     assert report.done == [other] and not report.damaged
     pd.testing.assert_frame_equal(
         atlas.read_atlas(tmp_path), alone[alone["model"] != folders[3]].reset_index(drop=True)
@@ -376,11 +384,12 @@ def test_other_settings_and_look_alike_names_have_other_files(tmp_path):
     assert len(names | {atlas.file_of(tmp_path, "a/b", atlas.Settings(seed=1))}) == 4
 
 
-def test_command(folders, tmp_path):
+def test_command(folders, tmp_path, monkeypatch, capsys):
     options = [folders[0], "--workers", "0", "--folder", str(tmp_path), "--seq-len", "20"]
-    command = [sys.executable, "-m", "utils.atlas", *options]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert ran.returncode == 0 and "1 scored, 0 there already, 0 failed" in ran.stdout, ran.stderr
+    monkeypatch.setattr(sys, "argv", ["utils.atlas", *options])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        runpy.run_module("utils.atlas", run_name="__main__")  # as `python -m` does, with everything imported already
+    assert "1 scored, 0 there already, 0 failed" in capsys.readouterr().out
     assert atlas.main(options) == 0
     assert atlas.main(["/no/such/model", "--workers", "0", "--folder", str(tmp_path)]) == 1
     assert {p.name for p in tmp_path.iterdir()} == {"models", "atlas.parquet", "atlas.csv"}

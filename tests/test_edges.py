@@ -12,7 +12,7 @@ from transformer_lens import ActivationCache
 from transformer_lens import patching as built_in
 from transformer_lens.tools.analysis import attribution_patching as analysis
 
-from tests.plain_paths import edges_by_hooks
+from tests.plain_paths import edge_by_hooks, written
 from tests.test_paths import FOUR, setting
 from utils.attribution import logit_diff
 from utils.circuits import discovery, edges
@@ -92,6 +92,22 @@ def test_names_and_numbers():
 # --- exact ------------------------------------------------------------------------------------------------------------------
 
 
+def every_edge_by_hooks(model, tokens, lending, receiving, metric, graph, mask):
+    """[reader, writer], reader by reader: each of its writers has rows of its own in one batch, which know of no others."""
+    effects, unpatched = torch.zeros(graph.exists.shape), metric(model(tokens, attention_mask=mask))
+    deltas = torch.stack([written(model, lending, w) - written(model, receiving, w) for w in graph.writers])
+
+    def of_each(logits):
+        return torch.stack([metric(part) for part in logits.split(len(tokens))])
+
+    for reader, writers in enumerate(graph.exists):
+        n, delta = int(writers.sum()), deltas[writers].flatten(0, 1)
+        masks = None if mask is None else mask.repeat(n, 1)
+        found = edge_by_hooks(model, tokens.repeat(n, 1), delta, of_each, graph.readers[reader], masks)
+        effects[reader, writers] = found - unpatched
+    return effects
+
+
 @pytest.mark.parametrize(("family", "rows"), [("gpt2", 4), ("llama", 4), ("gpt2", 5), ("llama", 5)])
 def test_every_edge_agrees_with_patching_one_by_one(family, rows):
     experiment = case(family, rows)
@@ -107,7 +123,7 @@ def test_every_edge_agrees_with_patching_one_by_one(family, rows):
         )
 
     graph = edge_graph(model.cfg)
-    want = edges_by_hooks(model, pairs.corrupted_tokens, lending, receiving, metric, graph, mask)
+    want = every_edge_by_hooks(model, pairs.corrupted_tokens, lending, receiving, metric, graph, mask)
     torch.testing.assert_close(exact(family, rows), want, **TOLERANCE)
     assert want.abs().max() > 0.1
 

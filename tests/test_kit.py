@@ -17,6 +17,7 @@ from utils.course import deriving, kit
 from utils.course.deriving import REGION, ROOT, SOLUTIONS, STUB
 from utils.course.kit import KitError, main, source_of, write_kit
 from utils.course.submission import damages
+from utils.tiny_models import save_tiny_model
 
 STEMS = ("00_hooks_and_caches", "01_ioi_task")
 HERE = 'import utils\nprint("the grader has", utils.__file__)'
@@ -30,10 +31,10 @@ def course(tmp_path_factory):
     return out
 
 
-def nbgrader(course, *arguments):
-    """A command of nbgrader's, in the kit's folder, as an instructor types it."""
+def nbgrader(course, *arguments, **more):
+    """A command of nbgrader's, in the kit's folder, as an instructor types it. more: environment variables."""
     hidden = ("PYTHONPATH", "COURSE_MODEL", "HF_HUB_OFFLINE", "COURSE_PROGRESS", "COURSE_STRICT")
-    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    environment = {name: value for name, value in os.environ.items() if name not in hidden} | more
     command = [sys.executable, "-m", "nbgrader", *arguments]
     done = subprocess.run(command, cwd=course, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -140,6 +141,12 @@ def test_kit_release_gives_nothing_away(stem, released):
     assert text.count(STUB) == sum(exercise.chapter == stem[:2] for exercise in REGISTRY.values())
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The folder of a tiny model, with which a notebook's experiments take no time."""
+    return str(save_tiny_model(tmp_path_factory.mktemp("tiny") / "model", "gpt2"))
+
+
 def hand_in(course, student, stem, notebook):
     folder = course / "submitted" / student / stem
     folder.mkdir(parents=True, exist_ok=True)
@@ -163,7 +170,8 @@ def points_of(stem):
 
 
 @pytest.mark.parametrize("stem", STEMS)
-def test_kit_grades_whole_and_damaged_work(stem, released):
+def test_kit_grades_whole_and_damaged_work(stem, released, tiny):
+    """The whole work with the model that the kit names, the damaged with a tiny one."""
     release, points = read(released / "release" / stem / f"{stem}.ipynb"), points_of(stem)
     first, last = min(points), max(points)
     perfect = written(release, stem)
@@ -179,7 +187,8 @@ def test_kit_grades_whole_and_damaged_work(stem, released):
     (damage,) = hand_in(released, "deleted", stem, deleted)
     assert damage.what == f"check_{last}: its check cell was deleted"
 
-    nbgrader(released, "autograde", stem)
+    nbgrader(released, "autograde", stem, "--student", "perfect")
+    nbgrader(released, "autograde", stem, COURSE_MODEL=tiny)  # whoever is left: the points do not depend on the model
     nbgrader(released, "export", "--to=grades.csv")
     with (released / "grades.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["assignment"] == stem]

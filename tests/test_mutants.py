@@ -64,6 +64,29 @@ def test_a_survivor_a_crash_and_a_slow_mutant_are_told_apart(monkeypatch):
     assert not any(outcome.crashed for outcome in (right, wrong, raises, endless))
 
 
+def test_the_longest_come_first_and_only_they_are_divided():
+    counts = {"short": 5, "long": 60, "unknown": 8, "middle": 40}
+    jobs = [("00", name, str(i), "") for name, n in counts.items() for i in range(n)]
+    pieces = running.chunks_of(jobs, 2, {"short": 1.0, "long": 90.0, "middle": 9.0})
+    assert [(piece[0][1], len(piece)) for piece in pieces] == [
+        *(("long", 24), ("long", 24), ("long", 12), ("middle", 40), ("unknown", 8), ("short", 5)),
+    ]
+    assert sorted(job for piece in pieces for job in piece) == sorted(jobs)
+
+
+def test_outcomes_come_in_the_order_of_their_jobs():
+    """Whatever the order in which they are run: two exercises, two processes, the second one first."""
+    bodies = {"wrong": "return z", "right": "z = z.clone(); z[:, :, head_index] = 0; return z"}
+    jobs = [("00", "zero_head", what, f"def zero_head(z, hook, head_index): {body}") for what, body in bodies.items()]
+    jobs.append(("01", "logit_diff", "no code", "def logit_diff(logits, answer_tokens, per_prompt=False): return 0"))
+    found = running.outcomes_of(jobs, 2, {"zero_head": 1.0, "logit_diff": 9.0})
+    assert [(outcome.mutant, outcome.killed) for outcome in found] == [
+        ("wrong", True),
+        ("right", False),
+        ("no code", True),
+    ]
+
+
 @pytest.mark.parametrize("name", REGISTRY)
 def test_recorded_scores_are_perfect(name):
     """No survivor, no crash, no false name. `python -m tests.mutants --changed --record` writes them; CI runs again what

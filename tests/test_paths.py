@@ -1,7 +1,7 @@
 """Path patching: equal to two plain runs with hooks, to the built-in direct path, and to the identities of its definition."""
 
 import itertools
-from functools import partial
+from functools import cache, partial
 
 import pytest
 import torch
@@ -46,10 +46,15 @@ def setting(family, rows=FOUR):
     return model, make_pairs(model, clean, corrupted, ANSWERS[rows], aligned=rows == FOUR)
 
 
+@cache
+def experiment_of(family, n=4):
+    """Both runs of the first n prompts, made once: no test changes them."""
+    return run_experiment(*setting(family, slice(0, n)))
+
+
 @pytest.fixture(params=["gpt2", "llama"])
 def case(request):
-    model, pairs = setting(request.param)
-    return model, run_experiment(model, pairs)
+    return tiny_model(request.param), experiment_of(request.param)
 
 
 def given_of(experiment):
@@ -105,8 +110,8 @@ def test_every_sender_agrees_with_two_runs(case, receivers, component, mlps):
 @pytest.mark.parametrize(("receivers", "component"), RECEIVERS)
 def test_prompts_of_unequal_length(family, receivers, component):
     """Padded on the right; each sender is patched at each prompt's own position."""
-    model, pairs = setting(family, slice(0, 5))
-    experiment = run_experiment(model, pairs)
+    experiment = experiment_of(family, 5)
+    model, pairs = experiment.model, experiment.pairs
     assert not pairs.clean_mask.all()
     sets = [[(0, 1)], [(0, "mlp"), (1, 2)], [(1, 0), (0, 3)]]
     _, lending = model.run_with_cache(pairs.clean_tokens, attention_mask=pairs.clean_mask)
@@ -148,8 +153,8 @@ def test_the_memory_bound_changes_nothing(case, options):
 
 @pytest.mark.parametrize(("family", "component"), [("gpt2", "q"), ("gpt2", "k"), ("gpt2", "v"), ("llama", "q")])
 def test_edges_agree_with_the_built_in(family, component):
-    model, pairs = setting(family)
-    experiment = run_experiment(model, pairs)
+    experiment = experiment_of(family)
+    model, pairs = experiment.model, experiment.pairs
     for layer, head in ((0, 1), (1, 3)):
         want = built_in.get_act_patch_direct_path(
             model, pairs.corrupted_tokens, experiment.clean_cache, experiment.corrupted_cache,
@@ -183,8 +188,8 @@ quickly = settings(max_examples=8, deadline=None, derandomize=True, suppress_hea
 @quickly
 @given(families, nodes, places)
 def test_all_edges_together_are_activation_patching(family, sender, at):
-    model, pairs = setting(family)
-    experiment = run_experiment(model, pairs)
+    experiment = experiment_of(family)
+    model, pairs = experiment.model, experiment.pairs
     found = all_out_edges(*given_of(experiment), sender, at=at, progress=False)
 
     layer, part = sender
@@ -204,8 +209,8 @@ def test_all_edges_together_are_activation_patching(family, sender, at):
 @quickly
 @given(families, places, st.sampled_from(["frozen", "free"]), st.sampled_from(RECEIVERS))
 def test_a_run_that_lends_to_itself_changes_nothing(family, at, mlps, receivers):
-    model, pairs = setting(family)
-    experiment = run_experiment(model, pairs)
+    experiment = experiment_of(family)
+    model, pairs = experiment.model, experiment.pairs
     _, itself = model.run_with_cache(pairs.corrupted_tokens, names_filter=small_cache)
     given_here = (model, pairs.corrupted_tokens, itself, experiment.denoising_metric)
     for senders in ("heads", "mlps"):
@@ -216,8 +221,7 @@ def test_a_run_that_lends_to_itself_changes_nothing(family, at, mlps, receivers)
 @quickly
 @given(families, places, st.sampled_from(["frozen", "free"]), st.sampled_from(RECEIVERS[1:]))
 def test_senders_at_or_behind_the_last_receiver_change_nothing(family, at, mlps, receivers):
-    model, pairs = setting(family)
-    experiment = run_experiment(model, pairs)
+    experiment = experiment_of(family)
     found = path_patch(*given_of(experiment), *receivers, at=at, mlps=mlps, progress=False)
     last = max(layer for layer, _ in receivers[0])
     assert torch.equal(found[last:], found[-1, -1].expand(3 - last, 4))
@@ -260,15 +264,13 @@ def test_last_layer_heads_reach_the_logits_as_activation_patching_says(case):
     ],
 )
 def test_bad_requests_are_named(arguments, options, error, said):
-    model, pairs = setting("gpt2")
-    experiment = run_experiment(model, pairs)
+    experiment = experiment_of("gpt2")
     with pytest.raises(error, match=said):
         path_patch(*given_of(experiment), *arguments, **{"progress": False, **options})
 
 
 def test_padding_is_refused_by_its_prompt():
-    model, pairs = setting("gpt2", slice(0, 5))
-    experiment = run_experiment(model, pairs)
+    experiment = experiment_of("gpt2", 5)
     with pytest.raises(IndexError, match="padding in prompt 0"):
         experiment.denoise(path_patch, at=-1, progress=False)
 

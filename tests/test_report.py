@@ -52,6 +52,21 @@ def csv(tmp_path):
     return write_csv(tmp_path / "pairs.csv")
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A folder with a finished report on the CSV, report.html, and its steps: the small GPT-2's."""
+    folder = tmp_path_factory.mktemp("whole")
+    make_circuit_report(write_csv(folder / "pairs.csv"), task_model("gpt2"), folder / "report.html", SMALL)
+    return folder
+
+
+@pytest.fixture
+def finished(whole, tmp_path):
+    """A copy of the finished report, to harm."""
+    shutil.copytree(whole, tmp_path / "finished")
+    return tmp_path / "finished" / "report.html"
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 @pytest.mark.parametrize("name", TASKS)
 def test_each_task_end_to_end_on_tiny_models(name, family, tmp_path):
@@ -86,10 +101,8 @@ def test_a_second_run_writes_the_same_bytes_and_computes_nothing(csv, tmp_path, 
 
 
 @pytest.mark.parametrize("cut", STEPS[1:])
-def test_a_run_that_was_cut_goes_on_where_it_stopped(cut, csv, tmp_path, monkeypatch):
-    model, out = task_model("gpt2"), tmp_path / "report.html"
-    make_circuit_report(csv, model, tmp_path / "whole.html", SMALL)
-    called = []
+def test_a_run_that_was_cut_goes_on_where_it_stopped(cut, csv, tmp_path, whole, monkeypatch):
+    model, out, called = task_model("gpt2"), tmp_path / "report.html", []
     for step in STEPS:
         compute = getattr(report, f"{step}_step")
 
@@ -105,12 +118,11 @@ def test_a_run_that_was_cut_goes_on_where_it_stopped(cut, csv, tmp_path, monkeyp
     assert not out.exists()
     make_circuit_report(csv, model, out, SMALL)
     assert called == [*STEPS[: STEPS.index(cut) + 1], *STEPS[STEPS.index(cut) :]]
-    assert out.read_bytes() == (tmp_path / "whole.html").read_bytes()
+    assert out.read_bytes() == (whole / "report.html").read_bytes()
 
 
-def test_a_file_that_was_cut_off_is_computed_again(csv, tmp_path):
-    model, out = task_model("gpt2"), tmp_path / "report.html"
-    make_circuit_report(csv, model, out, SMALL)
+def test_a_file_that_was_cut_off_is_computed_again(csv, finished):
+    model, out = task_model("gpt2"), finished
     (file,) = steps_folder(out).glob("*/paths.json")
     whole, page = file.read_text(), out.read_bytes()
     file.write_text(whole[: len(whole) // 2])
@@ -119,7 +131,7 @@ def test_a_file_that_was_cut_off_is_computed_again(csv, tmp_path):
     assert not list(steps_folder(out).glob("**/*.partial"))
 
 
-def test_nothing_of_another_file_model_or_setting_is_taken(csv, tmp_path):
+def test_nothing_of_another_file_model_or_setting_is_taken(csv, finished):
     data, model = csv.read_bytes(), task_model("gpt2")
     other_weights = task_model("gpt2", seed=1)
     assert other_weights.cfg.model_name == model.cfg.model_name
@@ -128,10 +140,11 @@ def test_nothing_of_another_file_model_or_setting_is_taken(csv, tmp_path):
         (data, model, ReportSettings(anyway=True, pairs=4, test_pairs=4, n_random=19, most=2, seed=1)),
     ]  # fmt: skip
     assert len({settings_digest(*each) for each in given}) == len(given)
-    out = tmp_path / "report.html"
-    first = make_circuit_report(csv, model, out, SMALL)
-    second = make_circuit_report(csv, other_weights, out, SMALL)
-    assert first["behavior"]["clean"] != second["behavior"]["clean"] and len(list(steps_folder(out).iterdir())) == 2
+    first = make_circuit_report(csv, model, finished, SMALL)  # read, not computed
+    second = make_circuit_report(csv, other_weights, finished, SMALL)
+    assert (
+        first["behavior"]["clean"] != second["behavior"]["clean"] and len(list(steps_folder(finished).iterdir())) == 2
+    )
 
 
 def test_it_stops_where_the_model_cannot_do_the_task_with_advice(csv, tmp_path):

@@ -9,9 +9,11 @@ import sys
 import time
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from tests import conftest
 from utils.course import install, run
 
 ROOT = Path(run.__file__).resolve().parents[2]
@@ -93,6 +95,16 @@ def test_check_leaves_out_marked_tests_and_is_part_of_test():
     assert left_out == " and ".join(f"not {name}" for name in declared)
     check, everything = (run.COMMANDS[name][1] for name in ("check", "test"))
     assert [*check[:-1], run.MUTANTS] == everything[:-1] and check[-1][-1] == "tests" and "tests" in everything[-1]
+
+
+def test_the_longest_files_of_tests_start_first_and_notebooks_before_them():
+    names = ["tests/test_alt.py", "tests/test_kit.py", "tests/test_address.py", "tests/test_checks.py"]
+    found = [SimpleNamespace(path=ROOT / name, name="") for name in (*names, "solutions/01_ioi_task.ipynb")]
+    conftest.pytest_collection_modifyitems(found)
+    order = [item.path.stem for item in found]
+    assert order == ["01_ioi_task", "test_checks", "test_kit", "test_alt", "test_address"]
+    assert all((ROOT / "tests" / f"{name}.py").is_file() for name in conftest.LONGEST)
+    assert "--no-loadscope-reorder" in run.ALL_TESTS, "or the distribution puts them into another order"
 
 
 def test_constraints_are_chosen_for_every_extra_and_keep_their_pins():

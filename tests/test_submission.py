@@ -3,14 +3,15 @@
 import copy
 import json
 import re
-import subprocess
+import runpy
 import sys
 
 import nbformat
 import pytest
 
 from tests.solutions import SOLUTIONS
-from utils.course.deriving import CHAPTERS, REGION, ROOT, STUB
+from utils.course import submission
+from utils.course.deriving import CHAPTERS, REGION, STUB
 from utils.course.submission import PLACEHOLDER_LINE, chapter_of, damages, main
 
 STEMS = sorted(path.stem for path in CHAPTERS.glob("[0-9][0-9]_*.ipynb"))
@@ -200,7 +201,7 @@ def test_everything_at_once_is_a_line_each(work, tmp_path):
     assert len(damages_of(work, tmp_path)) == 4
 
 
-def test_command_says_a_line_each_and_its_status(work, tmp_path, capsys):
+def test_command_says_a_line_each_and_its_status(work, tmp_path, capsys, monkeypatch):
     good, bad = tmp_path / "good.ipynb", tmp_path / "bad.ipynb"
     good.write_text(json.dumps(work), encoding="utf-8")
     bad.write_text("", encoding="utf-8")
@@ -208,5 +209,8 @@ def test_command_says_a_line_each_and_its_status(work, tmp_path, capsys):
     assert main([str(good), str(bad)]) == 1
     assert "✗ bad.ipynb: the file is empty  →  save" in capsys.readouterr().out
     assert main([str(tmp_path / "absent.ipynb")]) == 2 and "No such file" in capsys.readouterr().err
-    command = [sys.executable, "-m", "utils.course.submission", str(bad)]
-    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 1
+    monkeypatch.setattr(sys, "argv", ["submission", str(bad)])
+    with pytest.raises(SystemExit, match=r"^1$"):
+        runpy.run_path(
+            submission.__file__, run_name="__main__"
+        )  # as `python -m` does, with everything imported already

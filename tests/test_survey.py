@@ -1,8 +1,10 @@
 """The dialect survey: what its rows hold, what stands in front of a prompt, and a run that stops and resumes."""
 
+import functools
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -49,12 +51,18 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def alone(folders, tmp_path_factory):
+def alone(folders, once, tmp_path_factory):
     """The survey of the three, made in this process."""
     folder = tmp_path_factory.mktemp("alone")
-    report = survey.make_survey(folders, folder, QUICK, HERE)
+    report = survey.make_survey(folders, folder, QUICK, HERE, measure=once)
     assert report.done == folders and not report.failed
     return survey.read_survey(folder)
+
+
+@pytest.fixture(scope="module")
+def once():
+    """Measures every model once under each settings, for tests of what becomes of the rows in files."""
+    return functools.cache(survey.survey_model)
 
 
 @pytest.fixture(scope="module")
@@ -274,21 +282,21 @@ def test_overview_counts_features_outside_the_swaps():
 # --- files, workers and the command -------------------------------------------------------------------------------------
 
 
-def test_a_survey_that_is_stopped_loses_one_model_and_resumes(folders, alone, tmp_path):
+def test_a_survey_that_is_stopped_loses_one_model_and_resumes(folders, alone, tmp_path, once):
     asked = []
 
     def stopped_at_the_second(name, settings):
         asked.append(name)
         if len(asked) == 2:
             raise KeyboardInterrupt
-        return survey.survey_model(name, settings)
+        return once(name, settings)
 
     with pytest.raises(KeyboardInterrupt):
         survey.make_survey(folders, tmp_path, QUICK, HERE, measure=stopped_at_the_second)
     kept = survey.survey_file(tmp_path, folders[0], QUICK)
     assert [file.name for file in (tmp_path / "models").iterdir()] == [kept.name]
     written = kept.stat().st_mtime_ns
-    report = survey.make_survey(folders, tmp_path, QUICK, HERE)
+    report = survey.make_survey(folders, tmp_path, QUICK, HERE, measure=once)
     assert (report.skipped, report.done) == (folders[:1], folders[1:]) and kept.stat().st_mtime_ns == written
     pd.testing.assert_frame_equal(survey.read_survey(tmp_path), alone, check_exact=True)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "survey.parquet"), alone, check_exact=True)
@@ -297,16 +305,16 @@ def test_a_survey_that_is_stopped_loses_one_model_and_resumes(folders, alone, tm
     pd.testing.assert_frame_equal(from_csv, alone, check_exact=False, check_dtype=False)
 
 
-def test_a_damaged_file_is_made_again_and_another_models_is_named(folders, alone, tmp_path):
-    survey.make_survey(folders[:2], tmp_path, QUICK, HERE)
+def test_a_damaged_file_is_made_again_and_another_models_is_named(folders, alone, tmp_path, once):
+    survey.make_survey(folders[:2], tmp_path, QUICK, HERE, measure=once)
     mine, others = (survey.survey_file(tmp_path, name, QUICK) for name in folders[:2])
     mine.write_bytes(mine.read_bytes()[: mine.stat().st_size // 2])
     others.write_bytes(b"PAR1 but not really")
-    report = survey.make_survey(folders[:1], tmp_path, QUICK, HERE)
+    report = survey.make_survey(folders[:1], tmp_path, QUICK, HERE, measure=once)
     assert report.done == folders[:1] and len(report.damaged) == 1 and others.name in str(report)
     with pytest.warns(UserWarning, match=rf"left out of the survey: .*{re.escape(others.name)}"):
         assert set(survey.read_survey(tmp_path)["model"]) == set(folders[:1])
-    assert survey.make_survey(folders[:2], tmp_path, QUICK, HERE).done == folders[1:2]
+    assert survey.make_survey(folders[:2], tmp_path, QUICK, HERE, measure=once).done == folders[1:2]
     expected = alone[alone["model"] != folders[2]].reset_index(drop=True)
     pd.testing.assert_frame_equal(survey.read_survey(tmp_path), expected, check_exact=True)
 
@@ -344,12 +352,6 @@ def test_other_sentences_have_another_file(tmp_path, monkeypatch):
     assert survey.survey_file(tmp_path, "m", QUICK) != before
 
 
-def test_two_workers_give_the_rows_that_one_process_gives(folders, alone, tmp_path):
-    report = survey.make_survey([*folders, "/no/such/model"], tmp_path, QUICK, Hands(workers=2))
-    assert sorted(report.done) == sorted(folders) and list(report.failed) == ["/no/such/model"]
-    pd.testing.assert_frame_equal(survey.read_survey(tmp_path), alone, check_exact=True)
-
-
 def measure_but_hang(name, settings, doomed, signals):
     """Measure, but for the doomed model say which process this is, and wait there to be killed."""
     if name == doomed:
@@ -360,7 +362,10 @@ def measure_but_hang(name, settings, doomed, signals):
     return survey.survey_model(name, settings)
 
 
-def test_a_killed_worker_of_two_workers_loses_its_model_and_a_second_run_resumes(folders, alone, tmp_path):
+def test_a_killed_worker_of_two_workers_loses_its_model_and_a_second_run_resumes(
+    folders, alone, tmp_path, once, workers_by_fork
+):
+    """What two workers measured is to the bit what one process measures; a model that does not exist fails in a worker."""
     said, killed = tmp_path / "hanging", []
 
     def wait_and_kill():
@@ -372,31 +377,44 @@ def test_a_killed_worker_of_two_workers_loses_its_model_and_a_second_run_resumes
 
     thread = threading.Thread(target=wait_and_kill, daemon=True)
     thread.start()
-    measure = partial(measure_but_hang, doomed=folders[1], signals=str(tmp_path))
+    measure = partial(measure_but_hang, doomed=folders[2], signals=str(tmp_path))
     folder = tmp_path / "survey"
-    report = survey.make_survey(folders, folder, QUICK, Hands(workers=2, attempts=1), measure=measure)
+    report = survey.make_survey(
+        [*folders, "/no/such/model"], folder, QUICK, Hands(workers=2, attempts=1), measure=measure
+    )
     thread.join(5)
     assert killed and killed[0] != os.getpid()
-    assert sorted(report.done) == sorted([folders[0], folders[2]]) and "worker died" in report.failed[folders[1]]
-    again = survey.make_survey(folders, folder, QUICK, HERE)
-    assert again.done == [folders[1]] and again.skipped == [folders[0], folders[2]]
+    assert sorted(report.done) == sorted(folders[:2]) and "worker died" in report.failed[folders[2]]
+    assert set(report.failed) == {folders[2], "/no/such/model"}
+    of_workers = alone[alone["model"] != folders[2]].reset_index(drop=True)
+    pd.testing.assert_frame_equal(survey.read_survey(folder), of_workers, check_exact=True)
+    again = survey.make_survey(folders, folder, QUICK, HERE, measure=once)
+    assert again.done == folders[2:] and again.skipped == folders[:2]
     pd.testing.assert_frame_equal(survey.read_survey(folder), alone, check_exact=True)
 
 
-def test_the_command_with_two_workers_and_the_old_command_beside_it(folders, tmp_path):
-    def run(*options):
-        command = [sys.executable, "-m", "utils.dialect", *options]
-        return subprocess.run(command, capture_output=True, text=True, timeout=300)
-
+def test_the_command_with_two_workers_and_the_old_command_beside_it(folders, tmp_path, monkeypatch, capsys):
     out = tmp_path / "survey"
     options = ["--prefixes", "bos", "--kinds", "contrast", "--verbs", "1", "--out", str(out), "--workers", "2"]
-    ran = run("survey", *folders[:2], *options)
+    command = [sys.executable, "-m", "utils.dialect", "survey", *folders[:2], *options]
+    ran = subprocess.run(
+        command, capture_output=True, text=True, timeout=300
+    )  # its workers import the main module again
     assert ran.returncode == 0 and "2 scored, 0 there already, 0 failed" in ran.stdout, ran.stderr
     assert set(pd.read_csv(out / "survey.csv")["model"]) == set(folders[:2])
-    asked_wrong = run("survey", folders[0], "--prefixes", "eos", "--out", str(out))
-    assert asked_wrong.returncode == 2 and "invalid choice: 'eos'" in asked_wrong.stderr
-    written = run("--out", str(tmp_path / "x.csv"), "--rows", "3", "--features", "done", "--model", folders[0])
-    assert written.returncode == 0 and len(dialect.read_dataset(tmp_path / "x.csv")) == 3, written.stderr
+
+    def status(*options):
+        """As `python -m utils.dialect` does, with everything imported already."""
+        monkeypatch.setattr(sys, "argv", ["utils.dialect", *options])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module("utils.dialect", run_name="__main__")
+        return ended.value.code
+
+    assert status("survey", folders[0], "--prefixes", "eos", "--out", str(out)) == 2
+    assert "invalid choice: 'eos'" in capsys.readouterr().err
+    written = str(tmp_path / "x.csv")
+    assert not status("--out", written, "--rows", "3", "--features", "done", "--model", folders[0])
+    assert len(dialect.read_dataset(written)) == 3
 
 
 def test_a_run_without_models_or_hands_is_refused(tmp_path):

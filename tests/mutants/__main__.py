@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -49,6 +50,11 @@ def _cells(score: Score) -> list[str]:
     survived, share = score.mutants - score.killed, f"{score.named} of {score.rejected}"
     numbers = (score.mutants, score.killed, survived, score.crashed, share, score.false, round(score.seconds))
     return [str(number) for number in numbers]
+
+
+def roughly(seconds: float) -> float:
+    """To the next power of two: enough to start the longest first, and seldom another figure when it is recorded again."""
+    return 2.0 ** round(math.log2(max(seconds, 1)))
 
 
 def told(outcome: Outcome) -> str:
@@ -82,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         and not (given.changed and recorded.get(name, {}).get("fingerprint") == fingerprint(name))
     ]
     jobs = collect(names)
-    outcomes = outcomes_of(jobs, given.workers)
+    outcomes = outcomes_of(jobs, given.workers, {name: score["seconds"] for name, score in recorded.items()})
     found = scores(jobs, outcomes)
     if given.show:
         for (_, exercise, name, _), outcome in zip(jobs, outcomes, strict=True):
@@ -90,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{kind:9} {exercise}  {name}")
     show(found)
     if given.record:
-        recorded |= {name: asdict(replace(score, seconds=0.0)) for name, score in found.items()}
+        recorded |= {name: asdict(replace(score, seconds=roughly(score.seconds))) for name, score in found.items()}
         kept = {name: recorded[name] for name in REGISTRY if name in recorded}
         SCORES.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     return 0 if all(score.perfect for score in found.values()) else 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 BINARY = {
     ast.Add: [ast.Sub],
@@ -67,29 +68,36 @@ NAMES = {
     "z": "q", "q": "k", "k": "q", "v": "k", "pattern": "attn_scores", "resid_pre": "resid_post", "resid_post": "resid_pre",
     "attn_out": "mlp_out", "mlp_out": "attn_out", "resid_mid": "resid_pre", "embed": "pos_embed",
 }  # fmt: skip
+MOST = 12  # changes of one node
 WITHOUT_EFFECT = ("strict", "device")  # on inputs that fit, on one processor
 
 
 def mutants_of(function: ast.FunctionDef, first: int, last: int) -> Iterator[tuple[str, str]]:
     """(name, source) of every mutant whose change lies on the lines from `first` to `last`."""
-    plain, seen = ast.unparse(function), set()
-    count = sum(1 for _ in ast.walk(function))
-    spared = {i for i, node in enumerate(ast.walk(function)) if node in _without_effect(function)}
-    for index in range(count):
-        for variant in range(12 if index not in spared else 0):
-            tree = copy.deepcopy(function)
-            node = list(ast.walk(tree))[index]
-            if not first <= getattr(node, "lineno", 0) <= last:
-                break
-            before = ast.unparse(node)
-            after = _change(tree, node, variant)
-            if after is None:
-                break
-            source = ast.unparse(ast.fix_missing_locations(tree))
+    plain, spared, seen = ast.unparse(function), set(map(id, _without_effect(function))), set()
+    for node, put in _places(function):
+        if id(node) in spared or not first <= getattr(node, "lineno", 0) <= last:
+            continue
+        before = ast.unparse(node)
+        for new in list(_changes(node))[:MOST]:
+            put(new)
+            source = ast.unparse(function)
+            put(node)
             if source not in (plain, *seen) and _compiles(source):
                 seen.add(source)
-                line = node.lineno - function.lineno
-                yield f"{line}: {_short(before)} → {_short(after)}", source
+                after = "" if isinstance(new, ast.Pass) else ast.unparse(new)
+                yield f"{node.lineno - function.lineno}: {_short(before)} → {_short(after)}", source
+
+
+def _places(function: ast.FunctionDef) -> Iterator[tuple[ast.AST, Callable[[ast.AST], None]]]:
+    """Every node inside a function, from the outside in, and what puts another one in its place."""
+    for parent in list(ast.walk(function)):
+        for name, value in ast.iter_fields(parent):
+            if isinstance(value, ast.AST):
+                yield value, partial(setattr, parent, name)
+            elif isinstance(value, list):
+                places = [(i, item) for i, item in enumerate(value) if isinstance(item, ast.AST)]
+                yield from ((item, partial(value.__setitem__, i)) for i, item in places)
 
 
 def _without_effect(function: ast.FunctionDef) -> list[ast.AST]:
@@ -111,21 +119,6 @@ def _compiles(source: str) -> bool:
 
 def _short(text: str) -> str:
     return " ".join(text.split())[:90]
-
-
-def _change(tree: ast.AST, node: ast.AST, variant: int) -> str | None:
-    """Make the variant-th change of a node in its tree; what stands there now, or None if there is no such change."""
-    changes = list(_changes(node))
-    if variant >= len(changes):
-        return None
-    new = changes[variant]
-    for parent in ast.walk(tree):
-        for name, value in ast.iter_fields(parent):
-            if value is node:
-                setattr(parent, name, new)
-            elif isinstance(value, list) and any(item is node for item in value):
-                setattr(parent, name, [new if item is node else item for item in value])
-    return "" if isinstance(new, ast.Pass) else ast.unparse(new)
 
 
 def _with(node: ast.AST, **values) -> ast.AST:

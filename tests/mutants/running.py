@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import itertools
 import multiprocessing
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
@@ -18,7 +19,9 @@ import torch
 from tqdm.auto import tqdm
 
 SECONDS = 30  # a mutant that runs for longer than this is killed: a loop without an end
-CHUNK = 24  # mutants that one process runs before it asks for more
+CHUNK = (
+    24  # mutants of an exercise that takes a large share of the whole, which one process runs before it asks for more
+)
 Job = tuple[str, str, str, str]  # chapter, exercise, name of the mutant, its source
 
 
@@ -89,6 +92,8 @@ def _warm(chapter: str, exercise: str) -> None:
 
     with all_mistakes(), open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
         REGISTRY[exercise].check(solution_functions(chapter)[exercise])
+    gc.collect()
+    gc.freeze()  # what is there now is there to stay: no fork searches it for garbage, which would copy all of its pages
 
 
 def in_forks(jobs: list[Job]) -> list[Outcome]:
@@ -119,6 +124,7 @@ def in_forks(jobs: list[Job]) -> list[Outcome]:
 
 
 def _prepare() -> None:
+    """What every process needs, before it is forked: the checks, the solutions and both models."""
     torch.set_num_threads(1)
     from tests.checks import REGISTRY
     from tests.checks.core import both_models
@@ -129,16 +135,34 @@ def _prepare() -> None:
         solution_functions(exercise.chapter)
 
 
-def outcomes_of(jobs: list[Job], workers: int) -> list[Outcome]:
-    """In chunks of one exercise each, so that all processes are busy until the end."""
+def chunks_of(jobs: Sequence[Job], workers: int, seconds: Mapping[str, float]) -> list[list[Job]]:
+    """The jobs in pieces of one exercise each, the longest first, so that all processes are busy until the end.
+
+    Whoever runs an exercise warms its check up, so it is one piece, unless it is a large share of the whole.
+    seconds: what an exercise took when it was recorded, by name; one that is not there is judged by its mutants.
+    """
+    by_exercise = [list(of_one) for _, of_one in itertools.groupby(jobs, key=lambda job: job[1])]
+    costs = [seconds.get(of_one[0][1]) or len(of_one) / 4 for of_one in by_exercise]
+    pieces = []
+    for cost, of_one in zip(costs, by_exercise, strict=True):
+        size = CHUNK if cost > sum(costs) / (4 * workers) else len(of_one)
+        parts = [of_one[i : i + size] for i in range(0, len(of_one), size)]
+        pieces += [(cost * len(part) / len(of_one), part) for part in parts]
+    return [part for _, part in sorted(pieces, key=lambda piece: -piece[0])]
+
+
+def outcomes_of(jobs: list[Job], workers: int, seconds: Mapping[str, float]) -> list[Outcome]:
+    """The outcome of each job, in their order. The processes are forks of this one: nothing is imported twice."""
     if not jobs:
         return []
-    by_exercise = [list(of_one) for _, of_one in itertools.groupby(jobs, key=lambda job: job[1])]
-    chunks = [of_one[i : i + CHUNK] for of_one in by_exercise for i in range(0, len(of_one), CHUNK)]
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare) as pool:
-        return [
-            outcome
-            for chunk in tqdm(pool.map(in_forks, chunks), total=len(chunks), desc="mutants")
-            for outcome in chunk
-        ]
+    _prepare()
+    gc.freeze()
+    chunks = chunks_of(jobs, workers, seconds)
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
+        found = list(tqdm(pool.map(in_forks, chunks), total=len(chunks), desc="mutants"))
+    by_job = {
+        job[1:3]: outcome
+        for chunk, outcomes in zip(chunks, found, strict=True)
+        for job, outcome in zip(chunk, outcomes, strict=True)
+    }
+    return [by_job[job[1:3]] for job in jobs]
