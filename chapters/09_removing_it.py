@@ -308,8 +308,8 @@ means = {
 
 
 def ioi_score(edit: Edit) -> float:
-    logits = model.run_with_hooks(ioi.clean_tokens, fwd_hooks=edit.hooks())
-    return logit_diff(logits, ioi.answer_tokens).item()
+    logits = inference.hooked_end_logits(model, ioi.clean_text, edit.hooks())  # [prompt, d_vocab]
+    return logit_diff(logits[:, None], ioi.answer_tokens).item()
 
 
 def text_loss(edit: Edit) -> float:
@@ -629,8 +629,9 @@ generator = torch.Generator().manual_seed(0)
 at_random = [
     without_direction(torch.randn(model.cfg.d_model, generator=generator), quote, side_effects=i < 1) for i in range(3)
 ]
-swap_runs = [GuiseRuns(model, dialect.swap_pairs(name, 3), [TRAIN_FRAME]) for name in SWAPS]
-of_swaps = [without_direction(direction_at(quote, one), quote, side_effects=i < 2) for i, one in enumerate(swap_runs)]
+swap_runs = GuiseRuns(model, [pair for name in SWAPS for pair in dialect.swap_pairs(name, 3)], [TRAIN_FRAME])
+first, second = (side.unflatten(0, (len(SWAPS), 3)).mean((1, 2)) for side in swap_runs.at_quote(quote))  # [swap, d_model] each
+of_swaps = [without_direction(direction, quote, side_effects=i < 2) for i, direction in enumerate(first - second)]
 controls = {f"{k} matched heads ({n} draws)": drawn[k] for k, n in DRAWS.items()}
 controls |= {"random direction, quote (3)": at_random, f"a swap's direction, quote ({len(of_swaps)})": of_swaps}
 

@@ -9,7 +9,7 @@ from transformers.models.llama import modeling_llama
 from tests.zoo import zoo_model
 from utils import assumptions, shared_prefix
 from utils.inference import end_logits
-from utils.shared_prefix import WrongLogits, last_logits
+from utils.shared_prefix import WrongLogits, beginnings, last_logits
 from utils.tiny_models import tiny_model
 
 PROMPTS = [
@@ -47,6 +47,31 @@ def test_any_rows_give_what_they_give_alone(family, start, rests):
     model = tiny_model(family)
     rows = [torch.tensor(start + rest) for rest in rests]
     assert torch.allclose(last_logits(model, rows), alone(model, rows), atol=1e-4)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=5), min_size=1, max_size=8))
+def test_each_different_beginning_is_run_once(tokens):
+    where, owner, place = beginnings([torch.tensor(row) for row in tokens])
+    expected = {tuple(row[: n + 1]) for row in tokens for n in range(len(row))}
+    found = [tuple(tokens[i][: n + 1]) for i, n in zip(owner.tolist(), place.tolist(), strict=True)]
+    assert len(found) == len(expected) and set(found) == expected
+    for row, numbers in zip(tokens, where.tolist(), strict=True):
+        assert [found[number] for number in numbers[: len(row)]] == [tuple(row[: n + 1]) for n in range(len(row))]
+        assert numbers[len(row) :] == [0] * (where.shape[1] - len(row))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_rows_that_begin_alike_in_groups_are_run_together(family, monkeypatch):
+    """Not one beginning for all, and some of the rows end within others: the model's own run is not needed for them."""
+    model = tiny_model(family)
+    monkeypatch.delitem(shared_prefix._fits, model, raising=False)
+    rows = [torch.tensor(row) for row in ([5, 6, 7], [5, 6], [5, 6, 7, 8, 9], [9, 6, 7], [9, 6, 8, 8], [3], [5, 6])]
+    expected = alone(model, rows)
+    assert last_logits(model, rows).shape == expected.shape
+    assert shared_prefix._fits[model] == {shared_prefix.shared: True}, "the way that shares was not taken"
+    monkeypatch.setattr(shared_prefix, "padded", lambda *_: pytest.fail("the rows were run whole"))
+    assert torch.allclose(last_logits(model, rows), expected, atol=1e-4)
 
 
 def test_equal_rows_and_rows_that_begin_others(fresh):

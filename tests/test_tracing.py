@@ -242,6 +242,16 @@ def test_an_edit_at_the_closing_quote_changes_that_position_alone(model):
         GuiseRuns(model, PAIRS, ["He says {} and is"]).gaps(u, f, edit)
 
 
+def test_a_closing_quote_is_told_from_the_same_mark_within_a_longer_guise(model):
+    """Up to that mark the two prompts are equal, but only in the first does the edit apply to it."""
+    u, f = answers(model)
+    pairs = [Pair(f"he done walked{more}", f"he has walked{more}", more or "walked") for more in ("", ' " is kind')]
+    direction = torch.randn(model.cfg.d_model, generator=torch.Generator().manual_seed(4))
+    edit = Edit(direction=direction, layer=1, quote_only=True)
+    alone = torch.cat([GuiseRuns(model, [pair], [FRAME]).gaps(u, f, edit) for pair in pairs])
+    assert torch.allclose(GuiseRuns(model, pairs, [FRAME]).gaps(u, f, edit), alone, atol=1e-4)
+
+
 def test_an_edit_without_means_is_refused():
     with pytest.raises(ValueError, match="give the means"):
         Edit([(0, 1)])

@@ -1,6 +1,6 @@
-"""Last-token logits of sequences that begin alike: the common beginning is run once, and its keys and values are shared.
+"""Last-token logits of sequences that begin alike: whatever several of them begin with is run once, and all of them read it.
 
-Keys and values pass from the beginning to the rest inside each layer (`utils.parts`), and no argument of a library carries
+Keys and values pass from a beginning to what follows inside each layer (`utils.parts`), and no argument of a library carries
 them: an argument such as `past_key_values` can be dropped by a minor release, and then numbers are wrong without a word. The
 first batch of a model is compared with the model's own unpadded runs all the same.
 """
@@ -33,13 +33,13 @@ class WrongLogits(RuntimeError):
 def last_logits(model: TransformerBridge, rows: Rows, share: bool = True) -> Float[Tensor, "batch d_vocab"]:
     """The logits at the last token of each row of token ids, of whatever lengths.
 
-    The rows are run padded on the right, by the model itself, where they share no beginning, where hooks are on the model,
-    where the course cannot take its blocks apart, and where `share` is False. Otherwise their beginning is run once. The
-    first batch that goes either way is compared with unpadded runs: WrongLogits if it disagrees.
+    The rows are run padded on the right, by the model itself, where no two of them begin alike, where hooks are on the model,
+    where the course cannot take its blocks apart, and where `share` is False. Otherwise what several begin with is run once.
+    The first batch that goes either way is compared with unpadded runs: WrongLogits if it disagrees.
     """
     if hooks_on(model):
         return padded(model, rows)
-    if share and n_shared(rows) and _tried(model, shared, rows):
+    if share and _share_something(rows) and _tried(model, shared, rows):
         return shared(model, rows)
     _tried(model, padded, rows)
     return padded(model, rows)
@@ -53,46 +53,83 @@ def padded(model: TransformerBridge, rows: Rows) -> Float[Tensor, "batch d_vocab
 
 
 def shared(model: TransformerBridge, rows: Rows) -> Float[Tensor, "batch d_vocab"]:
-    """The common beginning and the rest go through the model side by side, layer by layer; the rest reads both."""
-    parts, n = Parts(model), n_shared(rows)
-    tokens, last = _batch(rows)
-    embedded = model(tokens, stop_at_layer=0)  # batch pos d_model
-    n_pos = tokens.shape[1]
-    places = torch.arange(n_pos, device=tokens.device).unsqueeze(0)
-    rotations = parts.rotations(embedded[:1], places)
-    allowed = torch.ones(n_pos, n_pos, dtype=torch.bool, device=tokens.device).tril().unsqueeze(0)
-    start, rest = embedded[:1, :n], embedded[:, n:]
-    for layer in range(parts.n_layers):
-        q, k, v = _turned(parts, layer, start, rotations, slice(0, n))
-        q_rest, k_rest, v_rest = _turned(parts, layer, rest, rotations, slice(n, n_pos))
-        start = _through(parts, layer, start, parts.attend(q, k, v, allowed[:, :n, :n]))
-        k_rest, v_rest = (
-            torch.cat([shared_part.expand(len(rows), -1, -1, -1), own], dim=1)
-            for shared_part, own in ((k, k_rest), (v, v_rest))
-        )
-        rest = _through(parts, layer, rest, parts.attend(q_rest, k_rest, v_rest, allowed[:, n:]))
-    return parts.unembed(at_last(rest, last - n))
+    """Each different beginning is run once, whichever rows have it (`LongRow`)."""
+    together = LongRow(model, rows)
+    x, n_layers = together.embedded, together.parts.n_layers
+    for layer in range(n_layers):
+        x = together.block(layer, x, at=together.ends if layer == n_layers - 1 else None)
+    return together.parts.unembed(x[0])
 
 
-def _turned(parts: Parts, layer: int, x: Tensor, rotations: tuple[Tensor, Tensor] | None, where: slice):
-    """Queries, keys and values of `x`, rotated for the positions at which it stands."""
-    q, k, v = parts.qkv(layer, x)
-    if rotations is None:
-        return q, k, v
-    cos_sin = [part[:, where] for part in rotations]
-    return rotate(q, *cos_sin), rotate(k, *cos_sin), v
+class LongRow:
+    """Rows of tokens that begin alike, ready to be run as one long row in which each different beginning stands once.
+
+    Every weight is read once for all of them. For attention, each row's queries, keys and values are taken out of the long
+    row as a padded batch, in which each position reads what stands before it in its own row.
+
+    where: [batch, pos], the place in the long row of each position of each row. place: [n], the position at which each of the
+    n beginnings ends. ends: [batch], the place of each row's last token. embedded: [1, n, d_model], before layer 0.
+    apart: rows of the same lengths with other numbers, where beginnings of equal tokens are to be kept apart.
+    """
+
+    def __init__(self, model: TransformerBridge, rows: Rows, apart: Rows | None = None) -> None:
+        self.parts, (tokens, last) = Parts(model), _batch(rows)
+        found = beginnings(rows if apart is None else apart)
+        self.where, self._owner, self.place = (part.to(tokens.device) for part in found)
+        self.ends = self.where.gather(1, last[:, None])[:, 0]
+        self.embedded = model(tokens, stop_at_layer=0)[self._owner, self.place][None]
+        self._rotations = self.parts.rotations(self.embedded, self.place[None])
+        n_pos = tokens.shape[1]
+        self._allowed = torch.ones(1, n_pos, n_pos, dtype=torch.bool, device=tokens.device).tril()
+
+    def z(self, layer: int, x: Float[Tensor, "1 n d_model"]) -> Float[Tensor, "1 n head d_head"]:
+        """What the heads of a layer read, from the stream before it."""
+        q, k, v = self.parts.qkv(layer, x)
+        if self._rotations is not None:
+            q, k = rotate(q, *self._rotations), rotate(k, *self._rotations)
+        z = self.parts.attend(*(part[0, self.where] for part in (q, k, v)), self._allowed)
+        return z[self._owner, self.place][None]
+
+    def block(
+        self,
+        layer: int,
+        x: Float[Tensor, "1 n d_model"],
+        z: Float[Tensor, "1 n head d_head"] | None = None,
+        at: Int[Tensor, " wanted"] | None = None,
+    ) -> Float[Tensor, "1 n_or_wanted d_model"]:
+        """The stream behind a layer. z: what its heads read, if it is not what they read by themselves. at: the places at
+        which the stream is wanted (None: everywhere)."""
+        z = self.z(layer, x) if z is None else z
+        x, z = (x, z) if at is None else (x[:, at], z[:, at])
+        mid = x + self.parts.attn_out(layer, z)
+        return mid + self.parts.mlp_out(layer, mid)
 
 
-def _through(parts: Parts, layer: int, x: Tensor, z: Tensor) -> Tensor:
-    mid = x + parts.attn_out(layer, z)
-    return mid + parts.mlp_out(layer, mid)
+def beginnings(
+    rows: Rows,
+) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, " beginning"], Int[Tensor, " beginning"]]:
+    """The different beginnings of the rows, each a token behind another beginning, numbered as they are met.
+
+    Returned are the number of the beginning that ends at each position of each row (0 behind its end), and where each
+    beginning is met first: in which row, and at which position.
+    """
+    known: dict[tuple[int, int], int] = {}
+    where, owner, place = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long), [], []
+    for i, row in enumerate(rows):
+        before, found = -1, []
+        for position, token in enumerate(row.tolist()):
+            before = known.setdefault((before, token), len(known))
+            found.append(before)
+            if before == len(owner):
+                owner.append(i)
+                place.append(position)
+        where[i, : len(found)] = torch.tensor(found)
+    return where, torch.tensor(owner), torch.tensor(place)
 
 
-def n_shared(rows: Rows) -> int:
-    """With how many equal tokens all rows begin; one token of each is left over, so that each has something to run."""
-    shortest = min(map(len, rows))
-    same = torch.stack([row[:shortest] == rows[0][:shortest] for row in rows]).all(0)  # pos
-    return min(int(same.long().cumprod(0).sum()), shortest - 1)
+def _share_something(rows: Rows) -> bool:
+    """Whether any two rows begin with the same token."""
+    return len({int(row[0]) for row in rows}) < len(rows)
 
 
 def _batch(rows: Rows) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, " batch"]]:
@@ -106,11 +143,12 @@ def _batch(rows: Rows) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, " batch"]]
 
 
 def _tried(model: TransformerBridge, way: Way, rows: Rows) -> bool:
-    """Whether `way` fits this model, found out on the first and last, the shortest and longest of its first rows."""
+    """Whether `way` fits this model, found out on the first two, the last, the shortest and the longest of its first rows."""
     known = _fits.setdefault(model, {})
     if way not in known:
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        known[way] = _agrees(model, way, [rows[i] for i in sorted({0, len(rows) - 1, order[0], order[-1]})])
+        tried = {*range(len(rows))[:2], len(rows) - 1, order[0], order[-1]}
+        known[way] = _agrees(model, way, [rows[i] for i in sorted(tried)])
     return known[way]
 
 

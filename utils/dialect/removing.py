@@ -13,16 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformer_lens.model_bridge import TransformerBridge
 
 from utils.assumptions import UnsupportedModel, disagree, peculiarities, versions
 from utils.dialect.grammar import DialectError, Pair, check_frames, check_pairs, fill
-from utils.parts import Parts, rotate
 from utils.prompts import token_row
-from utils.shared_prefix import n_shared
+from utils.shared_prefix import LongRow
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,50 +104,39 @@ def slope_removed(before: Float[Tensor, " swap"], after: Float[Tensor, " swap"])
 # --- prompts that share their beginning -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class _Group:
-    """Prompts that begin alike, as places in one long row of tokens: what they share, once, and then the rest of each.
-
-    keys: which positions each position may read.
-    """
-
-    shared: slice
-    rest: slice
-    n_prompts: int
-    keys: Bool[Tensor, "1 pos pos"]
+def _with_mark(row: Int[Tensor, " _"], at: int) -> Int[Tensor, " _"]:
+    """The row with a number that is no token at one position."""
+    marked = row.clone()
+    marked[at] = -1 - marked[at]
+    return marked
 
 
 class GuiseRuns:
     """Both guises of some pairs in some frames, run once, ready for many edits.
 
-    All tokens stand in one long row, so that every weight is read once for all prompts; only attention looks at each group of
-    prompts apart. What the prompts of a group share is in the row once.
+    Whatever several prompts begin with stands once in one long row (`utils.shared_prefix.LongRow`), in which a closing quote
+    is told from the same mark elsewhere.
     Raises DialectError for pairs and frames that cannot be used, UnsupportedModel where the numbers are not the model's.
     """
 
     @torch.no_grad()
     def __init__(self, model: TransformerBridge, pairs: Sequence[Pair], frames: Sequence[str]) -> None:
-        self.model, self.parts = model, Parts(model)
+        self.model = model
         self.pairs, self.frames = check_pairs(pairs), check_frames(frames)
         cells = [
             (frame, getattr(pair, side)) for side in ("aae", "sae") for pair in self.pairs for frame in self.frames
         ]
         self.prompts = [fill(frame, said) for frame, said in cells]
-        together: dict[tuple[str, str], list[int]] = {}
-        for i, (frame, said) in enumerate(cells):
-            together.setdefault((frame, said.split()[0]), []).append(i)
-        self._last, self._quote = [0] * len(cells), [-1] * len(cells)  # where each prompt's end and closing quote stand
-        self._groups: list[_Group] = []
-        tokens, places = [], []
-        for (frame, _), chosen in together.items():
-            self._add_group(chosen, frame.split("{}")[1], tokens, places)
-        place = torch.cat(places)
-        self._later = place.nonzero()[:, 0]  # everything but first positions
-        x = torch.cat(self._embedded(tokens), dim=1)
-        self._rotations = self.parts.rotations(x, place[None])
-        self._streams = [x]  # before every layer, and at the end: [1, place in the row, d_model]
+        rows = [token_row(model, prompt) for prompt in self.prompts]
+        found = [self._closing_quote(row, frame.split("{}")[1]) for row, (frame, _) in zip(rows, cells, strict=True)]
+        apart = [row if at is None else _with_mark(row, at) for row, at in zip(rows, found, strict=True)]
+        self._row = LongRow(model, rows, apart)
+        self.parts = self._row.parts
+        self._quote = [-1 if at is None else int(self._row.where[i, at]) for i, at in enumerate(found)]
+        self._later = self._row.place.nonzero()[:, 0]  # everything but first positions
+        self._streams = [self._row.embedded]  # before every layer, and at the end: [1, place in the row, d_model]
         for layer in range(self.parts.n_layers):
-            self._streams.append(self._block(layer, self._streams[-1], Edit()))
+            self._streams.append(self._row.block(layer, self._streams[-1]))
         self._require_the_models_logits()
 
     @torch.no_grad()
@@ -182,39 +169,15 @@ class GuiseRuns:
 
     # --- the long row -------------------------------------------------------------------------------------------------
 
-    def _add_group(self, chosen: list[int], tail: str, tokens: list[Tensor], places: list[Tensor]) -> None:
-        """Put the prompts of a group behind what is there already. tail: what stands behind the guise."""
-        rows = [token_row(self.model, self.prompts[i]) for i in chosen]
-        quote = self._closing_quote(rows, tail)
-        n = n_shared(rows) if quote is None else min(n_shared(rows), min(quote))
-        padded, start = pad_sequence(rows, batch_first=True), sum(map(len, places))
-        n_pos, device = padded.shape[1], padded.device
-        place = torch.arange(n_pos, device=device)
-        rest = slice(start + n, start + n + len(rows) * (n_pos - n))
-        self._groups.append(_Group(slice(start, start + n), rest, len(rows), (place <= place[:, None])[None]))
-        for j, i in enumerate(chosen):
-            first = rest.start + j * (n_pos - n) - n  # where position 0 would stand
-            self._last[i] = first + len(rows[j]) - 1
-            self._quote[i] = -1 if quote is None else first + quote[j]
-        tokens.append(padded)
-        places += [place[:n], place[n:].repeat(len(rows))]
-
-    def _closing_quote(self, rows: list[Int[Tensor, " _"]], tail: str) -> list[int] | None:
-        """The position of the quotation mark with which what stands behind the guises begins; None if it begins otherwise."""
+    def _closing_quote(self, row: Int[Tensor, " _"], tail: str) -> int | None:
+        """The position of the quotation mark with which what stands behind the guise begins; None if it begins otherwise."""
         if '"' not in tail[:2]:
             return None
         after = self.model.to_tokens(tail, prepend_bos=False)[0].tolist()
-        if any(row[len(row) - len(after) :].tolist() != after for row in rows):
+        if row[len(row) - len(after) :].tolist() != after:
             return None
         within = next(i for i in range(len(after)) if '"' in self.model.to_string(after[: i + 1]))
-        return [len(row) - len(after) + within for row in rows]
-
-    def _embedded(self, tokens: list[Int[Tensor, "_ _"]]) -> list[Float[Tensor, "1 _ d_model"]]:
-        found = []
-        for group, padded in zip(self._groups, tokens, strict=True):
-            x, n = self.model(padded, stop_at_layer=0), group.shared.stop - group.shared.start
-            found += [x[:1, :n], x[:, n:].reshape(1, -1, x.shape[-1])]
-        return found
+        return len(row) - len(after) + within
 
     def _quotes(self) -> list[int]:
         if -1 in self._quote:
@@ -228,37 +191,27 @@ class GuiseRuns:
 
     def _logits(self, edit: Edit) -> Float[Tensor, "prompt d_vocab"]:
         """Logits at each prompt's end, resumed at the first layer that the edit changes."""
-        first = self.parts.n_layers if edit.first_layer is None else edit.first_layer
-        x = self._streams[first]
-        for layer in range(first, self.parts.n_layers):
+        n_layers = self.parts.n_layers
+        if edit.first_layer is None:
+            return self.parts.unembed(self._streams[-1][0, self._row.ends])
+        x = self._streams[edit.first_layer]
+        for layer in range(edit.first_layer, n_layers):
             if edit.direction is not None and layer == edit.layer:
                 where, x = self._quotes() if edit.quote_only else self._later, x.clone()
                 x[:, where] = edit.stream(x[:, where])
-            x = self._block(layer, x, edit)
-        return self.parts.unembed(x[0, self._last])
+            at = self._row.ends if layer == n_layers - 1 else None
+            x = self._row.block(layer, x, self._edited_z(layer, x, edit), at)
+        return self.parts.unembed(x[0])
 
-    def _block(self, layer: int, x: Float[Tensor, "1 n d_model"], edit: Edit) -> Float[Tensor, "1 n d_model"]:
-        """One layer, for the whole row."""
-        q, k, v = self.parts.qkv(layer, x)
-        if self._rotations is not None:
-            q, k = rotate(q, *self._rotations), rotate(k, *self._rotations)
-        z = torch.cat([part for group in self._groups for part in self._read(group, q, k, v)], dim=1)
-        if layer in edit.by_layer:
-            z = z.clone()
-            z[:, self._later] = edit.z(layer, z[:, self._later])
-        mid = x + self.parts.attn_out(layer, z)
-        return mid + self.parts.mlp_out(layer, mid)
-
-    def _read(self, group: _Group, q: Tensor, k: Tensor, v: Tensor) -> list[Float[Tensor, "1 _ head d_head"]]:
-        """z of what a group shares, and z of the rest, which reads that as well."""
-        n = group.shared.stop - group.shared.start
-        z = self.parts.attend(*(part[:, group.shared] for part in (q, k, v)), group.keys[:, :n, :n])
-        q, k_rest, v_rest = (part[0, group.rest].unflatten(0, (group.n_prompts, -1)) for part in (q, k, v))
-        k, v = (
-            torch.cat([part[:, group.shared].expand(group.n_prompts, -1, -1, -1), own], dim=1)
-            for part, own in ((k, k_rest), (v, v_rest))
-        )
-        return [z, self.parts.attend(q, k, v, group.keys[:, n:]).flatten(0, 1)[None]]
+    def _edited_z(
+        self, layer: int, x: Float[Tensor, "1 n d_model"], edit: Edit
+    ) -> Float[Tensor, "1 n head d_head"] | None:
+        """What the heads read, with the edit's heads replaced; None where the edit replaces none of this layer."""
+        if layer not in edit.by_layer:
+            return None
+        z = self._row.z(layer, x).clone()
+        z[:, self._later] = edit.z(layer, z[:, self._later])
+        return z
 
     def _require_the_models_logits(self) -> None:
         """The first and the last prompt through the model itself; UnsupportedModel if it gives other logits."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -58,11 +59,7 @@ def gap_by_component(
     Each side is divided by the scale of its own final norm, as the model does. The unembedding's bias is the same on both
     sides and leaves no gap. Labels: `utils.attribution.component_labels`.
     """
-    parts = [
-        apply_final_norm(decompose_at(cache, last), cache, last) @ direction
-        for cache, last in ((aae, aae_last), (sae, sae_last))
-    ]  # component batch
-    return parts[0] - parts[1]
+    return _read_with(direction, decompose_at, aae, aae_last) - _read_with(direction, decompose_at, sae, sae_last)
 
 
 def gap_by_head(
@@ -74,11 +71,18 @@ def gap_by_head(
     sae_last: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "layer head batch"]:
     """Each head's direct part of each pair's gap."""
-    parts = [
-        apply_final_norm(head_results(model, cache, last), cache, last) @ direction
-        for cache, last in ((aae, aae_last), (sae, sae_last))
-    ]
-    return parts[0] - parts[1]
+    written = partial(head_results, model)
+    return _read_with(direction, written, aae, aae_last) - _read_with(direction, written, sae, sae_last)
+
+
+def _read_with(
+    direction: Float[Tensor, " d_model"],
+    decompose: Callable[[ActivationCache, Tensor | None], Float[Tensor, "*part batch d_model"]],
+    cache: ActivationCache,
+    last: Int[Tensor, " batch"] | None,
+) -> Float[Tensor, "*part batch"]:
+    """What each part of the last stream says along the direction: parts divided by the scale of the run's final norm."""
+    return apply_final_norm(decompose(cache, last), cache, last) @ direction
 
 
 @torch.no_grad()
@@ -100,7 +104,7 @@ def head_gaps(
         last = mask.sum(-1) - 1
         with model.hooks(fwd_hooks=[ends_only(last)]):
             _, cache = model.run_with_cache(tokens, names_filter=_read_at_end)
-        written = apply_final_norm(head_results(model, cache, last), cache, last) @ direction  # layer head batch
+        written = _read_with(direction, partial(head_results, model), cache, last)  # layer head batch
         parts |= dict(zip(some, written.unbind(-1), strict=True))
     return torch.stack([parts[one] - parts[other] for one, other in zip(*sides, strict=True)])
 
