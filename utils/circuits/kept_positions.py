@@ -1,8 +1,10 @@
-"""Running a circuit where it keeps something: at a few positions, since all others are as in the empty circuit.
+"""Running circuits at a few positions, where the others are as in a run that is known already.
 
 Where every head has its mean, a position reads no other position: what stands there depends on its own token alone. So the
 positions at which a circuit keeps no head at all are those of the empty circuit, whose streams are computed once, and only
 the others (END, S2 and S1+1, for instance) are computed again, with the keys and values of the rest taken from there.
+In the whole model every position reads all earlier ones: there, the positions before the first one at which a head is taken
+out are as they were.
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ WORTH_IT = 0.5  # of the positions: where a circuit keeps heads at more of them,
 
 
 class KeptPositions(Parts):
-    """The empty circuit of some prompts, and the circuits that differ from it at a few positions.
+    """The empty circuit of some prompts, or the whole model, and what differs from it at a few positions.
 
-    k (rotated where the model rotates), v: [batch, pos, kv_head, d_head] of the empty circuit, for each layer.
+    whole: start from the whole model. k (rotated where the model rotates), v: [batch, pos, kv_head, d_head] of the run that
+    is known, for each layer.
     """
 
     @torch.no_grad()
@@ -29,9 +32,10 @@ class KeptPositions(Parts):
         tokens: Int[Tensor, "batch pos"],
         means: Float[Tensor, "layer batch pos head d_head"],
         real: Bool[Tensor, "batch pos"],
+        whole: bool = False,
     ) -> None:
         super().__init__(model)
-        self.means, self.rows = means, torch.arange(len(tokens), device=tokens.device)
+        self.means, self.whole, self.rows = means, whole, torch.arange(len(tokens), device=tokens.device)
         self.last = real.sum(1) - 1  # padding is on the right
         causal = torch.ones(2 * [tokens.shape[1]], dtype=torch.bool, device=tokens.device).tril()
         itself = torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)  # padding reads itself
@@ -41,19 +45,23 @@ class KeptPositions(Parts):
         self.k, self.v, x = [], [], self.embedded
         everywhere = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
         for layer in range(self.n_layers):
-            _, k, v = self._turned(layer, x, everywhere)
+            q, k, v = self._turned(layer, x, everywhere)
             self.k.append(k)
             self.v.append(v)
-            x = self._after(layer, x, means[layer])
+            x = self._after(layer, x, self.attend(q, k, v, self.allowed) if whole else means[layer])
 
     def where(self, mask: Bool[Tensor, "layer batch pos head"]) -> Int[Tensor, "batch n"]:
-        """The positions of each prompt that have to be computed: where a head is kept, and the last one.
+        """The positions of each prompt that have to be computed: those that are not as in the known run, and the last one.
 
         In their order; prompts with fewer of them than others have some more, which changes nothing.
         """
-        kept = mask.any(0).any(-1).to(self.last.device)
-        kept[self.rows, self.last] = True
-        chosen = (~kept).long().argsort(dim=1, stable=True)[:, : int(kept.sum(1).max())]
+        if self.whole:
+            changed = (~mask).any(0).any(-1).to(self.last.device).long().cummax(1).values.bool()
+        else:
+            changed = mask.any(0).any(-1).to(self.last.device)
+        changed &= torch.arange(changed.shape[1], device=changed.device) <= self.last[:, None]
+        changed[self.rows, self.last] = True
+        chosen = (~changed).long().argsort(dim=1, stable=True)[:, : int(changed.sum(1).max())]
         return chosen.sort(1).values
 
     def worth_it(self, mask: Bool[Tensor, "layer batch pos head"]) -> bool:
@@ -61,13 +69,20 @@ class KeptPositions(Parts):
         return self.where(mask).shape[1] <= WORTH_IT * self.embedded.shape[1]
 
     @torch.no_grad()
-    def logits(self, mask: Bool[Tensor, "layer batch pos head"]) -> Float[Tensor, "batch 1 d_vocab"]:
-        """Logits at each prompt's last position, where every head that the mask does not keep has its mean z."""
+    def logits(
+        self,
+        mask: Bool[Tensor, "layer batch pos head"],
+        instead: Float[Tensor, "layer batch pos head d_head"] | None = None,
+    ) -> Float[Tensor, "batch 1 d_vocab"]:
+        """Logits at each prompt's last position, where every head that the mask does not keep has its mean z.
+
+        instead: another z for these heads; where the known run is the empty circuit, it has to be the means.
+        """
         places, mask = self.where(mask), mask.to(self.last.device)
-        here = self.rows[:, None], places
+        here, instead = (self.rows[:, None], places), self.means if instead is None else instead
         x = self.embedded[here]  # batch n d_model
         for layer in range(self.n_layers):
-            z, kept = self.means[layer][here], mask[layer][here]
+            z, kept = instead[layer][here], mask[layer][here]
             if kept.any():
                 q, own_k, own_v = self._turned(layer, x, places)
                 k, v = self.k[layer].clone(), self.v[layer].clone()

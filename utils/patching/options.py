@@ -15,7 +15,7 @@ from utils.patching.last_logits import LastLogits
 
 Metric = Callable[[Float[Tensor, "batch pos d_vocab"]], Tensor]
 
-DEFAULT_MEMORY = 2**28  # bytes: with the model and two small caches, a sweep fits into the 2 GB of Binder
+DEFAULT_MEMORY = 2**27  # bytes: with the model and two small caches, a sweep fits into the 2 GB of Binder
 CHOICES = {"logits": ("last", "all"), "reduce": ("scalar", "mean", "none")}
 
 
