@@ -40,6 +40,7 @@ N_WORDS = 300
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch):
     monkeypatch.setattr(builtin, "tqdm", lambda items: items)
+    monkeypatch.setattr(resumable, "_last", [])  # no run of another test
 
 
 @pytest.fixture(autouse=True, scope="module")
