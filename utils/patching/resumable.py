@@ -8,6 +8,8 @@ Axes: batch (prompts), pos, layer, head, kv_head, d_head, d_model; copy (cells o
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -265,6 +267,7 @@ def receiving_run(
 
     It is forgotten with the tokens that it was made of. Raises UnsupportedModel as `CorruptedRun` does.
     """
+    _give_back_memory()
     now = _state(model)
     for run, then, _ in _last:
         real = torch.ones_like(tokens, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
@@ -276,6 +279,12 @@ def receiving_run(
     if run.is_small:
         _last.append((run, now, weakref.ref(tokens, lambda _: _last.clear())))
     return run
+
+
+def _give_back_memory() -> None:
+    """What earlier sweeps have freed goes back to the system, where the C library (glibc) would keep it in pieces."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def _state(model) -> tuple:
