@@ -69,7 +69,7 @@ sys.path.insert(0, str(COURSE))
 
 # %%
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pandas as pd
@@ -253,6 +253,7 @@ clean_cache, corrupted_cache = experiment.clean_cache, experiment.corrupted_cach
 metric = partial(ioi_metric, answer_tokens=answer_tokens, clean=experiment.clean, corrupted=experiment.corrupted)
 for name, logits in (("corrupted", corrupted_logits), ("clean", clean_logits)):
     print(f"{name:9} run: your metric {metric(logits):.3f}, the experiment's {experiment.denoising_metric(logits):.3f}")
+clean_logits, corrupted_logits = clean_logits[:, -1:].clone(), corrupted_logits[:, -1:].clone()  # all of them take 27 MB each
 
 
 # %% [markdown]
@@ -883,6 +884,7 @@ view("late", "END")
 # The views show one prompt. For all eight, measure three things of each head. Where does its output matter? (Patch `z` at S2 only, then at END only.) Which role does it look at from there? And what is its direct attribution?
 
 # %%
+@cache  # the explorer in section 11 asks for the same heads again
 def effect_at(layer: int, head: int, pos: int) -> float:
     """The metric with one head's clean z at one position."""
 
@@ -1143,6 +1145,7 @@ result = patching.get_act_patch_attn_head_out_all_pos(
     baseline=True,  # and the scores of the corrupted run
 )
 scale = set_score(set_logits).mean() - result.baseline.mean()
+del set_logits, set_cache  # 70 MB
 shares = dict(zip(ten, (result.values - result.baseline) / scale, strict=True))
 bounds = [bootstrap_interval(share, structure.tolist()) for share in shares.values()]
 group, names = "36 prompts of six structures", [head_name(*pair) for pair in ten]

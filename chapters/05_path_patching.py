@@ -203,9 +203,9 @@ check_direct_effects(direct_effects)
 # results = torch.zeros(n_layers, n_heads, device=final.device)
 # for layer in range(n_layers):
 #     change = lending["z", layer][:, -1:] - receiving["z", layer][:, -1:]  # [batch, 1, head, d_head]
-#     for head in range(n_heads):
-#         stream = final + change[:, :, head] @ model.W_O[layer, head]
-#         results[layer, head] = metric(model.unembed(model.ln_final(stream)))
+#     written = torch.einsum("bphd,hdm->hbpm", change, model.W_O[layer])  # [head, batch, 1, d_model]
+#     logits = model.unembed(model.ln_final(final + written))  # [head, batch, 1, d_vocab]
+#     results[layer] = torch.stack([metric(of_head) for of_head in logits])
 # return results
 # ```
 # </details>
@@ -343,7 +343,7 @@ layer = writers[0][0]
 two_runs = model, few.pairs.clean_tokens, few.corrupted_cache, few.clean_cache, few.noising_metric
 by_loop = path_patch_to_logits(*two_runs, layers=[layer])[0]
 by_formula = direct_effects(model, few.clean_cache, few.corrupted_cache, few.noising_metric)[layer]
-by_course = few.noise(paths.path_patch, progress=False)[layer]
+by_course = few.noise(paths.path_patch, senders=[(layer, head) for head in range(n_heads)], progress=False)
 print(f"layer {layer}, largest difference: your loop and the formula {(by_loop - by_formula).abs().max():.0e}, "
       f"your loop and paths.path_patch {(by_loop - by_course).abs().max():.0e}")
 
@@ -493,16 +493,16 @@ def message(layer: int, head: int, new: ActivationCache, orig: ActivationCache) 
 
 
 # %% [markdown]
-# TransformerLens has this sweep for one sender as `transformer_lens.patching.get_act_patch_direct_path`. It runs the model once for every later head, so we compare on two prompts and on a sender that only two layers can hear:
+# TransformerLens has this sweep for one sender as `transformer_lens.patching.get_act_patch_direct_path`. It runs the model once for every later head, so we compare on two prompts and on a sender that only the last layer can hear:
 
 # %%
-late, some_layers = (n_layers - 3, 0), [n_layers - 2, n_layers - 1]
+late, last_layer = (n_layers - 2, 0), n_layers - 1
 delta = message(*late, few.corrupted_cache, few.clean_cache)
-yours = edge_patch(model, few.pairs.clean_tokens, delta, "q", few.noising_metric, some_layers)
+yours = edge_patch(model, few.pairs.clean_tokens, delta, "q", few.noising_metric, [last_layer])[0]
 theirs = built_in.get_act_patch_direct_path(
     model, few.pairs.clean_tokens, few.corrupted_cache, few.clean_cache, few.noising_metric, *late, "q", verbose=False
 )
-print(f"from {head_name(*late)} to the queries of layers {some_layers}: largest difference {(yours - theirs[some_layers]).abs().max():.0e}")
+print(f"from {head_name(*late)} to the queries of layer {last_layer}: largest difference {(yours - theirs[last_layer]).abs().max():.0e}")
 
 # %% [markdown]
 # Take care with the rows that the built-in returns for the sender's layer and the layers before it. It fills them with zeros, and nothing was measured there. Our metric is zero, too, where nothing is lost, so here you cannot tell the two apart. If your metric were the plain logit difference, these zeros would look like a large effect.
@@ -617,7 +617,8 @@ check_path_patch_to_heads(path_patch_to_heads)
 # %%
 receiver, ends = listeners[0], few.pairs.clean_last
 yours = path_patch_to_heads(*two_runs, receivers=[receiver], component="q", at=ends, layers=[messenger[0]])
-course = few.noise(paths.path_patch, receivers=[receiver], component="q", at=ends, progress=False)[messenger[0]]
+senders = [(messenger[0], head) for head in range(n_heads)]
+course = few.noise(paths.path_patch, receivers=[receiver], component="q", at=ends, senders=senders, progress=False)
 print(f"senders of layer {messenger[0]} into the query of {head_name(*receiver)}: largest difference {(yours[0] - course).abs().max():.0e}")
 
 # %% [markdown]
@@ -772,10 +773,11 @@ compare("paths.graph.edges", len(edges), model)
 # and by MLPs.
 
 # %%
-inputs = {}
-for component, role in (("q", "END"), ("k", "S2"), ("v", "S2")):
+inputs = {"q@END, heads": into_query[writer_a]}  # measured above
+inputs["q@END, mlps"] = lost_through([writer_a], "q", "END", senders="mlps")
+for component in ("k", "v"):
     for senders in ("heads", "mlps"):
-        inputs[f"{component}@{role}, {senders}"] = lost_through([writer_a], component, role, senders=senders)
+        inputs[f"{component}@S2, {senders}"] = lost_through([writer_a], component, "S2", senders=senders)
 plots.bar(
     {"strongest sender": [effects.flatten()[effects.abs().argmax()] for effects in inputs.values()]},
     f"The strongest sender into each input of {head_name(*writer_a)}",
@@ -902,12 +904,12 @@ check_joint_senders(joint_senders)
 #
 # ```python
 # rows, at = (slice(None), slice(None)) if at is None else (torch.arange(len(tokens), device=tokens.device), at)
-# told = {}
+# told, W_O = {}, model.W_O  # taken once: each time that one asks for it, the model stacks the matrices of all layers
 # for receiving_layer in {layer for layer, _ in receivers}:
 #     sent = torch.zeros_like(orig["resid_pre", receiving_layer])
 #     for layer, head in senders:
 #         if layer < receiving_layer:
-#             change = (new["z", layer][:, :, head] - orig["z", layer][:, :, head]) @ model.W_O[layer, head]
+#             change = (new["z", layer][:, :, head] - orig["z", layer][:, :, head]) @ W_O[layer, head]
 #             sent[rows, at] += change[rows, at]
 #
 #     def add(stream, hook, sent=sent):

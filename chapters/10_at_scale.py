@@ -801,7 +801,7 @@ figure.update_xaxes(type="log", range=[-0.2, 4]).update_yaxes(type="log").update
 # With more prompts it moves right by itself, up to the flat part: from there on, only a faster machine, fewer cells, or an estimate helps.
 #
 # **What it does not show.** Memory. A batch that grows without bound does not fit at some point, so the engine splits it: `max_memory`
-# bounds what the patched copies take, and is 256 MiB unless you say otherwise. On the embedded model every cell of this chapter runs in
+# bounds what the patched copies take, and is 128 MiB unless you say otherwise. On the embedded model every cell of this chapter runs in
 # less than 1.7 GiB, weights included, which fits on Binder. What `max_memory` does not bound are the clean cache and the corrupted run,
 # which grow with the prompts. A sweep over some hundred prompts, such as the one of `make bench`, therefore needs more than Binder's 2 GB.
 #

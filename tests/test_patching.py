@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import itertools
 import json
 import tempfile
+import weakref
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from utils.attribution import logit_diff
 from utils.ioi import NAMES, TEMPLATES, ioi_pairs
 from utils.models import load_model
 from utils.patching import resumable, sweep
-from utils.patching.options import Metrics
+from utils.patching.options import Metrics, TokenMetric
 from utils.patching.panels import HEAD_SITES
 from utils.tiny_models import one_thread, tiny_model, tiny_tokenizer
 
@@ -38,6 +40,7 @@ N_WORDS = 300
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch):
     monkeypatch.setattr(builtin, "tqdm", lambda items: items)
+    monkeypatch.setattr(resumable, "_last", [])  # no run of another test
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -284,6 +287,97 @@ def test_attribution_patching_takes_several_metrics(family):
     assert close(found["twice"].values, 2 * found["plain"].values)
 
 
+# --- a metric that says which tokens it reads ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", list(patching.SWEEPS))
+def test_the_logits_of_a_few_tokens_give_the_same_numbers(name, family):
+    """Prompts that start to differ at other positions, so that a cell holds computed logits and unpatched ones."""
+    case = Case(family, batch=4, also=5)
+    case.clean[1:, 3] = case.corrupted[1:, 3]
+    case.cache = case.model.run_with_cache(case.clean)[1]
+    few, seen = TokenMetric(case.per_prompt, case.ids.flatten()), []
+    for reduce in ("none", "mean"):
+        whole, found = (ours(name, *case.args[:3], metric, reduce=reduce) for metric in (case.per_prompt, few))
+        whole, found = (result.values if reduce == "none" else result for result in (whole, found))
+        assert whole.std() > 1e-3 and close(found, whole, 1e-5)
+
+    def read(logits):
+        seen.append(logits.as_subclass(torch.Tensor)[0, 0].isnan())
+        return case.metric(logits)
+
+    ours(name, *case.args[:3], TokenMetric(read, case.ids.flatten()))
+    assert all((~at).nonzero()[:, 0].tolist() == case.ids.unique().tolist() for at in seen)  # no other is computed
+
+
+def test_a_metric_that_reads_more_than_it_says_is_nan():
+    case = Case()
+    assert ours("resid_pre", *case.args[:3], TokenMetric(case.metric, case.ids[0])).isnan().all()
+
+
+def test_other_metrics_and_other_positions_are_given_every_logit():
+    """Where one metric of several does not say what it reads, and with logits="all"."""
+    case = Case()
+    few = TokenMetric(case.metric, case.ids.flatten())
+    both = ours("resid_pre", *case.args[:3], {"few": few, "mean": lambda logits: logits[:, -1].mean()})
+    assert not both.values.isnan().any()
+    everywhere = TokenMetric(lambda logits: logits.mean() + case.metric(logits), case.ids.flatten())
+    assert not ours("resid_pre", *case.args[:3], everywhere, logits="all").isnan().any()
+
+
+# --- one receiving run for several sweeps ---------------------------------------------------------------------------------
+
+
+def test_a_run_is_used_again_for_the_same_prompts_and_forgotten_with_them():
+    case = Case("llama", batch=2)
+    model, tokens = case.model, case.corrupted
+    first = resumable.receiving_run(model, tokens)
+    assert resumable.receiving_run(model, tokens.clone()) is first
+    assert resumable.receiving_run(model, tokens, torch.ones_like(tokens)) is first
+    other = torch.ones_like(tokens)
+    other[0, 0] = 0
+    assert resumable.receiving_run(model, case.clean) is not first
+    again = resumable.receiving_run(model, tokens)
+    assert again is not first and resumable.receiving_run(model, tokens, other) is not again
+    kept, forgotten = resumable.receiving_run(model, tokens), weakref.ref(tokens)
+    kept = weakref.ref(kept)
+    del tokens, case
+    gc.collect()
+    assert forgotten() is None and kept() is None
+
+
+@pytest.mark.parametrize("change", ["in place", "unseen", "hook", "tokens"])
+def test_a_run_is_made_anew_where_anything_has_changed(change):
+    case = Case("gpt2", batch=2)
+    model, first = case.model, resumable.receiving_run(case.model, case.corrupted)
+    weight, handle = model.blocks[1].mlp.out.original_component.weight, None
+    before = weight.detach().clone()
+    try:
+        if change == "in place":
+            weight[3] += 0.5
+        elif change == "unseen":
+            weight.data[3] += 0.5
+        elif change == "hook":
+            handle = model.blocks[1].mlp.register_forward_hook(lambda module, given, out: out)
+        else:
+            case.corrupted[0, 2] += 1
+        again = resumable.receiving_run(model, case.corrupted)
+        assert again is not first
+        moved = (again.resid_pre[-1] - first.resid_pre[-1]).abs().max()
+        assert (moved > 1e-3) == (change != "hook")
+    finally:
+        weight.copy_(before)
+        if handle:
+            handle.remove()
+
+
+def test_large_runs_are_not_kept(monkeypatch):
+    monkeypatch.setattr(resumable, "KEPT_BYTES", 1)
+    case = Case("llama")
+    assert resumable.receiving_run(*case.args[:2]) is not resumable.receiving_run(*case.args[:2])
+
+
 # --- memory ---------------------------------------------------------------------------------------------------------------
 
 
@@ -299,7 +393,7 @@ def peak_bytes(function) -> int:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("logits", ["last", "all"])
+@pytest.mark.parametrize("logits", ["last", "all", "few"])
 @pytest.mark.parametrize("name", ["resid_pre", "mlp_out", "attn_head_out_all_pos", "attn_head_pattern_by_pos"])
 def test_memory_stays_under_the_bound_asked_for(name, logits, family):
     """Beside the bound: one patched row, which nothing can be smaller than, and the logits of two cells and a copy."""
@@ -309,14 +403,17 @@ def test_memory_stays_under_the_bound_asked_for(name, logits, family):
     case.cache = case.model.run_with_cache(case.clean)[1]
     (panel,) = patching.SWEEPS[name]
     one_cell = 4 * 24 * (12 if logits == "all" else 1) * case.model.cfg.d_vocab
-    peaks = []
+    peaks, metric = [], case.metric
+    if logits == "few":
+        logits, metric = "last", TokenMetric(case.metric, case.ids.flatten())
     for bound in (1, 1e6, 4e6):
         options = patching.SweepOptions(logits=logits, max_memory=bound, progress=False)
         run = resumable.CorruptedRun(case.model, case.corrupted)
-        swept = sweep.Sweep(run, panel.site, case.cache, Metrics(case.metric, options), options)
+        swept = sweep.Sweep(run, panel.site, case.cache, Metrics(metric, options), options)
         cells = swept.all_cells([3, 9] if panel.by_pos else None)
         peaks.append(peak_bytes(partial(swept.values, cells)))
-        assert peaks[-1] <= max(bound, sweep.bytes_per_row(swept.run, options)) + 3 * one_cell, bound
+        one_row = sweep.bytes_per_row(run, options, tokens=swept.metrics.tokens)
+        assert peaks[-1] <= max(bound, one_row) + 3 * one_cell, bound
     assert logits == "all" or peaks[0] < 0.8 * peaks[-1]  # a larger bound is made use of
 
 

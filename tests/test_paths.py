@@ -137,6 +137,26 @@ def test_prompts_of_unequal_length(family, receivers, component):
     assert experiment.denoise(path_patch, progress=False).shape == (3, 4)  # the mask is passed on
 
 
+@pytest.mark.parametrize(("receivers", "component"), RECEIVERS)
+def test_an_experiment_computes_the_logits_of_its_answers_only(case, receivers, component):
+    """Its metric says which tokens it reads: the numbers are those of the same metric without that, in every prompt."""
+    _, experiment = case
+    for options in ({}, {"mlps": "free"}, {"max_batch": 3}, {"at": -1}):
+        found = experiment.denoise(path_patch, receivers=receivers, component=component, progress=False, **options)
+        whole = path_patch(*given_of(experiment), receivers, component, progress=False, **options)
+        torch.testing.assert_close(found, whole, atol=1e-5, rtol=1e-5)
+
+
+def test_a_sender_before_the_first_difference_changes_nothing(case):
+    """There the runs differ by float error, which is not patched: the value is the unpatched one to the last bit."""
+    _, experiment = case
+    first = (experiment.pairs.clean_tokens != experiment.pairs.corrupted_tokens).long().argmax(1)
+    options = {"receivers": [(2, 1)], "component": "k", "progress": False}
+    itself = experiment.denoise(path_patch, at=first - 1, **options)
+    assert (itself == itself[0, 0]).all()
+    assert experiment.denoise(path_patch, at=first, **options).std() > 0
+
+
 @pytest.mark.parametrize(("options"), [{"max_batch": 1}, {"max_batch": 7}, {"max_memory": 1}])
 def test_the_memory_bound_changes_nothing(case, options):
     _, experiment = case

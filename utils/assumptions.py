@@ -73,6 +73,11 @@ def hooks_on(model: TransformerBridge) -> list[str]:
     )
 
 
+def weights(model: TransformerBridge) -> tuple[int, ...]:
+    """A number that changes with each change of a weight, in place or by another tensor: for what is computed once only."""
+    return tuple(number for weight in model.parameters() for number in (weight.data_ptr(), weight._version))
+
+
 def require_readout(model: TransformerBridge) -> None:
     """Raise UnsupportedModel unless logits are W_U times the final residual stream over its norm's scale (plus b_U), and
     that stream is the sum of the embedding and of all attention and MLP outputs."""

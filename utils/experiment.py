@@ -16,6 +16,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from utils.attribution import logit_diff
 from utils.inference import ends_only, small_cache
 from utils.patching.last_logits import LastLogits
+from utils.patching.options import TokenMetric
 from utils.prompts import PromptError, PromptPairs
 
 # One number per prompt, read from the logits at its last position, `logits[:, -1]`.
@@ -80,6 +81,8 @@ class Experiment:
             metric = partial(self._per_prompt, zero=zero)
         if not mask.all():
             options = {"attention_mask": mask, **options}
+        if isinstance(self.score, TokenMetric):
+            metric = TokenMetric(metric, self.score.tokens)
         return sweep(self.model, tokens, cache, metric, **options)
 
     def _per_prompt(self, logits: Tensor, zero: Tensor) -> Float[Tensor, " batch"]:
@@ -90,14 +93,16 @@ def run_experiment(model: TransformerBridge, pairs: PromptPairs, score: Score | 
     """Run both sides of the pairs and score them: two forward passes.
 
     score: logits to one number per prompt, read at `logits[:, -1]`, which holds each prompt's true last position. None: the
-    logit of the correct answer minus that of the incorrect one. Raises PromptError for pairs whose sides have different
-    lengths, and for pairs without answers where no score is given; ValueError for a score that is not one number per prompt,
-    or that does not tell the runs apart.
+    logit of the correct answer minus that of the incorrect one. A score that reads a few tokens only can say which, as
+    `utils.patching.options.TokenMetric(score, tokens)`: then sweeps compute no other logits. Raises PromptError for pairs
+    whose sides have different lengths, and for pairs without answers where no score is given; ValueError for a score that is
+    not one number per prompt, or that does not tell the runs apart.
     """
     if score is None:
         if pairs.answer_tokens is None:
             raise PromptError("these pairs have no answers: give them to make_pairs, or give run_experiment a score")
         score = partial(logit_diff, answer_tokens=pairs.answer_tokens, per_prompt=True)
+        score = TokenMetric(score, pairs.answer_tokens.unique())
     if not torch.equal(pairs.clean_mask, pairs.corrupted_mask):
         row = int((pairs.clean_mask != pairs.corrupted_mask).any(1).nonzero()[0])
         raise PromptError(

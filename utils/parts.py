@@ -72,5 +72,12 @@ class Parts:
         block = self.blocks[layer]
         return block.mlp(block.ln2.original_component(mid))
 
-    def unembed(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
-        return self.model.unembed.original_component(self.model.ln_final.original_component(x))
+    def unembed(self, x: Float[Tensor, "... D"], tokens: Int[Tensor, " V"] | None = None) -> Float[Tensor, "... V"]:
+        """Logits of the whole vocabulary, or of these tokens only, which takes next to no time."""
+        normed, unembedding = self.model.ln_final.original_component(x), self.model.unembed.original_component
+        if tokens is None:
+            return unembedding(normed)
+        if type(unembedding) is not torch.nn.Linear:
+            return unembedding(normed)[..., tokens]
+        bias = None if unembedding.bias is None else unembedding.bias[tokens]
+        return F.linear(normed, unembedding.weight[tokens], bias)

@@ -12,13 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import ActivationCache
 from transformer_lens.model_bridge import TransformerBridge
 
 from utils.assumptions import require_heads, require_readout
-from utils.attribution import logit_diff
-from utils.circuits.evaluate import Circuit, CircuitTest, Head
-from utils.inference import ends_only
+from utils.circuits.evaluate import Circuit, CircuitTest, Head, keep_mask, z_of_heads
 from utils.ioi import SIGNALS
 from utils.parts import repeat_kv
 
@@ -158,34 +155,13 @@ def flip_signals(
     tokens: the prompts of each of `utils.ioi.SIGNALS`, (token, position) → tokens; each is run once for all circuits. Rows:
     the repeated name is kept, random, inverted. Columns: its place is kept, inverted. Source: Wang et al. 2022, figure 9.
     """
-    padded = None if test.pairs.clean_mask.all() else test.pairs.clean_mask
-    names = {name for circuit in circuits for name in _z_names(circuit)}
-    ends, found = ends_only(test.pairs.clean_last), []
+    found = []
     for signal in SIGNALS:
-        with test.model.hooks(fwd_hooks=[ends]):  # the logits of this run are not read
-            _, cache = test.model.run_with_cache(
-                tokens[signal], names_filter=lambda name: name in names, attention_mask=padded
-            )
+        z = z_of_heads(test.model, tokens[signal], test.pairs.clean_mask)
         for circuit in circuits:
-            put = functools.partial(_put_heads, circuit=circuit, roles=test.roles, cache=cache)
-            hooks = [*((name, put) for name in _z_names(circuit)), ends]
-            logits = test.model.run_with_hooks(test.pairs.clean_tokens, fwd_hooks=hooks, attention_mask=padded)
-            found.append(logit_diff(logits, test.pairs.answer_tokens))
+            mask = ~keep_mask(circuit, test.roles, test.shape)
+            found.append(test.scores_of_mask(mask, instead=z).mean())
     return torch.stack(found).unflatten(0, (3, 2, len(circuits))).movedim(-1, 0)
-
-
-def _z_names(circuit: Circuit) -> set[str]:
-    return {f"blocks.{layer}.attn.hook_z" for _, (layer, _) in placed(circuit)}
-
-
-def _put_heads(z: Tensor, hook, circuit: Circuit, roles: Mapping[str, Tensor], cache: ActivationCache) -> Tensor:
-    """z with the circuit's heads of this layer, at their roles, from another run."""
-    z = z.clone()
-    for role, (layer, head) in placed(circuit):
-        if hook.name == f"blocks.{layer}.attn.hook_z":
-            where = (torch.arange(len(z)), roles[role], head)
-            z[where] = cache[hook.name][where]
-    return z
 
 
 def signal_strengths(scores: Float[Tensor, "token position"]) -> tuple[float, float]:

@@ -21,11 +21,16 @@ class PathPatcher:
     """The two runs, where the senders are patched, and the two steps for some paths at once.
 
     Axes: path, rows (prompts of a group), n (positions from the group's start on), m (those at which senders are patched:
-    the first alone, or all n).
+    the first alone, or all n). tokens: those whose logits are read (None: all), which decides how many paths fit at once.
     """
 
     def __init__(
-        self, run: CorruptedRun, lending_cache: ActivationCache, paths: Sequence[Path], options: PathOptions
+        self,
+        run: CorruptedRun,
+        lending_cache: ActivationCache,
+        paths: Sequence[Path],
+        options: PathOptions,
+        tokens: Int[Tensor, " token"] | None = None,
     ) -> None:
         self.run, self.free = run, options.mlps == "free"
         to_logits = all(path.first_read == run.n_layers for path in paths)
@@ -43,7 +48,7 @@ class PathPatcher:
         self.groups = self._groups(differs, first)
         widest = max((run.real.shape[1] - group.start for group in self.groups), default=1)
         told = len({layer for path in paths for _, layer in path.reads}) * (widest if self.at is None else 1)
-        each = bytes_per_row(run, options.as_sweep(), widest) + 4 * told * run.model.cfg.d_model
+        each = bytes_per_row(run, options.as_sweep(), widest, tokens) + 4 * told * run.model.cfg.d_model
         self.rows = options.max_batch or max(1, int(options.max_memory // each))
         self.at_a_time = max(1, self.rows // max(1, sum(len(group.prompts) for group in self.groups)))
 
@@ -53,11 +58,14 @@ class PathPatcher:
             self.gained[site, layer] = gained if self.at is None else gained[self.run.rows, self.at].unsqueeze(1)
 
     def _groups(self, differs: Bool[Tensor, "batch pos"], first: Int[Tensor, " batch"]) -> list[Group]:
-        """The prompts in which the senders differ where they are patched: those that start together, together."""
+        """The prompts in which the senders differ where they are patched: those that start together, together.
+
+        Before a prompt's first difference the two runs differ by float error alone, and nothing can change.
+        """
         if self.at is None:
             starts, affected = first, first < self.run.real.shape[1]
         else:
-            starts, affected = self.at, differs[self.run.rows, self.at]
+            starts, affected = self.at, differs[self.run.rows, self.at] & (first <= self.at)
         chosen = [(start, affected & (starts == start)) for start in starts[affected].unique().tolist()]
         return [Group(where.nonzero()[:, 0], start) for start, where in chosen]
 

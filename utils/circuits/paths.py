@@ -36,8 +36,8 @@ from utils.circuits.path_options import (
 from utils.circuits.path_patcher import PathPatcher
 from utils.patching.gradient import require_ready
 from utils.patching.options import Metric, Metrics
-from utils.patching.resumable import CorruptedRun
-from utils.patching.sweep import logits_of_cells
+from utils.patching.resumable import CorruptedRun, receiving_run
+from utils.patching.sweep import logits_for, logits_of_cells
 
 
 def path_patch(
@@ -123,7 +123,7 @@ def _values(
     """The metric of every path: the unpatched one where nothing can change."""
     require_ready(model, tokens)
     require_heads(model)
-    return path_values(CorruptedRun(model, tokens, options.attention_mask), lending_cache, metric, paths, options)[0]
+    return path_values(receiving_run(model, tokens, options.attention_mask), lending_cache, metric, paths, options)[0]
 
 
 @torch.no_grad()
@@ -134,16 +134,16 @@ def path_values(
     metrics = Metrics(metric, options.as_sweep())
     if metrics.several:
         raise TypeError(f"one metric is needed, and {metrics.names} were given; call once for each")
-    unpatched_logits = run.unembed(run.resid_pre[-1][run.rows, run.last].unsqueeze(1))
+    unpatched_logits = logits_for(run, run.resid_pre[-1][run.rows, run.last].unsqueeze(1), metrics.tokens)
     unpatched = metrics(unpatched_logits)[0]
     values = unpatched.expand(len(paths), *unpatched.shape).clone()
-    patcher = PathPatcher(run, lending_cache, paths, options)
+    patcher = PathPatcher(run, lending_cache, paths, options, metrics.tokens)
     order = sorted((i for i, path in enumerate(paths) if patcher.can_change(path)), key=lambda i: paths[i].first_read)
     with tqdm(total=len(paths), desc="paths", leave=False, disable=not options.progress) as bar:
         bar.update(len(paths) - len(order))
         for some in _batches(order, paths, patcher.at_a_time):
             final, rows = patcher.final_of([paths[i] for i in some]), max(1, patcher.rows // len(some))
-            logits = logits_of_cells(run, final, patcher.groups, len(some), rows, unpatched_logits)
+            logits = logits_of_cells(run, final, patcher.groups, len(some), rows, unpatched_logits, metrics.tokens)
             for i, of_path in zip(some, logits, strict=True):
                 values[i] = metrics(of_path)[0]
             bar.update(len(some))

@@ -30,7 +30,7 @@ from utils.patching.gradient import attribution_patching, require_ready
 from utils.patching.options import Metric, Metrics, SweepOptions, sweep_options
 from utils.patching.panels import SWEEPS, Panel, panels_of
 from utils.patching.results import SweepResult, as_result, cells_in
-from utils.patching.resumable import CorruptedRun
+from utils.patching.resumable import receiving_run
 from utils.patching.sweep import Cells, Sweep
 
 __all__ = ["SWEEPS", "SweepOptions", "attribution_patching", "patch_sweep"]  # and every get_act_patch_*
@@ -61,7 +61,7 @@ def patch_sweep(
     positions = _positions(panels, chosen, corrupted_tokens.shape[1])
     with torch.no_grad():
         try:
-            run = CorruptedRun(model, corrupted_tokens, chosen.attention_mask)
+            run = receiving_run(model, corrupted_tokens, chosen.attention_mask)
         except UnsupportedModel as reason:
             if chosen.positions is not None or chosen.attention_mask is not None:
                 raise

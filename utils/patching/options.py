@@ -15,7 +15,7 @@ from utils.patching.last_logits import LastLogits
 
 Metric = Callable[[Float[Tensor, "batch pos d_vocab"]], Tensor]
 
-DEFAULT_MEMORY = 2**28  # bytes: with the model and two small caches, a sweep fits into the 2 GB of Binder
+DEFAULT_MEMORY = 2**27  # bytes: with the model and two small caches, a sweep fits into the 2 GB of Binder
 CHOICES = {"logits": ("last", "all"), "reduce": ("scalar", "mean", "none")}
 
 
@@ -74,6 +74,21 @@ class SweepOptions:
         return self.reduce != "scalar"
 
 
+@dataclass(frozen=True, eq=False)
+class TokenMetric:
+    """A metric that reads the logits of a few tokens only, and says which, so that a sweep computes no others.
+
+    metric: logits to a tensor, like any other. tokens: the ids that it reads, [token]. Where it gets the logits of these
+    tokens alone, the others are nan, so that a metric which reads more than it says cannot pass unnoticed.
+    """
+
+    metric: Metric
+    tokens: Int[Tensor, " token"]
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        return self.metric(logits)
+
+
 def sweep_options(given: Mapping[str, Any]) -> SweepOptions:
     """The options as one object. Raises TypeError for a name that is no option, with the names that are."""
     require_options(SweepOptions, given, "sweep")
@@ -97,6 +112,12 @@ class Metrics:
         if not self.by_name:
             raise ValueError("the mapping of metrics is empty; give at least one metric by its name")
         self.options = options
+
+    @property
+    def tokens(self) -> Int[Tensor, " token"] | None:
+        """The ids of the tokens whose logits are read, each once; None: all of them, or at every position."""
+        known = [metric.tokens for metric in self.by_name.values() if isinstance(metric, TokenMetric)]
+        return torch.cat(known).unique() if self.options.last_only and len(known) == len(self.by_name) else None
 
     @property
     def names(self) -> list[str]:

@@ -8,16 +8,22 @@ Axes: batch (prompts), pos, layer, head, kv_head, d_head, d_model; copy (cells o
 
 from __future__ import annotations
 
+import ctypes
+import sys
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from utils.assumptions import UnsupportedModel, disagree, peculiarities, versions
+from utils.assumptions import UnsupportedModel, disagree, peculiarities, versions, weights
 from utils.parts import Parts, position_ids, rotate
 from utils.prompts import last_positions
+
+KEPT_BYTES = 2**26  # a run that takes more than this is made anew for each sweep
 
 Column = list[
     tuple[Tensor, Tensor]
@@ -64,7 +70,7 @@ class CorruptedRun(Parts):
         super().__init__(model)
         self.real = torch.ones_like(tokens, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         self.last = last_positions(self.real)
-        self.rows = torch.arange(len(tokens), device=tokens.device)
+        self.rows, self.tokens = torch.arange(len(tokens), device=tokens.device), tokens.clone()
         self.allowed = self._allowed()
         embedded = model(tokens, stop_at_layer=0, attention_mask=attention_mask)
         try:
@@ -108,11 +114,21 @@ class CorruptedRun(Parts):
         if site in ("resid_pre", "resid_mid", "attn_out", "mlp_out"):
             return {"resid_pre": pre, "resid_mid": mid, "attn_out": mid - pre, "mlp_out": post - mid}[site]
         if site == "z":
-            return self.head_z(layer, Group(self.rows, 0))
+            return self._all_z[layer] if self.is_small else self.head_z(layer, Group(self.rows, 0))
         q, k, v = self.qkv(layer, pre)
         if site == "pattern":
             return self.pattern(self.rotated(q, self.rows, 0), self.k[layer], self.allowed)
         return {"q": q, "k": k, "v": v}[site]
+
+    @cached_property
+    def is_small(self) -> bool:
+        """Whether it takes little enough memory to be kept, with its z, for the next sweep of the same prompts."""
+        streams = [*self.resid_pre, *self.resid_mid, *self.k, *self.v]
+        return sum(stream.nbytes for stream in streams) <= KEPT_BYTES
+
+    @cached_property
+    def _all_z(self) -> list[Float[Tensor, "batch pos head d_head"]]:
+        return [self.head_z(layer, Group(self.rows, 0)) for layer in range(self.n_layers)]
 
     def head_z(self, layer: int, group: Group, site: str | None = None, clean=None, pos: int | None = None) -> Tensor:
         """z [batch, n, head, d_head] with every head's `site` replaced by `clean`, each head on its own.
@@ -236,3 +252,43 @@ def require_the_models_logits(run: CorruptedRun, tokens: Tensor, attention_mask:
             f"the resumable pass and {run.model.cfg.model_name} differ by {off:.2g} in the logits"
             f"{peculiarities(run.model)} ({versions()})"
         )
+
+
+# --- one run for several sweeps ---------------------------------------------------------------------------------------
+
+_last: list[tuple[CorruptedRun, tuple, weakref.ref]] = []  # at most one
+
+
+@torch.no_grad()
+def receiving_run(
+    model, tokens: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"] | None = None
+) -> CorruptedRun:
+    """The unpatched pass on `tokens`: the last small one again, if model, weights, tokens and mask are those it was made of.
+
+    It is forgotten with the tokens that it was made of. Raises UnsupportedModel as `CorruptedRun` does.
+    """
+    _give_back_memory()
+    now = _state(model)
+    for run, then, _ in _last:
+        real = torch.ones_like(tokens, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        same = run.model is model and then == now and tokens.device == run.tokens.device
+        if same and torch.equal(tokens, run.tokens) and torch.equal(real, run.real):
+            return run
+    _last.clear()
+    run = CorruptedRun(model, tokens, attention_mask)
+    if run.is_small:
+        _last.append((run, now, weakref.ref(tokens, lambda _: _last.clear())))
+    return run
+
+
+def _give_back_memory() -> None:
+    """What earlier sweeps have freed goes back to the system, where the C library (glibc) would keep it in pieces."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+def _state(model) -> tuple:
+    """What a run depends on: every weight, its sum as well, since `.data` can be written to unseen; and torch's own hooks."""
+    sums = tuple(weight.sum().item() for weight in model.parameters())
+    hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+    return weights(model), sums, hooks

@@ -29,7 +29,8 @@ class Sweep:
         self.run, self.metrics, self.options = run, metrics, options
         self.patch = Patch(run, site, clean_cache)
         final = run.resid_pre[-1]
-        self.unpatched_logits = run.unembed(final[run.rows, run.last].unsqueeze(1) if options.last_only else final)
+        ends = final[run.rows, run.last].unsqueeze(1) if options.last_only else final
+        self.unpatched_logits = logits_for(run, ends, metrics.tokens)
         self.unpatched = metrics(self.unpatched_logits)  # [metric] or [metric, batch]
 
     def all_cells(self, positions: list[int] | None) -> Cells:
@@ -89,7 +90,8 @@ class Sweep:
 
     def _rows_at_a_time(self) -> int:
         """How many patched copies of one prompt fit into the memory that the sweep may take."""
-        return self.options.max_batch or max(1, int(self.options.max_memory // bytes_per_row(self.run, self.options)))
+        each = bytes_per_row(self.run, self.options, tokens=self.metrics.tokens)
+        return self.options.max_batch or max(1, int(self.options.max_memory // each))
 
     def _logits(
         self, cells: list[Cell], pos: int | None, groups: list[Group]
@@ -100,7 +102,20 @@ class Sweep:
         def final(group: Group) -> Tensor:
             return self.run.resume(joins, group, self.options.last_only)
 
-        yield from logits_of_cells(self.run, final, groups, len(cells), rows, self.unpatched_logits)
+        yield from logits_of_cells(
+            self.run, final, groups, len(cells), rows, self.unpatched_logits, self.metrics.tokens
+        )
+
+
+def logits_for(
+    run: CorruptedRun, final: Float[Tensor, "batch n d_model"], tokens: Int[Tensor, " token"] | None
+) -> Float[Tensor, "batch n d_vocab"]:
+    """The logits that final streams give: all of them, or those of some tokens, and nan for the others."""
+    if tokens is None:
+        return run.unembed(final)
+    logits = final.new_full((*final.shape[:2], run.model.cfg.d_vocab), float("nan"))
+    logits[..., tokens] = run.unembed(final, tokens)
+    return logits
 
 
 def logits_of_cells(
@@ -110,24 +125,29 @@ def logits_of_cells(
     n_cells: int,
     rows_at_a_time: int,
     unpatched: Float[Tensor, "batch n_logits d_vocab"],
+    tokens: Int[Tensor, " token"] | None = None,
 ) -> Iterator[Float[Tensor, "batch n_logits d_vocab"]]:
     """The logits of every cell, one after the other, for all prompts: computed in the groups, unpatched elsewhere.
 
     final: the final residual streams of all cells, for some prompts of a group. unpatched: the unpatched run's logits, at
     each prompt's last position or at all of them; `final` gives the same positions, or those from the group's start on.
+    tokens: those whose logits are read (at last positions), where the others stay as they are in `unpatched`; None: all.
     """
     last_only, computed = unpatched.shape[1] == 1, []
     for group in groups:
         for prompts in group.prompts.split(rows_at_a_time):
             where = slice(None) if last_only else slice(group.start, None)
-            computed.append((prompts, where, run.unembed(final(Group(prompts, group.start, group.column)))))
-    if last_only and len(computed) == 1 and len(computed[0][0]) == len(run.rows):
+            computed.append((prompts, where, run.unembed(final(Group(prompts, group.start, group.column)), tokens)))
+    if tokens is None and last_only and len(computed) == 1 and len(computed[0][0]) == len(run.rows):
         yield from computed[0][2]  # all prompts', in one piece
         return
     for cell in range(n_cells):
         logits = unpatched.clone()
         for prompts, where, found in computed:
-            logits[prompts, where] = found[cell]
+            if tokens is None:
+                logits[prompts, where] = found[cell]
+            else:
+                logits[prompts[:, None], 0, tokens] = found[cell, :, 0]
         yield logits
 
 
@@ -135,11 +155,13 @@ def _where(chosen: Bool[Tensor, " batch"]) -> Int[Tensor, " rows"]:
     return chosen.nonzero()[:, 0]
 
 
-def bytes_per_row(run: CorruptedRun, options: SweepOptions, n: int | None = None) -> int:
+def bytes_per_row(
+    run: CorruptedRun, options: SweepOptions, n: int | None = None, tokens: Int[Tensor, " token"] | None = None
+) -> int:
     """Upper estimate of the working memory of one patched copy of one prompt, weights and caches not counted.
 
-    n: how many of its positions are computed (None: all). The logits of one cell, for every prompt, are there whatever the
-    bound: the metric reads them together.
+    n: how many of its positions are computed (None: all). tokens: those that have logits (None: all). The logits of one
+    cell, for every prompt, are there whatever the bound: the metric reads them together.
     """
     cfg, n_pos = run.model.cfg, run.real.shape[1]
     n = n_pos if n is None else n
@@ -149,4 +171,4 @@ def bytes_per_row(run: CorruptedRun, options: SweepOptions, n: int | None = None
     key_values = (5 * n + 4 * n_pos) * kv_heads  # k, v, rotated, and k and v again behind their prefix
     heads = cfg.d_head * (8 * n * cfg.n_heads + key_values)
     attention = heads + 3 * cfg.n_heads * n * n_pos  # scores, their softmax, and the mask
-    return 4 * (hidden + attention + 3 * n_logits * cfg.d_vocab)
+    return 4 * (hidden + attention + 3 * n_logits * (cfg.d_vocab if tokens is None else len(tokens)))

@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     parser.add_argument("--anyway", action="store_true", help="go on where the model cannot do the task")
     parser.add_argument(
-        "--max-memory", type=float, default=DEFAULT_MEMORY / 2**20, help="MiB for one batch (default: 256)"
+        "--max-memory", type=float, default=DEFAULT_MEMORY / 2**20, help="MiB for one batch (default: 128)"
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="for one report (default: all)")
     return parser
