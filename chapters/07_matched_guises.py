@@ -109,7 +109,7 @@ from tests.checks.predicting import score_predictions
 from utils import dialect, plots, stats, widgets
 from utils.dialect import measures, nulls
 from utils.dialect.bank import GuiseBank
-from utils.dialect.prefixes import PREFIXES
+from utils.dialect.prefixes import available_prefixes
 from utils.inference import end_logits
 from utils.models import load_model
 from utils.plots.specifications import specification_curve
@@ -1061,8 +1061,9 @@ from_file("guises.published.q_of_the_five", lambda: bank.log_ratios(published, P
 # %%
 FRONT_VERBS, FRONT_PROMPTS = 2, [PROMPTS[i] for i in (0, 3, 4)]
 front_groups = {name: dialect.pairs_of(name, FRONT_VERBS) for name in features} | nulls.null_pairs("any swap", FRONT_VERBS)
+prefixes = available_prefixes(model)  # gpt2, for example, has no chat template
 front_gaps, front_contrast = {}, {}
-for prefix in PREFIXES:
+for prefix in prefixes:
     found = bank.log_ratios_by_name(front_groups, FRONT_PROMPTS, prefix)
     front_gaps[prefix] = {name: measures.gap(each).mean().item() for name, each in found.items()}
     front_contrast[prefix] = bank.log_ratios(pairs, FRONT_PROMPTS, prefix)
@@ -1092,8 +1093,8 @@ def published_behind(prefix: str) -> list[float]:
     return [measures.strength(found).mean().item(), measures.gap(found).mean().item()]
 
 
-print("published pairs, strength and gap behind", ", ".join(PREFIXES))
-from_file("guises.published.by_prefix", lambda: [published_behind(prefix) for prefix in PREFIXES])
+print("published pairs, strength and gap behind", ", ".join(prefixes))
+from_file("guises.published.by_prefix", lambda: [published_behind(prefix) for prefix in prefixes])
 
 # %% [markdown]
 # *What do you see?* Which numbers depend on the prefix, and which do not?
@@ -1361,7 +1362,7 @@ unfavour = -torch.tensor(list(rating.values()))
 def specifications(name: str) -> pd.DataFrame:
     """One row per combination of choices, with the result under it."""
     entry, rows = {**dialect.grammar()["features"], **dialect.grammar()["contrasts"]}[name], []
-    for prefix in PREFIXES:
+    for prefix in prefixes:
         for pronoun in ("he", "she"):
             spoken = dialect.filled((entry["aae"], entry["sae"]), [pronoun], 6, name, entry.get("verbs"))
             found = bank.log_ratios(spoken, list(SPEC_PROMPTS.values()), prefix)  # [verb, prompt, trait]
@@ -1378,10 +1379,10 @@ def specifications(name: str) -> pd.DataFrame:
 
 CHOICES = ["prefix", "prompt", "verbs", "pronoun", "measure"]
 curves = {name: specifications(name) for name in ("be_usually", "done")}
-specification_curve(curves["be_usually"], "result", CHOICES, "The published contrast under 216 specifications", y="result (nats, or a correlation)")
+specification_curve(curves["be_usually"], "result", CHOICES, f"The published contrast under {len(curves['be_usually'])} specifications", y="result (nats, or a correlation)")
 
 # %%
-specification_curve(curves["done"], "result", CHOICES, "done / has under 216 specifications", y="result (nats, or a correlation)")
+specification_curve(curves["done"], "result", CHOICES, f"done / has under {len(curves['done'])} specifications", y="result (nats, or a correlation)")
 
 # %%
 positive = {name: curve.groupby("measure", sort=False)["result"].agg(lambda result: (result > 0).mean()) for name, curve in curves.items()}

@@ -97,7 +97,7 @@ from tests.checks.predicting import score_predictions
 from utils.tiny_models import tiny_model
 from utils import dialect, patching, plots, stats
 from utils.dialect import nulls, tracing
-from utils.dialect.prefixes import PREFIXES, behind
+from utils.dialect.prefixes import available_prefixes, behind
 from utils.dialect.removing import GuiseRuns
 from utils.attribution import apply_final_norm, component_labels, decompose_at, head_name, top_heads
 from utils.experiment import run_experiment
@@ -173,12 +173,9 @@ compare("tracing.aligned_features", sum(aligned == total for aligned, total in c
 N = 4
 FRAMES = dialect.frames("paper")[2:6]
 by_prefix = {}
-for prefix in PREFIXES:
-    try:
-        with behind(model, prefix) as front:
-            by_prefix[prefix] = dialect.trait_gaps(model, dialect.pairs_of("done", N), front(FRAMES))  # [verb, frame]
-    except dialect.DialectError as lacking:
-        print(lacking)
+for prefix in available_prefixes(model):
+    with behind(model, prefix) as front:
+        by_prefix[prefix] = dialect.trait_gaps(model, dialect.pairs_of("done", N), front(FRAMES))  # [verb, frame]
 gap_interval = {prefix: stats.anova_interval(table) for prefix, table in by_prefix.items()}
 plots.intervals(
     {"gap": [table.mean() for table in by_prefix.values()]},
@@ -436,7 +433,8 @@ half_written = {
     name: stream_names[int((curve[1] > curve[1, -1] / 2).long().argmax())] for name, curve in curves.items()
 }
 compare("tracing.lens.first_above_half", list(half_written.values()), model)
-nearly = {name: int((curve[0] > 0.9 * curve[0, -1]).long()[20:].argmax()) + 20 for name, curve in curves.items()}  # from layer 10 on
+third = 2 * (model.cfg.n_layers // 3)  # the streams before and inside each layer: from a third of the layers on
+nearly = {name: int((curve[0] > 0.9 * curve[0, -1]).long()[third:].argmax()) + third for name, curve in curves.items()}
 compare("tracing.lens.nearly_final_at", [stream_names[at] for at in nearly.values()], model)
 compare("tracing.lens.share_written_by_then", [curve[1, nearly[name]] / curve[1, -1] for name, curve in curves.items()], model)
 compare("tracing.lens.in_layer_0", [curve[0, 1] for curve in curves.values()], model)
