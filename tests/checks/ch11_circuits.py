@@ -83,6 +83,8 @@ def _ran(model: TransformerBridge, kept: str) -> tuple[Tensor, Mistakes]:
         "the first layer is left out": lambda: wrong(layers=range(1, run.graph.n_layers)),
         "the last layer is left out": lambda: wrong(layers=range(run.graph.n_layers - 1)),
         "what readers hear is averaged over writers: add up": lambda: wrong(average=True),
+        "what readers hear is cut to whole numbers: keep it a float": lambda: wrong(whole=True),
+        "what the MLP writes is written into every writer: its own place is heads.stop": lambda: wrong(everywhere=True),
         "a writer keeps what it writes in the clean run: it should write what it makes of the kept edges":
             lambda: wrong(clean=True),
     })  # fmt: skip
@@ -90,7 +92,7 @@ def _ran(model: TransformerBridge, kept: str) -> tuple[Tensor, Mistakes]:
 
 def _by_reader(
     run: EdgeRun, keep: Tensor, embedding=1.0, heads=True, mlps=True, late=False, first_reader=False, mlp_reader=0,
-    final="own", layers=None, average=False, clean=False,
+    final="own", layers=None, average=False, clean=False, whole=False, everywhere=False,
 ) -> Tensor:  # fmt: skip
     """The run, reader by reader; each keyword is something to get wrong."""
     graph = run.graph
@@ -102,6 +104,7 @@ def _by_reader(
     def heard(reader: int, mask: Tensor = keep) -> Tensor:
         kept = mask[reader]
         total = torch.einsum("w,wbpd->bpd", kept.float(), changed)
+        total = total.trunc() if whole else total
         return total / len(kept) if average else total
 
     for layer in range(graph.n_layers) if layers is None else layers:
@@ -111,7 +114,9 @@ def _by_reader(
         if heads and not clean:
             changed[own] = run.heads_tell(layer, told)
         if mlps and not clean:
-            changed[own.stop] = run.mlp_tells(layer, early if late else heard(readers.stop + mlp_reader))
+            changed[slice(None) if everywhere else own.stop] = run.mlp_tells(
+                layer, early if late else heard(readers.stop + mlp_reader)
+            )
     last = {
         "own": lambda: heard(-1),
         "nothing": lambda: 0 * heard(-1),
