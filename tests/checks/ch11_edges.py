@@ -14,7 +14,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from tests.checks.calling import call
 from tests.checks.ch05_runs import CLEAN, OTHER, Runs, runs_of
 from tests.checks.comparing import Mistakes, as_tensor, once, require_equal
-from tests.checks.core import exercise
+from tests.checks.core import exercise, require
 from tests.plain_paths import edge_by_hooks, written
 from utils.circuits.edge_run import EdgeRun
 from utils.circuits.graph import EdgeGraph, Reader, edge_graph
@@ -30,8 +30,14 @@ SHAPES = ((3, 4, None), (3, 4, 2), (2, 5, 1), (1, 3, 3))  # layers, heads, key/v
 def check_edge_mask(learner: Callable) -> str:
     for n_layers, n_heads, shared in SHAPES:
         cfg = SimpleNamespace(n_layers=n_layers, n_heads=n_heads, n_key_value_heads=shared)
+        given, found = dict(vars(cfg)), call(learner, cfg)
+        require(
+            vars(cfg) == given,
+            "cfg before and after your function: a setting has changed",
+            "leave cfg as it is: put the number of keys into a variable of your own",
+        )
         held = require_equal(
-            call(learner, cfg),
+            found,
             _mask(n_layers, n_heads, shared),
             f"the edges of {n_layers} layers of {n_heads} heads with {shared or n_heads} keys and values",
             axes="reader writer",
@@ -109,10 +115,24 @@ def _by_count(
 
 # --- exact effects ----------------------------------------------------------------------------------------------------
 
-READERS: dict[str, tuple[Reader, ...]] = {
-    "llama": (("v", 1, 1), ("q", 1, 2), ("k", 1, 0), ("mlp", 1, 0), ("logits", 3, 0)),
-    "gpt2": (("k", 1, 3), ("logits", 3, 0)),
+READERS: dict[
+    str, tuple[Reader, ...]
+] = {  # in several layers, so that none is taken for granted; few writers come before 0
+    "llama": (("v", 1, 1), ("k", 2, 0), ("q", 0, 2), ("mlp", 0, 0), ("logits", 3, 0)),
+    "gpt2": (("q", 1, 3), ("k", 0, 2), ("mlp", 2, 0)),
 }
+
+
+class EarlyRuns(Runs):
+    """The runs of chapter 05, with a metric that looks at one more position: what it is given must be all logits."""
+
+    def metric(self, logits: Tensor) -> Tensor:
+        return super().metric(logits) + 0.4 * logits[:, 6, 3].mean()
+
+
+@cache
+def early_runs_of(model: TransformerBridge) -> EarlyRuns:
+    return EarlyRuns(model)
 
 
 @exercise("11", look="section 2: the message at ln1, ln2 or ln_final's hook_in; for q, k, v one head in a second run",
@@ -120,7 +140,7 @@ READERS: dict[str, tuple[Reader, ...]] = {
 def check_exact_edges(learner: Callable) -> str:
     for family, readers in READERS.items():
         model = tiny_model(family)
-        runs, messages, got = runs_of(model), _messages(model), []
+        runs, messages, got = early_runs_of(model), _messages(model), []
         for reader in readers:
             n = edge_graph(model.cfg).n_before(*reader[:2])
             found = call(learner, model, runs.tokens, messages[:n], runs.metric, reader)
@@ -154,14 +174,14 @@ def _into_all(model: TransformerBridge) -> tuple[Tensor, Mistakes]:
 
 @cache
 def _messages(model: TransformerBridge) -> Tensor:
-    runs = runs_of(model)
+    runs = early_runs_of(model)
     writers = edge_graph(model.cfg).writers
     return torch.stack([written(model, runs.new, writer) - written(model, runs.orig, writer) for writer in writers])
 
 
 @cache
 def _into(model: TransformerBridge, reader: Reader) -> tuple[Tensor, Mistakes]:
-    runs, graph = runs_of(model), edge_graph(model.cfg)
+    runs, graph = early_runs_of(model), edge_graph(model.cfg)
     site, layer, head = reader
     messages = _messages(model)[: graph.n_before(site, layer)]
 
@@ -210,7 +230,7 @@ def _into(model: TransformerBridge, reader: Reader) -> tuple[Tensor, Mistakes]:
                for other in range(shared)},
         }  # fmt: skip
     else:
-        norm = "blocks.1.ln2" if site == "mlp" else "ln_final"
+        norm = f"blocks.{layer}.ln2" if site == "mlp" else "ln_final"
         mistakes |= {
             "the message is added behind the norm: at hook_in": lambda: hooked(f"{norm}.hook_out"),
             f"the message is added at ln1.hook_in where the reader is {site!r}": lambda: hooked(
@@ -301,13 +321,56 @@ def check_eap(learner: Callable) -> str:
             axes="reader writer",
             mistakes=mistakes,
         )
+    drawn = Drawn()
+    want, mistakes = _eap_mistakes(*drawn.both, drawn.at(0), drawn.exists)
+    require_equal(
+        call(learner, *drawn.both, drawn.at(0), drawn.exists),
+        want,
+        f"the score of every edge, with numbers drawn at random and {int(drawn.exists.sum())} edges anywhere in the table",
+        axes="reader writer",
+        mistakes=mistakes,
+    )
     return f"every edge of a Llama and of a GPT-2, zeros where there is none ({held})"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Messages, gradients along the way, and a table of edges, all drawn: every axis has a size of its own, and which edges
+    exist cannot be told from their number."""
+
+    n_readers: int = 6
+    n_writers: int = 7
+    rest: tuple[int, ...] = (3, 4, 5)  # batch pos d_model
+
+    def drawn(self, *shape: int, seed: int) -> Tensor:
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+    @property
+    def both(self) -> tuple[Tensor, Tensor]:
+        return self.drawn(self.n_writers, *self.rest, seed=1), self.drawn(self.n_writers, *self.rest, seed=2)
+
+    @property
+    def exists(self) -> Tensor:
+        return self.drawn(self.n_readers, self.n_writers, seed=3) > 0
+
+    def at(self, share: float) -> Tensor:
+        """A curve through the gradients at both ends, so that it matters where along the way they are taken."""
+        start, slope, bend = (self.drawn(self.n_readers, *self.rest, seed=seed) for seed in (4, 5, 6))
+        return start + float(share) * slope + 2 * float(share) ** 3 * bend
+
+
+def _by_number(exists: Tensor) -> Tensor:
+    """As many edges in each row, but the first ones."""
+    return torch.arange(exists.shape[1]) < exists.sum(1)[:, None]
 
 
 @cache
 def _eap(model: TransformerBridge) -> tuple[Tensor, Mistakes]:
     given = gradients_of(model)
-    (new, orig), gradients, exists = given.both, given.at(0), given.graph.exists
+    return _eap_mistakes(*given.both, given.at(0), given.graph.exists)
+
+
+def _eap_mistakes(new: Tensor, orig: Tensor, gradients: Tensor, exists: Tensor) -> tuple[Tensor, Mistakes]:
     n_prompts, n_pos = new.shape[1:3]
     want = _score(gradients, new - orig) * exists
     return want, once({
@@ -317,6 +380,8 @@ def _eap(model: TransformerBridge) -> tuple[Tensor, Mistakes]:
         "the two runs are added: new minus orig": lambda: _score(gradients, new + orig) * exists,
         "edges that do not exist have a score: put 0 there": lambda: _score(gradients, new - orig),
         "edges that exist have none: the mask is turned round": lambda: _score(gradients, new - orig) * ~exists,
+        "which edges exist is worked out anew: the table `exists` says it":
+            lambda: _score(gradients, new - orig) * _by_number(exists),
         "the score is averaged over prompts: the gradient is that of the whole metric, so add up": lambda: want / n_prompts,
         "the score is averaged over positions: add up": lambda: want / n_pos,
         "the score is averaged over prompts and positions: add up": lambda: want / n_prompts / n_pos,
@@ -352,16 +417,28 @@ def check_eap_ig(learner: Callable) -> str:
                 axes="reader writer",
                 mistakes=mistakes,
             )
+    drawn, messages = Drawn(), Drawn().both[0]
+    want, mistakes = _ig_mistakes(drawn.at, messages, drawn.exists, 3)
+    require_equal(
+        call(learner, messages, drawn.at, drawn.exists, 3),
+        want,
+        "the score of every edge, with numbers drawn at random and three steps",
+        axes="reader writer",
+        mistakes=mistakes,
+    )
     return f"every edge of a Llama and of a GPT-2, with one, four and five steps ({held})"
 
 
 @cache
 def _ig(model: TransformerBridge, steps: int) -> tuple[Tensor, Mistakes]:
     given = gradients_of(model)
-    (new, orig), exists = given.both, given.graph.exists
+    new, orig = given.both
+    return _ig_mistakes(given.at, new - orig, given.graph.exists, steps)
 
-    def mean(points: list[float], divisor: float | None = None) -> Tensor:
-        return _score(sum(map(given.at, points)) / (divisor or len(points)), new - orig) * exists
+
+def _ig_mistakes(at: Callable, messages: Tensor, exists: Tensor, steps: int) -> tuple[Tensor, Mistakes]:
+    def mean(points: list[float], divisor: float | None = None, exists: Tensor = exists) -> Tensor:
+        return _score(sum(map(at, points)) / (divisor or len(points)), messages) * exists
 
     middles = [(i + 0.5) / steps for i in range(steps)]
     several = max(1, steps - 1)
@@ -385,10 +462,10 @@ def _ig(model: TransformerBridge, steps: int) -> tuple[Tensor, Mistakes]:
         "all gradients are those of orig: gradients_at takes the share of the way": lambda: mean([0.0]),
         "all gradients are those of new: gradients_at takes the share of the way": lambda: mean([1.0]),
         "the share is not divided by steps: it goes from 0 to 1": lambda: mean([i + 0.5 for i in range(steps)], steps),
-        "edges that do not exist have a score: put 0 there":
-            lambda: _score(sum(map(given.at, middles)) / steps, new - orig),
-        "edges that exist have none: the mask is turned round":
-            lambda: _score(sum(map(given.at, middles)) / steps, new - orig) * ~exists,
+        "edges that do not exist have a score: put 0 there": lambda: mean(middles, exists=torch.ones_like(exists)),
+        "edges that exist have none: the mask is turned round": lambda: mean(middles, exists=~exists),
+        "which edges exist is worked out anew: the table `exists` says it":
+            lambda: mean(middles, exists=_by_number(exists)),
         "the message has the wrong sign: it is already new minus orig": lambda: -mean(middles),
         "rows are writers and columns readers: [reader, writer]": lambda: mean(middles).T,
         "the product is multiplied by steps: divide by it": lambda: mean(middles, 1 / steps),

@@ -31,6 +31,13 @@ PAIRS = [  # clean, corrupted, answer, wrong answer
     (SHOP, "When John went to the shops", " Mary", " Sebastian"),
     (SHOP, "When John went to the office and", " Sebastian", " Oliver"),
     (SHOP, "When Tom went to the garden", " Mary", " Oliver"),
+    ("When Mary went to Mary", "When John went to John", " Mary", " John"),  # one name for another, in two places
+    ("When Mary went to John", "When Mary went to Mary", " Mary", " John"),  # one difference, and no token that is new
+    (SHOP, "Then Mary went to the shops", " park", " school"),  # it is the first word that differs
+    (SHOP, "Then John said in the shops", " Mary", " John"),
+    (SHOP, "Then Tom said that Bob sing", " Mary", " Mary"),
+    ("When Sebastian went to the shops", SHOP, "x", " John"),
+    (SHOP, "When John went to the shops", " x", "Mary"),
 ]
 
 
@@ -124,6 +131,13 @@ def _pair_mistakes(model: TransformerBridge) -> Mistakes:
             model, answer=lambda a, b: single(a) != 2, wrong=lambda a, b: single(b) != 2),
         "answers of one token are refused: only no token at all is let through": lambda: _flags(
             model, answer=lambda a, b: single(a) != 0, wrong=lambda a, b: single(b) != 0),
+        "the blank in front of an answer is taken away: it is a part of the token": lambda: _flags(
+            model, answer=lambda a, b: single(a.strip()) != 1, wrong=lambda a, b: single(b.strip()) != 1),
+        "a blank is put in front of every answer: count the tokens of the answer as it is": lambda: _flags(
+            model, answer=lambda a, b: single(f" {a.strip()}") != 1, wrong=lambda a, b: single(f" {b.strip()}") != 1),
+        "the tokens are compared as sets: compare them place by place": lambda: _flags_of_sets(model),
+        "answers are looked at only where the prompts are equally long": lambda: _flags(model) & ~(
+            _flags(model)[:, :1] & (columns[2] | columns[3])),
         "the wrong answer is not looked at": lambda: _flags(model, wrong=lambda a, b: False),
         "the answer is not looked at": lambda: _flags(model, answer=lambda a, b: False),
         "neither answer is looked at": lambda: _flags(model, answer=lambda a, b: False, wrong=lambda a, b: False),
@@ -140,6 +154,14 @@ def _pair_mistakes(model: TransformerBridge) -> Mistakes:
             lambda: _flags(model) | (_flags(model)[:, :1] & columns[1]),
     }  # fmt: skip
     return once(known)
+
+
+def _flags_of_sets(model: TransformerBridge) -> Tensor:
+    flags = _flags(model)
+    for row, (clean, corrupted, *_) in enumerate(PAIRS):
+        one, other = (set(model.to_tokens(text)[0].tolist()) for text in (clean, corrupted))
+        flags[row, 1] = not flags[row, 0] and len(other - one) != 1
+    return flags
 
 
 def _by_words(model: TransformerBridge) -> Tensor:
@@ -170,6 +192,10 @@ SCORES: list[tuple[int, int, float, float, float]] = [  # seed, pairs, mean of c
     (5, 8, -2.0, 3.0, 0.6),
     (6, 10, 2.0, -2.0, 0.6),
     (7, 14, 1.0, 0.8, 0.4),
+    (8, 5, 3.0, 1.5, 0.6),  # few pairs are enough where they agree
+    (9, 40, 0.7, 0.6, 2.5),  # many are, where some pairs speak against it
+    (4, 3, 0.9, 2.5, 0.6),  # all clean scores above zero, and the interval not
+    (7, 4, 3.0, 0.5, 0.9),
 ]
 
 
@@ -388,7 +414,8 @@ REPORTS = [
         {"value": 0.5, "value_without_strongest": 0.375},
         {"value": 2.0, "value_without_strongest": 0.75}, {"shared_answers": 0.5}, {"shared_answers": 1.0},
         {"shared_answers": 0.0625}, {"empty_mae": 0.75}, {"empty_mae": 0.25}, {"low": 1.25, "high": 1.5},
-        {"low": 0.5, "high": 0.625},
+        {"low": 0.5, "high": 0.625}, {"value": 2.0, "value_without_strongest": 1.25}, {"shared_answers": 0.0078125},
+        {"mae": 0.375, "empty_mae": 0.625}, {"mae": 0.0625, "empty_mae": 0.25},
     )
 ]  # fmt: skip
 RIGHT_CLAIMS: dict[str, Callable[[Mapping], bool]] = {
@@ -453,6 +480,9 @@ WRONG_CLAIMS: dict[str, tuple[str, Callable[[Mapping], bool]]] = {
     "half of the value, and not a third": ("more than one head", lambda n: n["value_without_strongest"] >= n["value"] / 3),
     "words are new where no answer is shared": ("new words", lambda n: n["shared_answers"] != 0),
     "no answer may be shared; that not all are is too little": ("new words", lambda n: n["shared_answers"] < 1),
+    "no answer may be shared; a few are too many": ("new words", lambda n: n["shared_answers"] < 0.05),
+    "half of the value: the strongest head may add more than 0.5 where the value is large":
+        ("more than one head", lambda n: n["value"] - n["value_without_strongest"] <= 0.5),
     "no answer may be shared: 0, and not 1": ("new words", lambda n: n["shared_answers"] == 1),
     "no answer may be shared; less than half is too many": ("new words", lambda n: n["shared_answers"] < 0.5),
 }  # fmt: skip

@@ -48,6 +48,11 @@ def mask_transposed(cfg):
     return _mask(cfg).T
 
 
+def mask_in_place(cfg):
+    cfg.n_key_value_heads = cfg.n_key_value_heads or cfg.n_heads
+    return _mask(cfg)
+
+
 # --- exact_edges ------------------------------------------------------------------------------------------------------
 
 
@@ -110,6 +115,14 @@ def exact_piled_up(model, tokens, messages, metric, reader):
     return _exact(model, tokens, messages.cumsum(0), metric, reader)
 
 
+def exact_in_layer_1(model, tokens, messages, metric, reader):
+    return _exact(model, tokens, messages, metric, (reader[0], min(reader[1], 1), reader[2]))
+
+
+def exact_of_the_last_logits(model, tokens, messages, metric, reader):
+    return _exact(model, tokens, messages, lambda logits: metric(logits[:, -1:]), reader)
+
+
 # --- eap, eap_ig ------------------------------------------------------------------------------------------------------
 
 
@@ -141,6 +154,14 @@ def eap_transposed(new, orig, gradients, exists):
     return (torch.einsum("rbpd,wbpd->rw", gradients, new - orig) * exists).T
 
 
+def _by_number(exists):
+    return torch.arange(exists.shape[1]) < exists.sum(1)[:, None]
+
+
+def eap_own_table(new, orig, gradients, exists):
+    return torch.einsum("rbpd,wbpd->rw", gradients, new - orig) * _by_number(exists)
+
+
 def _ig(messages, gradients_at, exists, points, divisor=None):
     gradients = sum(gradients_at(share) for share in points) / (divisor or len(points))
     return torch.einsum("rbpd,wbpd->rw", gradients, messages) * exists
@@ -168,6 +189,10 @@ def ig_ends(messages, gradients_at, exists, steps):
 
 def ig_everywhere(messages, gradients_at, exists, steps):
     return _ig(messages, gradients_at, torch.ones_like(exists), [(i + 0.5) / steps for i in range(steps)])
+
+
+def ig_own_table(messages, gradients_at, exists, steps):
+    return _ig(messages, gradients_at, _by_number(exists), [(i + 0.5) / steps for i in range(steps)])
 
 
 # --- run_edges --------------------------------------------------------------------------------------------------------
@@ -221,6 +246,13 @@ def run_with_clean_outputs(run, keep):
     return run.logits_of(torch.einsum("w,wbpd->bpd", keep[-1].float(), run.gained_by_all()))
 
 
+def run_embedding_into_mlps(run, keep):
+    """The embedding is heard by every MLP, whatever is kept."""
+    keep = keep.clone()
+    keep[[i for i, (site, *_) in enumerate(run.graph.readers) if site == "mlp"], 0] = True
+    return _run(run, keep)
+
+
 # --- choosing, areas --------------------------------------------------------------------------------------------------
 
 
@@ -249,6 +281,23 @@ def top_weakest(scores, exists, n, signed=False):
     return discovery.top_edges(-scores if signed else 1 / scores.abs(), exists, n, signed)
 
 
+def top_own_table(scores, exists, n, signed=False):
+    return discovery.top_edges(scores, _by_number(exists), n, signed)
+
+
+def top_at_least_one(scores, exists, n, signed=False):
+    return discovery.top_edges(scores, exists, max(n, 1), signed)
+
+
+def top_helpful(scores, exists, n, signed=False):
+    chosen = discovery.top_edges(scores, exists, n, signed)
+    return chosen & (scores > 0) if signed and (scores > 0).sum() < n else chosen
+
+
+def top_signed_threshold(scores, exists, n, signed=False):
+    return top_by_threshold(scores, exists, n, True) if signed else discovery.top_edges(scores, exists, n)
+
+
 def areas_cancelling(shares, faithfulness):
     heights = np.array(faithfulness)
     return np.trapezoid(heights, shares), abs(np.trapezoid(1 - heights, shares))
@@ -273,6 +322,17 @@ def areas_complementary(shares, faithfulness):
 
 def areas_clipped(shares, faithfulness):
     return np.trapezoid(np.minimum(faithfulness, 1), shares), discovery.cmd(torch.tensor(faithfulness), shares)
+
+
+def areas_led_on(shares, faithfulness):
+    """To all edges, where the curve is 1."""
+    shares, faithfulness = [*shares, 1.0], np.array([*faithfulness, 1.0])
+    return np.trapezoid(faithfulness, shares), np.trapezoid(np.abs(1 - faithfulness), shares)
+
+
+def areas_from_the_end(shares, faithfulness):
+    heights = np.array(faithfulness)
+    return np.trapezoid(heights, shares), np.trapezoid(np.abs(heights[-1] - heights), shares)
 
 
 # --- overlap ----------------------------------------------------------------------------------------------------------
@@ -315,6 +375,14 @@ def overlaps_unseeded(per_prompt, exists, n, draws, seed=0):
 
 def overlaps_one_seed(per_prompt, exists, n, draws, seed=0):
     return _overlaps(per_prompt, exists, n, draws, 0)
+
+
+def overlaps_of_fewer(per_prompt, exists, n, draws, seed=0):
+    return _overlaps(per_prompt, exists, n, draws, seed, size=per_prompt.shape[-1] - 1)
+
+
+def overlaps_own_table(per_prompt, exists, n, draws, seed=0):
+    return _overlaps(per_prompt, _by_number(exists), n, draws, seed)
 
 
 # --- acdc -------------------------------------------------------------------------------------------------------------
@@ -373,6 +441,19 @@ def acdc_wasteful(edges, distance, threshold):
     return [edge for edge in edges if edge in kept]
 
 
+def acdc_again_and_again(edges, distance, threshold):
+    stay = _trial(edges, distance, threshold)
+    return stay if len(stay) == len(edges) else acdc_again_and_again(stay, distance, threshold)
+
+
+def acdc_names_as_truth(edges, distance, threshold):
+    return [edge for edge in _trial(edges, distance, threshold) if edge]
+
+
+def acdc_equal_goes_at_zero(edges, distance, threshold):
+    return _trial(edges, distance, threshold, strict=threshold == 0)
+
+
 WRONG = {
     "edge_mask": {
         "an MLP hears itself": mask_mlp_hears_itself,
@@ -381,6 +462,7 @@ WRONG = {
         "the logits are missing": mask_without_logits,
         "every head has a key and a value of its own": mask_by_query_head,
         "rows are writers": mask_transposed,
+        "leave cfg as it is": mask_in_place,
     },
     "exact_edges": {
         "the metric itself is returned": exact_metrics,
@@ -391,6 +473,8 @@ WRONG = {
         "only the last position": exact_at_the_end,
         "a function made in a loop": exact_late_binding,
         "messages pile up": exact_piled_up,
+        "values are right: look at what": exact_in_layer_1,
+        "your function raised IndexError": exact_of_the_last_logits,
     },
     "eap": {
         "two runs are exchanged": eap_exchanged,
@@ -400,6 +484,7 @@ WRONG = {
         "only the last position": eap_at_the_end,
         "prompts are summed before": eap_summed_first,
         "rows are writers": eap_transposed,
+        "which edges exist is worked out anew": eap_own_table,
     },
     "eap_ig": {
         "beginnings of the parts": ig_left,
@@ -408,6 +493,7 @@ WRONG = {
         "all gradients are those of orig": ig_at_orig,
         "from one end to the other": ig_ends,
         "edges that do not exist have a score": ig_everywhere,
+        "which edges exist is worked out anew": ig_own_table,
     },
     "run_edges": {
         "the embedding tells nothing": run_without_embedding,
@@ -417,6 +503,7 @@ WRONG = {
         "MLPs are never written": run_without_mlps,
         "kept edges are cut": run_complement,
         "keeps what it writes in the clean run": run_with_clean_outputs,
+        "third": run_embedding_into_mlps,
     },
     "top_edges": {
         "by size where the sign": top_by_size,
@@ -425,6 +512,10 @@ WRONG = {
         "as if they had a score of 0": top_of_zeros,
         "exactly n edges": top_by_threshold,
         "weakest edges": top_weakest,
+        "which edges exist is worked out anew": top_own_table,
+        "the best 0 edges": top_at_least_one,
+        "score below zero are never chosen": top_helpful,
+        "of equal scores at the border": top_signed_threshold,
     },
     "curve_areas": {
         "absolute value of CMD is taken after": areas_cancelling,
@@ -433,6 +524,8 @@ WRONG = {
         "means over points": areas_as_means,
         "CMD is 1 minus CPR": areas_complementary,
         "clipped to 1": areas_clipped,
+        "led on to (1, 1)": areas_led_on,
+        "distance from the last height": areas_from_the_end,
     },
     "bootstrap_overlap": {
         "without replacement": overlaps_without_replacement,
@@ -442,6 +535,8 @@ WRONG = {
         "of the first prompt": overlaps_with_the_first,
         "make a generator from the seed": overlaps_unseeded,
         "must use `seed`": overlaps_one_seed,
+        "one prompt too few": overlaps_of_fewer,
+        "which edges exist is worked out anew": overlaps_own_table,
     },
     "acdc": {
         "what goes must stay away": acdc_alone,
@@ -452,5 +547,8 @@ WRONG = {
         "these are the edges that go": acdc_removed,
         "in the order of `edges`": acdc_any_order,
         "remember the distance": acdc_wasteful,
+        "each is tried once": acdc_again_and_again,
+        "whose name counts as false": acdc_names_as_truth,
+        "exactly the threshold is let": acdc_equal_goes_at_zero,
     },
 }

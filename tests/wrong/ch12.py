@@ -59,6 +59,29 @@ def pair_own_names(model, clean, corrupted, answer, wrong):
     return {f"bad {name}" for name in _problems(model, clean, corrupted, answer, wrong)}
 
 
+def _with_answers(model, clean, corrupted, answer, wrong, bad):
+    found = _problems(model, clean, corrupted, answer, wrong) - {"answer", "wrong answer"}
+    return found | {name for name, word in (("answer", answer), ("wrong answer", wrong)) if bad(word)}
+
+
+def pair_stripped(model, clean, corrupted, answer, wrong):
+    def bad(word):
+        return model.to_tokens(word.strip(), prepend_bos=False).shape[1] != 1
+
+    return _with_answers(model, clean, corrupted, answer, wrong, bad)
+
+
+def pair_by_sets(model, clean, corrupted, answer, wrong):
+    one, other = (set(model.to_tokens(text)[0].tolist()) for text in (clean, corrupted))
+    found = _problems(model, clean, corrupted, answer, wrong) - {"difference"}
+    return found | ({"difference"} if "length" not in found and len(other - one) != 1 else set())
+
+
+def pair_prompts_first(model, clean, corrupted, answer, wrong):
+    found = _problems(model, clean, corrupted, answer, wrong)
+    return found - {"answer", "wrong answer"} if "length" in found else found
+
+
 # --- may_go_on --------------------------------------------------------------------------------------------------------------
 
 
@@ -105,6 +128,15 @@ def go_means(clean, corrupted):
 
 def go_clean_only(clean, corrupted):
     return _decision(clean, corrupted, rule=lambda a, b: a[0] > 0)
+
+
+def go_all_pairs(clean, corrupted):
+    every = all(a > 0 and a > b for a, b in zip(clean, corrupted, strict=True))
+    return _decision(clean, corrupted, rule=lambda a, b: every)
+
+
+def go_ten_pairs(clean, corrupted):
+    return _decision(clean, corrupted, rule=lambda a, b: a[0] > 0 and b[0] > 0 and len(clean) >= 10)
 
 
 def go_tuple(clean, corrupted):
@@ -168,6 +200,14 @@ def claims_half_of_one(numbers):
     return _claims(numbers, more_than_one_head=numbers["value_without_strongest"] >= 0.5)
 
 
+def claims_few_words(numbers):
+    return _claims(numbers, new_words=numbers["shared_answers"] < 0.05)
+
+
+def claims_small_share(numbers):
+    return _claims(numbers, more_than_one_head=numbers["value"] - numbers["value_without_strongest"] <= 0.5)
+
+
 def claims_some_words(numbers):
     return _claims(numbers, new_words=numbers["shared_answers"] < 1)
 
@@ -184,6 +224,9 @@ WRONG = {
         "several differences are let through": pair_with_many_differences,
         "the wrong answer is not looked at": pair_one_answer,
         "it stops at the first problem": pair_first_problem,
+        "the blank in front of an answer is taken away": pair_stripped,
+        "compared as sets": pair_by_sets,
+        "only where the prompts are equally long": pair_prompts_first,
         "return a set of strings": pair_as_bool,
         "the names are": pair_own_names,
     },
@@ -196,6 +239,8 @@ WRONG = {
         "one of the two is enough for you": go_either,
         "the means are compared with zero": go_means,
         "the difference is not looked at": go_clean_only,
+        "the decisions on all sets: off by 1; 1 of": go_ten_pairs,
+        "the decisions on all sets: off by 1; 3 of": go_all_pairs,
         "return a dictionary": go_tuple,
     },
     "matched_p": {
@@ -211,7 +256,9 @@ WRONG = {
         "the upper end is not looked at": claims_without_upper_end,
         "a small p-value is what makes a circuit special": claims_large_p,
         "half of the circuit's own value": claims_half_of_one,
-        "no answer may be shared": claims_some_words,
+        "that not all are is too little": claims_some_words,
+        "a few are too many": claims_few_words,
+        "may add more than 0.5 where": claims_small_share,
         "each claim is True or False": claims_as_numbers,
     },
 }
