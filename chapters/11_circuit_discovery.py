@@ -162,7 +162,8 @@ check_edge_mask(edge_mask)
 # %%
 graph = edge_graph(model.cfg)
 assert torch.equal(edge_mask(model.cfg), graph.exists)
-print(f"{len(graph.writers)} writers, {len(graph.readers)} readers, {graph.n_edges} edges; for example {graph.edge_name(200, 100)}")
+example = graph.exists.nonzero()[graph.n_edges // 2].tolist()
+print(f"{len(graph.writers)} writers, {len(graph.readers)} readers, {graph.n_edges} edges; for example {graph.edge_name(*example)}")
 compare("discovery.edges", graph.n_edges, model)
 
 

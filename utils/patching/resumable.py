@@ -23,7 +23,7 @@ from utils.assumptions import UnsupportedModel, disagree, peculiarities, version
 from utils.parts import Parts, position_ids, rotate
 from utils.prompts import last_positions
 
-KEPT_BYTES = 2**26  # a run that takes more than this is made anew for each sweep
+KEPT_BYTES = 2**25  # a run that takes more than this (some ten prompts) is made anew for each sweep
 
 Column = list[
     tuple[Tensor, Tensor]
