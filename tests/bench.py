@@ -12,7 +12,6 @@ the largest difference is over the cells that ran.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import json
 import os
@@ -42,6 +41,7 @@ from utils.ioi import ioi_pairs, positions_by_role
 from utils.models import load_model
 from utils.patching.options import DEFAULT_MEMORY
 from utils.patching.panels import ALL_POS, BY_POS, HEAD_SITES
+from utils.patching.resumable import give_back_memory
 from utils.prompts import single_token
 from utils.tiny_models import tiny_model
 
@@ -59,7 +59,8 @@ class PeakMemory:
         self.cuda = torch.cuda.is_available()
         if self.cuda:
             torch.cuda.reset_peak_memory_stats()
-        _give_back_free_memory()
+        gc.collect()
+        give_back_memory()  # what was freed but kept by the allocator would be used first, and would hide a peak
         self.before = self.peak = self._now()
         self.done = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
@@ -79,13 +80,6 @@ class PeakMemory:
         if self.cuda:
             return torch.cuda.memory_allocated()
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _give_back_free_memory() -> None:
-    """Memory that was freed but kept by the allocator would be used first, and would hide a peak."""
-    gc.collect()
-    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
 
 
 def timed(function: Callable[[], Tensor]) -> tuple[float, Tensor]:

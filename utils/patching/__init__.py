@@ -30,7 +30,7 @@ from utils.patching.gradient import attribution_patching, require_ready
 from utils.patching.options import Metric, Metrics, SweepOptions, sweep_options
 from utils.patching.panels import SWEEPS, Panel, panels_of
 from utils.patching.results import SweepResult, as_result, cells_in
-from utils.patching.resumable import receiving_run
+from utils.patching.resumable import CorruptedRun, give_back_memory
 from utils.patching.sweep import Cells, Sweep
 
 __all__ = ["SWEEPS", "SweepOptions", "attribution_patching", "patch_sweep"]  # and every get_act_patch_*
@@ -59,9 +59,10 @@ def patch_sweep(
     panels, chosen = panels_of(sweep), sweep_options(options)
     require_ready(model, corrupted_tokens)
     positions = _positions(panels, chosen, corrupted_tokens.shape[1])
+    give_back_memory()
     with torch.no_grad():
         try:
-            run = receiving_run(model, corrupted_tokens, chosen.attention_mask)
+            run = CorruptedRun(model, corrupted_tokens, chosen.attention_mask)
         except UnsupportedModel as reason:
             if chosen.positions is not None or chosen.attention_mask is not None:
                 raise

@@ -267,7 +267,7 @@ def receiving_run(
 
     It is forgotten with the tokens that it was made of. Raises UnsupportedModel as `CorruptedRun` does.
     """
-    _give_back_memory()
+    give_back_memory()
     now = _state(model)
     for run, then, _ in _last:
         real = torch.ones_like(tokens, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
@@ -281,7 +281,7 @@ def receiving_run(
     return run
 
 
-def _give_back_memory() -> None:
+def give_back_memory() -> None:
     """What earlier sweeps have freed goes back to the system, where the C library (glibc) would keep it in pieces."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
