@@ -669,6 +669,7 @@ to_mean = ablation.set_heads([top], ablation.mean_z_at_end(clean_cache, [top]))
 _, without_head = ablation.run_with_cache_and_hooks(model, tokens, to_mean)
 others_by_mean = direct_effect_change(model, clean_cache, without_head, directions)
 others_by_mean[top] = 0
+del without_head  # a cache takes 70 MB
 plots.scatter(
     others,
     others_by_mean,
@@ -912,7 +913,7 @@ accounts = []
 for head in removed:
     _, without_head = ablation.ablate_at_end(model, tokens, *head)  # as your function, with a small cache
     accounts.append(ablation.change_by_source(model, clean_cache, without_head, directions, [head]))
-del without_head  # a cache takes 70 MB
+del without_head
 plots.bar(
     {source: [account[source] for account in accounts] for source in accounts[0]},
     "What happens to the logit difference when one head is removed at END",
