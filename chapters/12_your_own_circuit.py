@@ -610,11 +610,11 @@ for claim, holds in claims.items():
 # **Try.** Run the command, or this chapter, on `capitals`. Which step looks most different from `agreement`, and why?
 # <details><summary>What you should find, on SmolLM2</summary>
 #
-# The first step and the sixth. On `capitals` the model is right in all 48 pairs, and the answer is its first choice of all tokens in 83 % of them. On `agreement` it is right in 41 of 48, and the right verb is never its first choice. So the same analysis rests on something the model does in one file, and on a weak preference in the other.
+# These are the figures of the two reports in `docs/examples/`; yours may differ with the number of pairs. Look first at *Can the model do it?* On `capitals` the model is right in all 48 pairs, and the answer is its first choice of all tokens in 83 % of them. On `agreement` it is right in 41 of 48, and the right verb is never its first choice. So the same analysis rests on something the model does in one file, and on a weak preference in the other.
 #
-# The values of the two circuits are nearly the same, .89 and .86. Their intervals are not: .86 to .92 for capitals, .71 to 1.10 for verbs. The logit differences of the capitals are seven times as large, so what is measured stands out more.
+# Under *Can these heads do it alone?* the values of the two circuits are nearly the same, .89 and .86. Their intervals are not: .86 to .92 for capitals, .71 to 1.10 for verbs. The logit differences of the capitals are seven times as large, so what is measured stands out more.
 #
-# The third step differs as well. Half of what the model knows about a capital is written by MLPs (5.1 of 10.5 logits), while on `agreement` the MLPs together write almost nothing (−.2 of 1.4). A table of heads tells you nearly everything about the verbs, and half about the capitals.
+# *Which parts write the answer?* differs as well. On `capitals` the MLPs write about half of the logit difference (5.1 of 10.5 logits), while on `agreement` the MLPs together write almost nothing (−.2 of 1.4). So a table of heads covers all of what is written for the verbs, and about half of it for the capitals.
 # </details>
 #
 # ## 8 · What would convince you that this is wrong?

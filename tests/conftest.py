@@ -13,6 +13,7 @@ from utils.tiny_models import tiny_model
 PRESS = [
     *("test_address.py", "test_house.py", "test_notebooks.py", "test_packaging.py", "test_site.py", "test_run.py"),
     *("test_setup_cell.py", "test_progress.py", "test_submission.py", "test_kit.py", "test_teaching.py"),
+    "test_slides.py",
 ]
 collect_ignore = [] if find_spec("nbgrader") else PRESS
 # What `make check` leaves to `make test`: waiting for other processes, kernels and wheels, and the longest comparisons.
