@@ -275,7 +275,7 @@ check_answer_token_ids(answer_token_ids)
 # %%
 def logit_diff(
     logits: Float[Tensor, "batch position d_vocab"], answer_tokens: Int[Tensor, "batch 2"], per_prompt: bool = False
-) -> Float[Tensor, ""] | Float[Tensor, "batch"]:
+) -> Float[Tensor, ""] | Float[Tensor, " batch"]:
     """Logit of the correct answer minus that of the incorrect one at END: per prompt [batch], or the mean, 0-d."""
     ### BEGIN SOLUTION
     correct, incorrect = logits[:, -1].gather(-1, answer_tokens).unbind(-1)  # each [batch]
@@ -300,7 +300,7 @@ check_logit_diff(logit_diff)
 # %%
 def logprob_diff(
     logits: Float[Tensor, "batch position d_vocab"], answer_tokens: Int[Tensor, "batch 2"]
-) -> Float[Tensor, "batch"]:
+) -> Float[Tensor, " batch"]:
     """Log-probability of the correct answer minus that of the incorrect one at END, per prompt."""
     ### BEGIN SOLUTION
     correct, incorrect = logits[:, -1].log_softmax(-1).gather(-1, answer_tokens).unbind(-1)

@@ -422,7 +422,7 @@ compare("ioi.attribution.worst_attention_layer", attention_parts.argmin(), model
 # %%
 def attribution_total(
     model: TransformerBridge, cache: ActivationCache, answer_tokens: Int[Tensor, "batch 2"]
-) -> Float[Tensor, "batch"]:
+) -> Float[Tensor, " batch"]:
     """All components' contributions at END and the bias term, summed: each prompt's logit difference."""
     ### BEGIN SOLUTION
     parts = cache.decompose_resid(layer=-1, pos_slice=-1)  # component batch d_model

@@ -155,7 +155,7 @@ compare("ioi.prompt_tokens", pairs.clean_tokens.shape[1], model)
 # </details>
 
 # %%
-def relative_difference(layer: int) -> Float[Tensor, "position"]:
+def relative_difference(layer: int) -> Float[Tensor, " position"]:
     """How far apart the two residual streams are, as a share of their length."""
     clean_stream, corrupted_stream = clean_cache["resid_pre", layer], corrupted_cache["resid_pre", layer]
     return ((clean_stream - corrupted_stream).norm(dim=-1) / clean_stream.norm(dim=-1)).mean(0)
@@ -886,7 +886,7 @@ for pair in tqdm(ten):
         "name": head_name(*pair), "layer": pair[0], "effect": round(every[0][pair].item(), 3), "at": at,
         "share of the effect there": round(effects[at] / every[0][pair].item(), 2), "reads": reads,
         "attention": round(share, 2), "why": reasons[pair], "direct attribution": round(direct[pair].item(), 2) + 0.0,
-    })  # fmt: skip
+    })
 pd.DataFrame(found).set_index("name").drop(columns="layer")
 
 # %%

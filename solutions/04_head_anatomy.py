@@ -703,7 +703,7 @@ def effect_factors(
     directions: Float[Tensor, "batch d_model"],
     layer: int,
     head: int,
-) -> tuple[Float[Tensor, "batch key"], Float[Tensor, "batch key"], Float[Tensor, "batch"]]:
+) -> tuple[Float[Tensor, "batch key"], Float[Tensor, "batch key"], Float[Tensor, " batch"]]:
     """The three factors of one head's direct effect at END: its attention, what each key's value would write along the
     direction, and the final norm's scale."""
     pattern = cache["pattern", layer][:, head, -1]  # batch key

@@ -348,7 +348,7 @@ widgets.guise_explorer(model, "he be working", "he's usually working", PROMPTS[2
 # </details>
 
 # %%
-def last_token_index(attention_mask: Int[Tensor, "batch position"]) -> Int[Tensor, "batch"]:
+def last_token_index(attention_mask: Int[Tensor, "batch position"]) -> Int[Tensor, " batch"]:
     """The index of each prompt's last real token, wherever the padding is."""
     ### BEGIN SOLUTION
     return attention_mask.shape[1] - 1 - attention_mask.flip(-1).argmax(-1)
@@ -382,7 +382,7 @@ check_last_token_index(last_token_index)
 
 # %%
 def log_probs_at_end(
-    model: TransformerBridge, prompts: list[str], attribute_tokens: Int[Tensor, "attribute"]
+    model: TransformerBridge, prompts: list[str], attribute_tokens: Int[Tensor, " attribute"]
 ) -> Float[Tensor, "batch attribute"]:
     """log p(attribute | prompt) at each prompt's true last token."""
     ### BEGIN SOLUTION
@@ -408,7 +408,7 @@ U, F = dialect.traits()  # ten unfavourable traits; every trait rated +1 or high
 
 def naive_gaps(
     model: TransformerBridge, pairs: Sequence[dialect.Pair], frames: Sequence[str]
-) -> tuple[Float[Tensor, "row"], Float[Tensor, "row"]]:
+) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
     """Gaps per row read at the last column of one right-padded batch, and at the true last tokens."""
     texts = [frame.format(getattr(pair, side)) for side in ("aae", "sae") for frame in frames for pair in pairs]
     tokens, mask = tokenize(model, texts)
@@ -463,7 +463,7 @@ compare("guises.wrong_sign_at_last_column", wrong_sign, model)
 # %%
 def association_scores(
     logp_aae: Float[Tensor, "row attribute"], logp_sae: Float[Tensor, "row attribute"]
-) -> Float[Tensor, "attribute"]:
+) -> Float[Tensor, " attribute"]:
     """q(x): mean over rows of log p(x | AAE) - log p(x | SAE)."""
     ### BEGIN SOLUTION
     return (logp_aae - logp_sae).mean(0)
@@ -555,9 +555,9 @@ compare("guises.favourability_correlations", [np.corrcoef(profile, list(rating.v
 def trait_gap(
     model: TransformerBridge,
     pairs: list[tuple[str, str]],
-    unfavourable: Int[Tensor, "u"],
-    favourable: Int[Tensor, "f"],
-) -> Float[Tensor, "pair"]:
+    unfavourable: Int[Tensor, " u"],
+    favourable: Int[Tensor, " f"],
+) -> Float[Tensor, " pair"]:
     """(mean unfavourable logit - mean favourable logit) after the AAE prompt, minus the same after the SAE prompt."""
     ### BEGIN SOLUTION
     prompts = [aae for aae, _ in pairs] + [sae for _, sae in pairs]
@@ -642,7 +642,7 @@ print(", ".join(dialect.swap_names()))
 # </details>
 
 # %%
-def null_swaps(observed: Float[Tensor, "feature"], null: Float[Tensor, "swap"]) -> Float[Tensor, "feature"]:
+def null_swaps(observed: Float[Tensor, " feature"], null: Float[Tensor, " swap"]) -> Float[Tensor, " feature"]:
     """Two-sided rank p-value of each observed gap among the gaps of null swaps, itself included."""
     ### BEGIN SOLUTION
     as_large = (null.abs() >= observed.abs()[:, None]).sum(1)  # [feature]
@@ -697,7 +697,7 @@ compare("guises.pilot.spread", swap_gaps.std(), model)
 # </details>
 
 # %%
-def bootstrap_interval(values: Float[Tensor, "row"], clusters: Sequence[Hashable]) -> tuple[float, float]:
+def bootstrap_interval(values: Float[Tensor, " row"], clusters: Sequence[Hashable]) -> tuple[float, float]:
     """(low, high): 95 % percentile bootstrap of the mean, resampling clusters and not rows."""
     ### BEGIN SOLUTION
     names = list(dict.fromkeys(clusters))
@@ -939,7 +939,7 @@ compare("guises.ladder.gap_intervals", [bounds["gap"][name] for name in ("be / '
 # Whole profiles tell the same story with more words. Which step resembles the whole?
 
 # %%
-def correlation(one: Float[Tensor, "trait"], other: Float[Tensor, "trait"]) -> float:
+def correlation(one: Float[Tensor, " trait"], other: Float[Tensor, " trait"]) -> float:
     return float(np.corrcoef(one, other)[0, 1])
 
 
@@ -1204,7 +1204,7 @@ compare("guises.interpretation.misspellings_as_large", as_large, model)
 
 # %%
 def pooled_test(
-    gaps: Float[Tensor, "feature"], units: Sequence[Hashable], null: Float[Tensor, "swap"]
+    gaps: Float[Tensor, " feature"], units: Sequence[Hashable], null: Float[Tensor, " swap"]
 ) -> tuple[float, float]:
     """(mean over units, two-sided p): one value per unit, against means of as many swaps with random signs."""
     ### BEGIN SOLUTION
@@ -1286,7 +1286,7 @@ fit_without = scipy.stats.linregress([more[i] for i in spelled_right], [gap_of[i
 px.scatter(
     x=more, y=gap_of, color=[kind for kind, _ in compared], hover_name=[name for _, name in compared],
     title="Does surprise explain the gap?", labels={"x": "surprisal, first side minus second (nats)", "y": "gap (nats)", "color": ""},
-)  # fmt: skip
+)
 
 # %%
 for label, found in (("all", fit), ("without_misspellings", fit_without)):
@@ -1407,7 +1407,7 @@ slopes = {name: prestige_slope(listed) for name, listed in job_groups.items()}
 plots.scatter(
     list(prestige.values()), job_ratios(job_groups["done"]).mean((0, 1)), "Occupations after he done … against he has …",
     x="prestige of the occupation (1 to 9)", y="q(occupation)", labels=list(prestige),
-)  # fmt: skip
+)
 
 # %%
 wrong_article = end_logits(model, [job_frames[0].format("he is working")], model.to_tokens(" engineer", prepend_bos=False)[0], log_softmax=True)
@@ -1445,7 +1445,7 @@ plots.bar(
     {outcome: verdict_table[outcome].tolist() for outcome in verdict_table},
     "Worse outcome minus better outcome: AAE, a control without it, and three neutral swaps",
     x="pair of guises", y="log-ratio (nats)", x_labels=verdict_table.index.tolist(),
-)  # fmt: skip
+)
 
 # %%
 for outcome in verdict_table:

@@ -1160,7 +1160,7 @@ claims = [
      "bos", f"{len(null_maps['any swap'])} and {len(null_maps['same place'])} swaps", "a null large enough to reach .05, and a head that does"),
     ("features share a direction at the closing quote", f"mean cosine {within['feature']:.2f}", f"{pm(shared_interval)} (jackknife); errors with features: {across['error']:.2f}",
      f"bos; end-of-text {elsewhere[0]:.2f}", f"random signs: p {by_chance:.3f}", "features that agree with each other and not with errors"),
-]  # fmt: skip
+]
 pd.DataFrame(claims, columns=["claim", "number", "interval or range", "prefix", "null", "what would change it"]).set_index("claim")
 
 # %% [markdown]

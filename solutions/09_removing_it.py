@@ -926,7 +926,7 @@ claims = [
      f"directions of swaps: {range_of(of_swaps)}", "as much as the direction of done"),
     ("twenty heads chosen for a swap are often the same", f"{in_common} of 20", f"p {chance_matched:.4f}", "bos",
      "lists from the same layers", "an overlap of one or two heads"),
-]  # fmt: skip
+]
 pd.DataFrame(claims, columns=["claim", "number", "interval", "prefix", "null or control", "what would change it"]).set_index("claim")
 
 # %% [markdown]

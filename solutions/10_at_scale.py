@@ -149,7 +149,7 @@ def timed(function, *args) -> tuple[float, object]:
     return time.perf_counter() - start, result
 
 
-def builtin_cells(some: pd.DataFrame) -> Float[Tensor, "cell"]:
+def builtin_cells(some: pd.DataFrame) -> Float[Tensor, " cell"]:
     """The built-in's value in the given cells, one forward pass each."""
     setter = builtin.layer_pos_patch_setter
     return builtin.generic_activation_patch(
@@ -286,7 +286,7 @@ def patched(layer: int, pos: int) -> Float[Tensor, "batch pos d_model"]:
     return resid
 
 
-def by_layer(some: pd.DataFrame) -> Float[Tensor, "cell"]:
+def by_layer(some: pd.DataFrame) -> Float[Tensor, " cell"]:
     return torch.stack([metric(run_from_layer(model, patched(layer, pos), layer)) for layer, pos in some.values])
 
 
@@ -370,7 +370,7 @@ def run_from_position(resid: Float[Tensor, "batch new d_model"], layer: int, sta
     return run.unembed(resid[:, -1:])
 
 
-def by_position(some: pd.DataFrame) -> Float[Tensor, "cell"]:
+def by_position(some: pd.DataFrame) -> Float[Tensor, " cell"]:
     return torch.stack([metric(run_from_position(patched(layer, pos)[:, pos:], layer, pos)) for layer, pos in some.values])
 
 
