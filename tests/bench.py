@@ -45,10 +45,22 @@ from utils.patching.resumable import give_back_memory
 from utils.prompts import single_token
 from utils.tiny_models import tiny_model
 
-SWEEPS = ("resid_pre", "block_every", "attn_head_out_all_pos", "attn_head_all_pos_every", "attn_head_out_by_pos",
-          "attn_head_by_pos_every")  # fmt: skip
-TARGETS = {"resid_pre": 40, "block_every": 30, "attn_head_out_all_pos": 8, "attn_head_all_pos_every": 8,
-           "attn_head_out_by_pos": 20, "attn_head_by_pos_every": 20}  # fmt: skip
+SWEEPS = (
+    "resid_pre",
+    "block_every",
+    "attn_head_out_all_pos",
+    "attn_head_all_pos_every",
+    "attn_head_out_by_pos",
+    "attn_head_by_pos_every",
+)
+TARGETS = {
+    "resid_pre": 40,
+    "block_every": 30,
+    "attn_head_out_all_pos": 8,
+    "attn_head_all_pos_every": 8,
+    "attn_head_out_by_pos": 20,
+    "attn_head_by_pos_every": 20,
+}
 FIXTURES = ("tiny-gpt2", "tiny-llama")
 
 
@@ -112,11 +124,13 @@ class Task:
 
     def theirs(self, site: str, axes, cells) -> Tensor:
         """The built-in loop over some cells of one sweep: cells is a DataFrame of indices."""
-        setter = {("layer", "pos"): builtin.layer_pos_patch_setter,
-                  ("layer", "head"): builtin.layer_head_vector_patch_setter,
-                  ("layer", "pos", "head"): builtin.layer_pos_head_vector_patch_setter,
-                  ("layer", "head_index"): builtin.layer_head_pattern_patch_setter,
-                  ("layer", "head_index", "dest_pos"): builtin.layer_head_pos_pattern_patch_setter}  # fmt: skip
+        setter = {
+            ("layer", "pos"): builtin.layer_pos_patch_setter,
+            ("layer", "head"): builtin.layer_head_vector_patch_setter,
+            ("layer", "pos", "head"): builtin.layer_pos_head_vector_patch_setter,
+            ("layer", "head_index"): builtin.layer_head_pattern_patch_setter,
+            ("layer", "head_index", "dest_pos"): builtin.layer_head_pos_pattern_patch_setter,
+        }
         args = (self.model, self.corrupted, self.cache, self.metric, setter[axes], site)
         return builtin.generic_activation_patch(*args, index_df=cells)
 
@@ -159,10 +173,20 @@ def compare(task: Task, sweep: str, repeats: int, limit: float) -> dict:
             off = max(off, (mine[tuple(some.T.values.tolist())] - expected).abs().max().item())
         if warm_s < 30:
             ours_s += [timed(lambda: task.ours(sweep))[0] for _ in range(2)]
-    row = {"model": task.name, "sweep": sweep, "cells": total, "builtin_s": statistics.median(theirs_s),
-           "ours_s": statistics.median(ours_s), "max_difference": off, "builtin_runs": len(theirs_s),
-           "our_runs": len(ours_s), "builtin_extrapolated_from_a_sample": not whole, "ours_all_s": ours_s,
-           "builtin_all_s": theirs_s, "load_average": os.getloadavg()[0]}  # fmt: skip
+    row = {
+        "model": task.name,
+        "sweep": sweep,
+        "cells": total,
+        "builtin_s": statistics.median(theirs_s),
+        "ours_s": statistics.median(ours_s),
+        "max_difference": off,
+        "builtin_runs": len(theirs_s),
+        "our_runs": len(ours_s),
+        "builtin_extrapolated_from_a_sample": not whole,
+        "ours_all_s": ours_s,
+        "builtin_all_s": theirs_s,
+        "load_average": os.getloadavg()[0],
+    }
     ratio, target = row["builtin_s"] / row["ours_s"], TARGETS[sweep] if task.name not in FIXTURES else None
     return row | {"ratio": ratio, "target": target}
 
@@ -227,9 +251,19 @@ def bench_paths(name: str, quick: bool, console: Console) -> list[dict]:
             [seconds for seconds, _ in [*before, *(timed(ours) for _ in range(1 if quick else 2))]]
         )
         plain_s = theirs_s / len(sample) * len(heads)
-        found.append({"paths into": what, "senders": len(heads), "plain_s": plain_s, "plain_sampled": len(sample),
-                      "ours_s": ours_s, "ratio": plain_s / ours_s, "target": target, "max_difference": off,
-                      "load_average": os.getloadavg()[0]})  # fmt: skip
+        found.append(
+            {
+                "paths into": what,
+                "senders": len(heads),
+                "plain_s": plain_s,
+                "plain_sampled": len(sample),
+                "ours_s": ours_s,
+                "ratio": plain_s / ours_s,
+                "target": target,
+                "max_difference": off,
+                "load_average": os.getloadavg()[0],
+            }
+        )
         console.print(found[-1])
     return [*found, _paths_growth(model, console)]
 
@@ -280,19 +314,35 @@ def growth_point(model, tokens, lengths, differing, max_memory: float = DEFAULT_
     clean, corrupted, mask = synthetic(model, tokens, lengths, differing)
     cache = {}
     for rows in torch.arange(len(clean)).split(32):  # the logits of every position are large: 32 prompts at a time
-        part = model.run_with_cache(clean[rows], attention_mask=mask[rows],
-                                    names_filter=lambda name: name.endswith("hook_resid_pre"))[1]  # fmt: skip
+        part = model.run_with_cache(
+            clean[rows], attention_mask=mask[rows], names_filter=lambda name: name.endswith("hook_resid_pre")
+        )[1]
         for name, value in part.items():
             cache.setdefault(name, []).append(value)
     cache = {name: torch.cat(values) for name, values in cache.items()}
     with PeakMemory() as memory:
-        seconds, _ = timed(lambda: patching.get_act_patch_resid_pre(
-            model, corrupted, cache, lambda logits: logits[:, -1, :2].mean(), attention_mask=mask, max_memory=max_memory,
-            progress=False))  # fmt: skip
+        seconds, _ = timed(
+            lambda: patching.get_act_patch_resid_pre(
+                model,
+                corrupted,
+                cache,
+                lambda logits: logits[:, -1, :2].mean(),
+                attention_mask=mask,
+                max_memory=max_memory,
+                progress=False,
+            )
+        )
     cached = len(clean) * clean.shape[1] * model.cfg.n_layers * 4 * (2 * model.cfg.d_model + 2 * _kv_width(model))
-    return {"prompts": len(clean), "length": max(lengths), "layers": model.cfg.n_layers, "seconds": seconds,
-            "peak_bytes": memory.bytes, "corrupted_run_bytes": cached, "asked_bytes": max_memory,
-            "load_average": os.getloadavg()[0]}  # fmt: skip
+    return {
+        "prompts": len(clean),
+        "length": max(lengths),
+        "layers": model.cfg.n_layers,
+        "seconds": seconds,
+        "peak_bytes": memory.bytes,
+        "corrupted_run_bytes": cached,
+        "asked_bytes": max_memory,
+        "load_average": os.getloadavg()[0],
+    }
 
 
 def _kv_width(model) -> int:
@@ -347,8 +397,16 @@ def table(rows: list[dict]) -> Table:
         out.add_column(column, justify="left" if column in ("model", "sweep") else "right")
     for row in rows:
         about = "~" if row["builtin_extrapolated_from_a_sample"] else ""
-        out.add_row(row["model"], row["sweep"], str(row["cells"]), f"{about}{row['builtin_s']:.3g}", f"{row['ours_s']:.3g}",
-                    f"{about}{row['ratio']:.1f}", str(row["target"] or ""), f"{row['max_difference']:.1e}")  # fmt: skip
+        out.add_row(
+            row["model"],
+            row["sweep"],
+            str(row["cells"]),
+            f"{about}{row['builtin_s']:.3g}",
+            f"{row['ours_s']:.3g}",
+            f"{about}{row['ratio']:.1f}",
+            str(row["target"] or ""),
+            f"{row['max_difference']:.1e}",
+        )
     return out
 
 
@@ -357,16 +415,23 @@ def figures(report: dict) -> list:
     rows = report.get("sweeps", [])
     for name in dict.fromkeys(row["model"] for row in rows):
         mine = [row for row in rows if row["model"] == name]
-        figure = plots.bar({"built-in": [r["builtin_s"] for r in mine], "ours": [r["ours_s"] for r in mine]},
-                           f"{name}: seconds per sweep", "sweep", "seconds (log)", [r["sweep"] for r in mine])  # fmt: skip
+        figure = plots.bar(
+            {"built-in": [r["builtin_s"] for r in mine], "ours": [r["ours_s"] for r in mine]},
+            f"{name}: seconds per sweep",
+            "sweep",
+            "seconds (log)",
+            [r["sweep"] for r in mine],
+        )
         found.append(figure.update_yaxes(type="log"))
     for axis, points in report.get("growth", {}).items():
         at = [p[axis] for p in points]
         found.append(
             plots.line([p["seconds"] for p in points], f"Residual sweep: time against {axis}", axis, "seconds", at)
         )
-        memory = {"working memory": [(p["peak_bytes"] - p["corrupted_run_bytes"]) / 1e6 for p in points],
-                  "bound": [p["asked_bytes"] / 1e6 for p in points]}  # fmt: skip
+        memory = {
+            "working memory": [(p["peak_bytes"] - p["corrupted_run_bytes"]) / 1e6 for p in points],
+            "bound": [p["asked_bytes"] / 1e6 for p in points],
+        }
         found.append(
             plots.line(memory, f"Residual sweep: memory against {axis}", axis, "MB above the runs' caches", at)
         )
@@ -413,8 +478,12 @@ def main() -> None:
     args = parser.parse_args()
     console, limit = Console(), 20 if args.quick else args.limit
     torch.set_grad_enabled(False)
-    report = {"torch": torch.__version__, "threads": torch.get_num_threads(), "cores": os.cpu_count(),
-              "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"}  # fmt: skip
+    report = {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
     args.out.mkdir(exist_ok=True)
     if (earlier := args.out / "bench.json").exists():  # sections that are not run again are kept
         report = json.loads(earlier.read_text()) | report

@@ -54,9 +54,16 @@ def _one_by_one(family: str) -> dict:
     given = (model, pairs.corrupted_tokens, lending, receiving, experiment.denoising_metric, graph)
     ours_s, ours = _seconds(lambda: experiment.denoise(edges.exact_edges, progress=False))
     plain_s, plain = _seconds(lambda: edges_by_hooks(*given), repeats=1)
-    return {"edges of": model.cfg.model_name, "edges": graph.n_edges, "one_by_one_s": plain_s, "ours_s": ours_s,
-            "ratio": plain_s / ours_s, "target": TARGET, "max_difference": (ours - plain).abs().max().item(),
-            "load_average": os.getloadavg()[0]}  # fmt: skip
+    return {
+        "edges of": model.cfg.model_name,
+        "edges": graph.n_edges,
+        "one_by_one_s": plain_s,
+        "ours_s": ours_s,
+        "ratio": plain_s / ours_s,
+        "target": TARGET,
+        "max_difference": (ours - plain).abs().max().item(),
+        "load_average": os.getloadavg()[0],
+    }
 
 
 def _estimates(experiment: Experiment) -> dict:
@@ -75,8 +82,15 @@ def _estimates(experiment: Experiment) -> dict:
     plain_s, _ = _seconds(plain)
     eap_s, _ = _seconds(lambda: experiment.denoise(edges.eap))
     ig_s, _ = _seconds(lambda: experiment.denoise(edges.eap_ig, steps=5), repeats=1)
-    return {"estimates": "all edges", "edges": edge_graph(model.cfg).n_edges, "two_forward_one_backward_s": plain_s,
-            "eap_s": eap_s, "eap_ig_of_5_s": ig_s, "ratio": eap_s / plain_s, "load_average": os.getloadavg()[0]}  # fmt: skip
+    return {
+        "estimates": "all edges",
+        "edges": edge_graph(model.cfg).n_edges,
+        "two_forward_one_backward_s": plain_s,
+        "eap_s": eap_s,
+        "eap_ig_of_5_s": ig_s,
+        "ratio": eap_s / plain_s,
+        "load_average": os.getloadavg()[0],
+    }
 
 
 def _sets(experiment: Experiment) -> dict:
@@ -87,8 +101,14 @@ def _sets(experiment: Experiment) -> dict:
     run.scores(keep)  # the first call takes the weights apart
     plain_s, _ = _seconds(lambda: experiment.model(experiment.pairs.corrupted_tokens), 5)
     set_s, _ = _seconds(lambda: run.scores(keep), 5)
-    return {"a set of": int(keep.sum()), "plain_forward_s": plain_s, "set_s": set_s, "ratio": set_s / plain_s, "target": 3,
-            "load_average": os.getloadavg()[0]}  # fmt: skip
+    return {
+        "a set of": int(keep.sum()),
+        "plain_forward_s": plain_s,
+        "set_s": set_s,
+        "ratio": set_s / plain_s,
+        "target": 3,
+        "load_average": os.getloadavg()[0],
+    }
 
 
 def _receivers(experiment: Experiment, n: int) -> dict:
@@ -102,12 +122,21 @@ def _receivers(experiment: Experiment, n: int) -> dict:
     readers.append(("logits", graph.n_layers, 0))
     seconds, exact = _seconds(lambda: experiment.denoise(edges.exact_edges, readers=readers, progress=False), 1)
     rows = [graph.readers.index(reader) for reader in readers]
-    found = {"edges into": f"q, k, v of {n} heads, and the logits", "readers": len(readers),
-             "edges": int(graph.exists[rows].sum()), "seconds": seconds, "largest": exact.abs().max().item()}  # fmt: skip
+    found = {
+        "edges into": f"q, k, v of {n} heads, and the logits",
+        "readers": len(readers),
+        "edges": int(graph.exists[rows].sum()),
+        "seconds": seconds,
+        "largest": exact.abs().max().item(),
+    }
     flop = _flop(model, experiment.pairs, graph, readers)
     rate = _rate(model)
-    return found | {"gflop": flop / 1e9, "gflop_per_s": rate / 1e9, "arithmetic_floor_s": flop / rate,
-                    "load_average": os.getloadavg()[0]}  # fmt: skip
+    return found | {
+        "gflop": flop / 1e9,
+        "gflop_per_s": rate / 1e9,
+        "arithmetic_floor_s": flop / rate,
+        "load_average": os.getloadavg()[0],
+    }
 
 
 def _flop(model, pairs, graph: EdgeGraph, readers: list) -> float:

@@ -49,12 +49,18 @@ HEADER = "clean,corrupted,answer,wrong_answer"
 GOOD = [
     f"{a} and {b} went to the {place},{c} and {b} went to the {place}, {a}, {c}"
     for a, b, c, place in (
-        ("Mary", "John", "Tom", "shop"), ("John", "Tom", "Mary", "park"), ("Tom", "Anna", "Paul", "school"),
-        ("Anna", "Paul", "Kate", "office"), ("Paul", "Kate", "Anna", "house"), ("Kate", "Mary", "John", "garden"),
-        ("Jane", "Luke", "Ruth", "shop"), ("Ruth", "Adam", "Emma", "park"), ("Emma", "Jack", "Luke", "school"),
+        ("Mary", "John", "Tom", "shop"),
+        ("John", "Tom", "Mary", "park"),
+        ("Tom", "Anna", "Paul", "school"),
+        ("Anna", "Paul", "Kate", "office"),
+        ("Paul", "Kate", "Anna", "house"),
+        ("Kate", "Mary", "John", "garden"),
+        ("Jane", "Luke", "Ruth", "shop"),
+        ("Ruth", "Adam", "Emma", "park"),
+        ("Emma", "Jack", "Luke", "school"),
         ("Luke", "Ruth", "Adam", "office"),
     )
-]  # fmt: skip
+]
 
 
 def write_csv(path: Path, rows: list[str] = GOOD, header: str = HEADER) -> Path:

@@ -75,7 +75,7 @@ FIGURES = {  # a figure, and what its description must say
         lambda: specification_curve(TABLE, "result", ["prompt"], "Choices", "gap"),
         "Points: Choices. Across: specification, from the lowest result to the highest; up: gap.",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -275,9 +275,11 @@ def test_flip_begins_with_the_model_and_strengths_fit(circuit_tests):
 
 def test_graph_draws_every_edge_where_its_ends_stand():
     edges = [
-        Edge((0, 1), "S1+1", (1, 2), "S2", 0.3, "k"), Edge((1, 2), "S2", (2, 0), "END", 0.2, "v"),
-        Edge((2, 0), "END", "logits", "END", -0.4), Edge((0, "mlp"), "S2", (2, 0), "END", 0.1, "q"),
-    ]  # fmt: skip
+        Edge((0, 1), "S1+1", (1, 2), "S2", 0.3, "k"),
+        Edge((1, 2), "S2", (2, 0), "END", 0.2, "v"),
+        Edge((2, 0), "END", "logits", "END", -0.4),
+        Edge((0, "mlp"), "S2", (2, 0), "END", 0.1, "q"),
+    ]
     figure = plots.graph(edges, ["S1+1", "S2", "END"], "A circuit")
     shown = [text for trace in figure.data for text in np.atleast_1d(trace.hovertext) if text]
     assert {str(edge) for edge in edges} <= {text.rsplit(":", 1)[0] for text in shown}

@@ -147,13 +147,19 @@ def varied(pairs: tuple[list[float], list[float]]) -> bool:
     return clean.std() > 0 and (clean - corrupted).std() > 0 and corrupted.std() > 0
 
 
-reports = st.fixed_dictionaries({
-    "clean_low": QUARTERS, "value": st.integers(1, 8).map(lambda n: n / 4),
-    "low": st.sampled_from([0.25, 0.75, 0.8, 0.875, 1.0, 1.25]), "high": st.sampled_from([0.5, 1.0, 1.125, 1.2, 1.25, 1.5]),
-    "mae": st.integers(0, 8).map(lambda n: n / 4), "empty_mae": st.integers(0, 8).map(lambda n: n / 2),
-    "random_p": st.sampled_from([0.01, 0.03125, 0.05, 0.0625, 0.5]), "value_without_strongest": QUARTERS,
-    "shared_answers": st.sampled_from([0.0, 0.0078125, 0.5, 0.75, 1.0]),
-})  # fmt: skip
+reports = st.fixed_dictionaries(
+    {
+        "clean_low": QUARTERS,
+        "value": st.integers(1, 8).map(lambda n: n / 4),
+        "low": st.sampled_from([0.25, 0.75, 0.8, 0.875, 1.0, 1.25]),
+        "high": st.sampled_from([0.5, 1.0, 1.125, 1.2, 1.25, 1.5]),
+        "mae": st.integers(0, 8).map(lambda n: n / 4),
+        "empty_mae": st.integers(0, 8).map(lambda n: n / 2),
+        "random_p": st.sampled_from([0.01, 0.03125, 0.05, 0.0625, 0.5]),
+        "value_without_strongest": QUARTERS,
+        "shared_answers": st.sampled_from([0.0, 0.0078125, 0.5, 0.75, 1.0]),
+    }
+)
 
 
 # --- the same, written another way --------------------------------------------------------------------------------------
@@ -206,9 +212,12 @@ def _writers_before(cfg):
 
 def _products(messages, gradient, exists):
     return [
-        [float((messages[w].double() * gradient[r].double()).sum()) if exists[r, w] else 0.0 for w in range(len(messages))]
+        [
+            float((messages[w].double() * gradient[r].double()).sum()) if exists[r, w] else 0.0
+            for w in range(len(messages))
+        ]
         for r in range(len(gradient))
-    ]  # fmt: skip
+    ]
 
 
 def _along(messages, gradients_at, exists, steps):
@@ -311,13 +320,18 @@ EXERCISES = {
     "means_by_template": Drawn(templates(), _template_means),
     "last_token_index": Drawn(masks(), _last),
     "association_scores": Drawn(ROWS, _columns),
-    "calibrated": Drawn(ROWS, lambda logp, empty: [
-        [a - b for a, b in zip(*rows, strict=True)] for rows in zip(logp.tolist(), empty.tolist(), strict=True)]),
+    "calibrated": Drawn(
+        ROWS,
+        lambda logp, empty: [
+            [a - b for a, b in zip(*rows, strict=True)] for rows in zip(logp.tolist(), empty.tolist(), strict=True)
+        ],
+    ),
     "null_swaps": Drawn(st.tuples(tables((1, 3)), tables((2, 9))).map(lambda both: (both[0][0], both[1][0])), _ranks),
     "is_circular": Drawn(ROWS, _circular),
     "share_removed": Drawn(
         tables((2, 5), n=2).filter(lambda both: both[0].mean() != 0),
-        lambda before, after: (sum(before.tolist()) - sum(after.tolist())) / sum(before.tolist())),
+        lambda before, after: (sum(before.tolist()) - sum(after.tolist())) / sum(before.tolist()),
+    ),
     "overlap_p": Drawn(two_lists_of_heads(), _hypergeometric),
     "slope_removed": Drawn(tables((2, 5), n=2).filter(lambda both: both[0].any()), _slope),
     "edge_mask": Drawn(settings_of_models(), _writers_before),
@@ -329,7 +343,7 @@ EXERCISES = {
     "may_go_on": Drawn(scores_of_pairs().filter(varied), _decision),
     "matched_p": Drawn(st.tuples(QUARTERS, st.lists(QUARTERS, min_size=1, max_size=9), st.booleans()), _rank),
     "supported": Drawn(reports.map(lambda report: (report,)), _claims),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", EXERCISES)

@@ -134,9 +134,16 @@ def test_edges_between_heads_agree_with_the_built_in(component):
     graph = edge_graph(experiment.model.cfg)
     for layer, head in ((0, 1), (1, 3)):
         want = built_in.get_act_patch_direct_path(
-            experiment.model, experiment.pairs.corrupted_tokens, experiment.clean_cache, experiment.corrupted_cache,
-            experiment.denoising_metric, layer, head, component, verbose=False,
-        )  # fmt: skip
+            experiment.model,
+            experiment.pairs.corrupted_tokens,
+            experiment.clean_cache,
+            experiment.corrupted_cache,
+            experiment.denoising_metric,
+            layer,
+            head,
+            component,
+            verbose=False,
+        )
         for at, to in itertools.product(range(layer + 1, 3), range(4)):
             found = exact("gpt2")[graph.reader(component, at, to), graph.writer((layer, head))]
             torch.testing.assert_close(found, want[at, to], **TOLERANCE)
@@ -178,10 +185,14 @@ def test_agrees_with_the_built_in_edge_attribution():
     for row in range(2):
         with torch.enable_grad():
             result = analysis.attribution_patch(
-            experiment.model, pairs.clean_tokens[[row]], pairs.corrupted_tokens[[row]],
-            lambda logits, row=row: logit_diff(logits[:, -1:], pairs.answer_tokens[[row]])
-            / (experiment.clean - experiment.corrupted), config,
-        )  # fmt: skip
+                experiment.model,
+                pairs.clean_tokens[[row]],
+                pairs.corrupted_tokens[[row]],
+                lambda logits, row=row: (
+                    logit_diff(logits[:, -1:], pairs.answer_tokens[[row]]) / (experiment.clean - experiment.corrupted)
+                ),
+                config,
+            )
         theirs = torch.zeros_like(found[..., row])  # theirs has an edge for each position
         for (writer, reader), score in result.edge_scores.items():
             layer = None if reader.kind == "logits" else reader.layer

@@ -13,39 +13,45 @@ def guarded():
     return torch.randn(3, 1, 5).as_subclass(LastLogits)
 
 
-@pytest.mark.parametrize("read", [
-    lambda x: x[:, -1],
-    lambda x: x[:, -1, :],
-    lambda x: x[..., -1, :],
-    lambda x: x[:, -1:][:, -1],
-    lambda x: x[torch.arange(3), -1],
-    lambda x: x[torch.tensor([True, True, True]), -1],
-    lambda x: x.double().float()[:, -1],
-    lambda x: (x + 0)[:, -1],
-    lambda x: x.gather(-1, torch.arange(5).expand(3, 1, 5))[:, -1],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda x: x[:, -1],
+        lambda x: x[:, -1, :],
+        lambda x: x[..., -1, :],
+        lambda x: x[:, -1:][:, -1],
+        lambda x: x[torch.arange(3), -1],
+        lambda x: x[torch.tensor([True, True, True]), -1],
+        lambda x: x.double().float()[:, -1],
+        lambda x: (x + 0)[:, -1],
+        lambda x: x.gather(-1, torch.arange(5).expand(3, 1, 5))[:, -1],
+    ],
+)
 def test_reading_the_last_position(guarded, read):
     found = read(guarded)
     assert type(found) is torch.Tensor and torch.equal(found, guarded.as_subclass(torch.Tensor)[:, 0])
 
 
-@pytest.mark.parametrize("read", [
-    lambda x: x[:, 0],
-    lambda x: x[0],
-    lambda x: x[:, 3, 1],
-    lambda x: x[:, :-1],
-    lambda x: x[torch.arange(3), torch.tensor([4, 5, 5])],
-    lambda x: x.mean(1),
-    lambda x: x.sum(),
-    lambda x: x.tolist(),
-    lambda x: next(iter(x)),
-    lambda x: x.squeeze(1),
-    lambda x: x.mean(1, keepdim=True)[:, -1],
-    lambda x: x.amax(dim=(1, 2), keepdim=True)[:, -1],
-    lambda x: torch.softmax(x, dim=-2)[:, -1],
-    lambda x: x.cumsum(1)[:, -1],
-    lambda x: x.gather(1, torch.zeros(3, 1, 5, dtype=torch.long))[:, -1],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda x: x[:, 0],
+        lambda x: x[0],
+        lambda x: x[:, 3, 1],
+        lambda x: x[:, :-1],
+        lambda x: x[torch.arange(3), torch.tensor([4, 5, 5])],
+        lambda x: x.mean(1),
+        lambda x: x.sum(),
+        lambda x: x.tolist(),
+        lambda x: next(iter(x)),
+        lambda x: x.squeeze(1),
+        lambda x: x.mean(1, keepdim=True)[:, -1],
+        lambda x: x.amax(dim=(1, 2), keepdim=True)[:, -1],
+        lambda x: torch.softmax(x, dim=-2)[:, -1],
+        lambda x: x.cumsum(1)[:, -1],
+        lambda x: x.gather(1, torch.zeros(3, 1, 5, dtype=torch.long))[:, -1],
+    ],
+)
 def test_reading_anything_else_is_refused(guarded, read):
     with pytest.raises(IndexError, match='logits="all"'):
         read(guarded)

@@ -193,8 +193,14 @@ def test_all_measures_are_the_single_ones():
     cells = torch.randn(2, 3, 37, generator=torch.Generator().manual_seed(4))
     found = measures.all_measures(cells)
     assert list(found) == [
-        "strength", "agreement_1933", "agreement_1951", "agreement_1969", "agreement_2012", "favourability", "gap",
-    ]  # fmt: skip
+        "strength",
+        "agreement_1933",
+        "agreement_1951",
+        "agreement_1969",
+        "agreement_2012",
+        "favourability",
+        "gap",
+    ]
     assert all(values.shape == (2, 3) for values in found.values())
     torch.testing.assert_close(found["gap"], measures.gap(cells))
     torch.testing.assert_close(found["agreement_2012"][1, 2], measures.agreement(cells[1, 2], "2012"))

@@ -51,12 +51,15 @@ def test_equivalent_mutants_exist_and_have_reasons():
 
 
 def test_a_survivor_a_crash_and_a_slow_mutant_are_told_apart(monkeypatch):
-    jobs = [("00", "zero_head", name, f"def zero_head(z, hook, head_index):\n    {body}") for name, body in (
-        ("right", "z = z.clone(); z[:, :, head_index] = 0; return z"),
-        ("wrong", "return z"),
-        ("raises", "return z[99]"),
-        ("endless", "\n    ".join(["while True:", "    pass"])),
-    )]  # fmt: skip
+    jobs = [
+        ("00", "zero_head", name, f"def zero_head(z, hook, head_index):\n    {body}")
+        for name, body in (
+            ("right", "z = z.clone(); z[:, :, head_index] = 0; return z"),
+            ("wrong", "return z"),
+            ("raises", "return z[99]"),
+            ("endless", "\n    ".join(["while True:", "    pass"])),
+        )
+    ]
     monkeypatch.setattr(running, "SECONDS", 3)
     right, wrong, raises, endless = running.in_forks(jobs)
     assert not right.killed and wrong.killed and wrong.likely and not wrong.raised

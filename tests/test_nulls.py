@@ -82,8 +82,10 @@ def test_done_is_built_on_verbs_whose_past_and_participle_are_alike():
 def test_pairs_of_templates_of_ones_own():
     pairs = dialect.filled(("{p} will {base}", "{p} is {ing}"), ["we", "they"], 3)
     assert [(pair.aae, pair.sae) for pair in pairs] == [
-        ("we will work", "we is working"), ("they will cook", "they is cooking"), ("we will walk", "we is walking"),
-    ]  # fmt: skip
+        ("we will work", "we is working"),
+        ("they will cook", "they is cooking"),
+        ("we will walk", "we is walking"),
+    ]
     assert [pair.aae for pair in dialect.filled(("{p} {stem}ign", "{p} {ing}"), ["he"], 2)] == [
         "he workign",
         "he cookign",

@@ -131,8 +131,17 @@ def test_prompts_of_unequal_length(family, receivers, component):
         where = shared(model, receivers, component)
         for sender, got in zip(sets, found, strict=True):
             want = by_hooks(
-                model, pairs.corrupted_tokens, lending, metric, sender, where, component, at, False, pairs.corrupted_mask
-            )  # fmt: skip
+                model,
+                pairs.corrupted_tokens,
+                lending,
+                metric,
+                sender,
+                where,
+                component,
+                at,
+                False,
+                pairs.corrupted_mask,
+            )
             torch.testing.assert_close(got, want, atol=TOLERANCE, rtol=TOLERANCE)
     assert experiment.denoise(path_patch, progress=False).shape == (3, 4)  # the mask is passed on
 
@@ -177,9 +186,16 @@ def test_edges_agree_with_the_built_in(family, component):
     model, pairs = experiment.model, experiment.pairs
     for layer, head in ((0, 1), (1, 3)):
         want = built_in.get_act_patch_direct_path(
-            model, pairs.corrupted_tokens, experiment.clean_cache, experiment.corrupted_cache,
-            experiment.denoising_metric, layer, head, component, verbose=False,
-        )  # fmt: skip
+            model,
+            pairs.corrupted_tokens,
+            experiment.clean_cache,
+            experiment.corrupted_cache,
+            experiment.denoising_metric,
+            layer,
+            head,
+            component,
+            verbose=False,
+        )
         found = edge_patch(*given_of(experiment), (layer, head), component, progress=False)
         torch.testing.assert_close(found[layer + 1 :], want[layer + 1 :], atol=TOLERANCE, rtol=TOLERANCE)
         torch.testing.assert_close(found[: layer + 1], torch.zeros(layer + 1, 4), atol=TOLERANCE, rtol=TOLERANCE)

@@ -168,7 +168,7 @@ def test_a_limit_that_is_no_scale_is_replaced(limit):
 def test_cells_that_are_not_finite_look_unlike_zero(bad):
     table = torch.tensor([[1.0, bad]])
     figures = [plots.imshow(table, "t", "x", "y"), plots.heads(table, "t"), plots.mosaic({"a": table}, "t")]
-    assert {figure.layout.plot_bgcolor for figure in figures} == {plots.NOT_FINITE}
+    assert {figure.layout.plot_bgcolor for figure in figures} == {plot_inputs.NOT_FINITE}
     assert plots.imshow(VALUES, "t", "x", "y").layout.plot_bgcolor is None
 
 

@@ -136,9 +136,12 @@ def test_nothing_of_another_file_model_or_setting_is_taken(csv, finished):
     other_weights = task_model("gpt2", seed=1)
     assert other_weights.cfg.model_name == model.cfg.model_name
     given = [
-        (data, model, SMALL), (data + b"\n", model, SMALL), (data, task_model("llama"), SMALL), (data, other_weights, SMALL),
+        (data, model, SMALL),
+        (data + b"\n", model, SMALL),
+        (data, task_model("llama"), SMALL),
+        (data, other_weights, SMALL),
         (data, model, ReportSettings(anyway=True, pairs=4, test_pairs=4, n_random=19, most=2, seed=1)),
-    ]  # fmt: skip
+    ]
     assert len({settings_digest(*each) for each in given}) == len(given)
     first = make_circuit_report(csv, model, finished, SMALL)  # read, not computed
     second = make_circuit_report(csv, other_weights, finished, SMALL)
@@ -315,9 +318,14 @@ def judged(**change):
         table[name.replace("_", " ")] |= values
     draws = [{"value": 0.1, "mae": 1.0 + i / 10, "correlation": 0.3} for i in range(19)]
     return {
-        "judged": table, "circuit": {"end": [[1, 2]]}, "lines": [2, 3], "strongest": [1, 2], "shared_answers": 0.5,
-        "shape_sizes": [4, 8], "random": {"never the strongest head": {"within": 2, "draws": draws}},
-    }  # fmt: skip
+        "judged": table,
+        "circuit": {"end": [[1, 2]]},
+        "lines": [2, 3],
+        "strongest": [1, 2],
+        "shared_answers": 0.5,
+        "shape_sizes": [4, 8],
+        "random": {"never the strongest head": {"within": 2, "draws": draws}},
+    }
 
 
 @pytest.mark.parametrize(

@@ -37,10 +37,16 @@ BAD = {
     "blank lines only": (b"\n\n \n", "the file is empty"),
     "header only": (f"{HEADER}\n".encode(), "pairs.csv:1: there is a header and no pair below it"),
     "no header": (file_of(header=GOOD[0].replace("Mary", "Emma")), "pairs.csv:1: no column names in ['Emma and John"),
-    "no clean": (file_of(header="prompt,corrupted,answer,wrong_answer"), "pairs.csv:1: no column 'clean' among ['prompt'"),
+    "no clean": (
+        file_of(header="prompt,corrupted,answer,wrong_answer"),
+        "pairs.csv:1: no column 'clean' among ['prompt'",
+    ),
     "no corrupted": (file_of(header="clean,other,answer,wrong_answer"), "pairs.csv:1: no column 'corrupted' among"),
     "no answer": (file_of(header="clean,corrupted,right,wrong_answer"), "pairs.csv:1: no column 'answer' among"),
-    "no wrong answer": (file_of(header="clean,corrupted,answer,incorrect"), "pairs.csv:1: no column 'wrong answer' among"),
+    "no wrong answer": (
+        file_of(header="clean,corrupted,answer,incorrect"),
+        "pairs.csv:1: no column 'wrong answer' among",
+    ),
     "column twice": (file_of(header="clean,corrupted,answer,wrong_answer,Clean"), "the column 'clean' is there twice"),
     "semicolons": (file_of(header=HEADER.replace(",", ";")), "pairs.csv:1: the columns are separated by semicolons"),
     "tabs": (file_of(header=HEADER.replace(",", "\t")), "pairs.csv:1: the columns are separated by tabs"),
@@ -48,32 +54,61 @@ BAD = {
     "UTF-16": (file_of().decode().encode("utf-16"), "pairs.csv:1: the file is UTF-16, not UTF-8"),
     "Windows-1252": (file_of(rows_with("café,bar, Anna, Kate")).decode().encode("cp1252"), "pairs.csv:5: byte 0xe9"),
     "NUL": (file_of(rows_with("An\0na,Kate, Anna, Kate")), "pairs.csv:5: a NUL character"),
-    "marks that do not match": (file_of(rows_with('"Anna" sat,Kate sat, Anna, Kate')), "pairs.csv:5: the quotation marks"),
+    "marks that do not match": (
+        file_of(rows_with('"Anna" sat,Kate sat, Anna, Kate')),
+        "pairs.csv:5: the quotation marks",
+    ),
     "a field too few": (file_of(rows_with("Anna sat,Kate sat, Anna")), "pairs.csv:5: 3 fields and 4 columns"),
-    "a comma in a text": (file_of(rows_with("Anna, she sat,Kate sat, Anna, Kate")), "pairs.csv:5: 5 fields and 4 columns"),
+    "a comma in a text": (
+        file_of(rows_with("Anna, she sat,Kate sat, Anna, Kate")),
+        "pairs.csv:5: 5 fields and 4 columns",
+    ),
     "empty clean": (file_of(fifth(clean=" ")), "pairs.csv:5: 'clean' is empty; fill it in, or delete the line"),
     "empty corrupted": (file_of(fifth(corrupted="")), "pairs.csv:5: 'corrupted' is empty"),
     "empty answer": (file_of(fifth(answer="")), "pairs.csv:5: 'answer' is empty"),
     "empty wrong answer": (file_of(fifth(wrong=" ")), "pairs.csv:5: 'wrong answer' is empty"),
-    "nan": (file_of(fifth(wrong="nan")), "pairs.csv:5: 'wrong answer' is 'nan', which programs write for an empty cell"),
+    "nan": (
+        file_of(fifth(wrong="nan")),
+        "pairs.csv:5: 'wrong answer' is 'nan', which programs write for an empty cell",
+    ),
     "equal sides": (file_of(fifth(corrupted="Anna sat")), "pairs.csv:5: clean and corrupted are both 'Anna sat'"),
     "equal answers": (file_of(fifth(wrong=" Anna")), "pairs.csv:5: answer and wrong answer are both ' Anna'"),
     "answers apart by a space": (file_of(fifth(wrong="Anna")), "answer ' Anna' and wrong answer 'Anna' differ in"),
     "space at a prompt's end": (file_of(fifth(clean="Anna sat ")), "5: the clean prompt 'Anna sat ' ends in white"),
-    "space at the corrupted end": (file_of(fifth(corrupted="Kate sat ")), "the corrupted prompt 'Kate sat ' ends in white"),
-    "space at an answer's end": (file_of(fifth(answer=" Anna ")), "pairs.csv:5: the answer ' Anna ' ends in white space"),
-    "two spaces": (file_of(fifth(wrong="  Kate")), "pairs.csv:5: the wrong answer '  Kate' begins with more than one space"),
-    "glued": (file_of(fifth(answer="Anna", wrong="Kate")), "the answer 'Anna' would be glued to the prompt, 'Anna satAnna'"),
-    "one with a space": (file_of(fifth(clean="5 +", corrupted="6 +", wrong="7")), "one begins with a space and one does not"),
-    "something unseen": (file_of(fifth(clean="An\u200bna sat")), "holds something that nobody sees: U+200B ZERO WIDTH SPACE"),
+    "space at the corrupted end": (
+        file_of(fifth(corrupted="Kate sat ")),
+        "the corrupted prompt 'Kate sat ' ends in white",
+    ),
+    "space at an answer's end": (
+        file_of(fifth(answer=" Anna ")),
+        "pairs.csv:5: the answer ' Anna ' ends in white space",
+    ),
+    "two spaces": (
+        file_of(fifth(wrong="  Kate")),
+        "pairs.csv:5: the wrong answer '  Kate' begins with more than one space",
+    ),
+    "glued": (
+        file_of(fifth(answer="Anna", wrong="Kate")),
+        "the answer 'Anna' would be glued to the prompt, 'Anna satAnna'",
+    ),
+    "one with a space": (
+        file_of(fifth(clean="5 +", corrupted="6 +", wrong="7")),
+        "one begins with a space and one does not",
+    ),
+    "something unseen": (
+        file_of(fifth(clean="An\u200bna sat")),
+        "holds something that nobody sees: U+200B ZERO WIDTH SPACE",
+    ),
     "a control character": (file_of(fifth(clean="An\u0007na sat")), "pairs.csv:5: U+0007 control character in"),
     "two alphabets": (file_of(fifth(clean="Ann\u0430 sat")), "mixes Latin letters with others that look like them"),
     "header again": (file_of(rows_with(HEADER)), "pairs.csv:5: the header is there a second time; delete this line"),
     "a pair twice": (file_of([*GOOD, FIFTH]), "pairs.csv:12: the same pair stands on line 5"),
-    "contradiction": (file_of([*GOOD, FIFTH.replace(" Anna, Kate", " Kate, Anna")]),
-                      "pairs.csv:12: ' Kate' is right for 'Anna and Paul went to the office' here and wrong on line 5"),
+    "contradiction": (
+        file_of([*GOOD, FIFTH.replace(" Anna, Kate", " Kate, Anna")]),
+        "pairs.csv:12: ' Kate' is right for 'Anna and Paul went to the office' here and wrong on line 5",
+    ),
     "too few pairs": (file_of(GOOD[:3]), f"pairs.csv: 3 pairs; at least {MIN_PAIRS} are needed"),
-}  # fmt: skip
+}
 
 # what the model refuses → (row, what the message says)
 BAD_FOR_THE_MODEL = {

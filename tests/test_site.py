@@ -135,9 +135,15 @@ def test_the_pages_of_a_run_say_what_was_compared(executed):
     """`make run` makes its pages in the same way."""
     rows = [
         {"title": "01 · A & B", "stem": "01_ioi_task", "seconds": 3.2, "error": None, "known": 4, "agree": 3},
-        {"title": "02 · C", "stem": "02_logit_attribution", "seconds": 1.0, "error": "ValueError: no\nmore", "known": 0,
-         "agree": 0},
-    ]  # fmt: skip
+        {
+            "title": "02 · C",
+            "stem": "02_logit_attribution",
+            "seconds": 1.0,
+            "error": "ValueError: no\nmore",
+            "known": 0,
+            "agree": 0,
+        },
+    ]
     found = pages.other_pages(executed, compared_note(rows, "tiny"))["index.md"]
     assert found.startswith(
         "# Taking a language model apart, twice\n\nThese pages were made by running the course on tiny."
@@ -152,12 +158,15 @@ def test_the_pages_of_a_run_say_what_was_compared(executed):
 @pytest.mark.parametrize(
     "line",
     [
-        '<script src="https://cdn.example/x.js"></script>', '<link rel="stylesheet" href="//fonts.example/a.css">',
-        '<img src="http://example.org/a.png">', "<style>@import 'https://example.org/a.css';</style>",
-        '<div style="background: url(https://example.org/a.png)"></div>', '<script>import("https://example.org/x.js")</script>',
+        '<script src="https://cdn.example/x.js"></script>',
+        '<link rel="stylesheet" href="//fonts.example/a.css">',
+        '<img src="http://example.org/a.png">',
+        "<style>@import 'https://example.org/a.css';</style>",
+        '<div style="background: url(https://example.org/a.png)"></div>',
+        '<script>import("https://example.org/x.js")</script>',
         '<link rel="preconnect" href="https://fonts.example">',
     ],
-)  # fmt: skip
+)
 def test_loads_from_elsewhere_are_found(tmp_path, line):
     (tmp_path / "a.html").write_text(f'<a href="https://example.org">{line}</a>')
     (found,) = checking.loads_from_elsewhere(tmp_path)
@@ -222,8 +231,10 @@ def test_a_glossary_is_taken_apart_at_its_terms():
     )
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
     assert pages.glossary_of(notebook) == [
-        ("Direct path, edge", "from a sender."), ("Ablation", "replacing; *zero ablation*."), ("Score q(x)", "how much."),
-    ]  # fmt: skip
+        ("Direct path, edge", "from a sender."),
+        ("Ablation", "replacing; *zero ablation*."),
+        ("Score q(x)", "how much."),
+    ]
     page = pages.glossary_page({"01_a": notebook, "02_b": notebook})
     assert "Ablation\n: Replacing; *zero ablation*. ([01](01_a.ipynb), [02](02_b.ipynb))" in page
 

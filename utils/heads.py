@@ -118,11 +118,19 @@ CLASSES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "previous_token": (("previous_token",), "attends to the token before", "who reads what it writes (05)"),
     "duplicate_token": (("duplicate_token",), "attends to an equal token", "who reads what it writes (05)"),
     "induction": (("induction",), "attends to what followed an equal token", "who reads what it writes (05)"),
-    "s_inhibition": (("END→S2", "patching"), "attends from END to S2; patching it matters", "whose queries it changes (05)"),
+    "s_inhibition": (
+        ("END→S2", "patching"),
+        "attends from END to S2; patching it matters",
+        "whose queries it changes (05)",
+    ),
     "name_mover": (("END→IO", "direct"), "attends from END to IO, and writes for IO", "whether it copies (05)"),
-    "negative_name_mover": (("END→IO", "against"), "attends from END to IO, and writes against IO", "whether it copies (05)"),
+    "negative_name_mover": (
+        ("END→IO", "against"),
+        "attends from END to IO, and writes against IO",
+        "whether it copies (05)",
+    ),
     "backup_name_mover": (("change",), "writes more for IO once the top head is gone", "the rest of the circuit (06)"),
-}  # fmt: skip
+}
 
 
 def classes_shown(evidence: Mapping[str, Float[Tensor, "layer head"]], share: float = 0.1) -> dict[str, Tensor]:

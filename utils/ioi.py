@@ -30,15 +30,25 @@ NAME_POOL = tuple(
     Laura Peter Helen Simon Rachel Daniel Julia Kevin Maria Robert Susan Thomas Linda George Marianne Siobhan""".split()
 )
 CORRUPTIONS = {  # what stands for the indirect object, the subject's first and its second mention; x, y, z: fresh names
-    "ABC": ("x", "y", "z"), "IO": ("x", "S", "S"), "S1": ("IO", "x", "S"), "S2": ("IO", "S", "x"),
-    "flip": ("IO", "S", "IO"), "swap": ("S", "IO", "S"), "exchange": ("S", "IO", "IO"), "fresh": ("x", "y", "y"),
+    "ABC": ("x", "y", "z"),
+    "IO": ("x", "S", "S"),
+    "S1": ("IO", "x", "S"),
+    "S2": ("IO", "S", "x"),
+    "flip": ("IO", "S", "IO"),
+    "swap": ("S", "IO", "S"),
+    "exchange": ("S", "IO", "IO"),
+    "fresh": ("x", "y", "y"),
     "fresh flip": ("x", "y", "x"),
-}  # fmt: skip
+}
 # The name that is repeated, and the place where it stood first, each kept or not: the corruption that does it (None: none).
 SIGNALS = {
-    ("kept", "kept"): None, ("kept", "inverted"): "swap", ("random", "kept"): "fresh", ("random", "inverted"): "fresh flip",
-    ("inverted", "kept"): "exchange", ("inverted", "inverted"): "flip",
-}  # fmt: skip
+    ("kept", "kept"): None,
+    ("kept", "inverted"): "swap",
+    ("random", "kept"): "fresh",
+    ("random", "inverted"): "fresh flip",
+    ("inverted", "kept"): "exchange",
+    ("inverted", "inverted"): "flip",
+}
 ROLES = ("BOS", "", "IO/S1", "", "S1/IO", "", "", "", "", "", "S2", "", "", "", "END")
 
 

@@ -277,15 +277,19 @@ def _tensor_put_back(value: Tensor, was: Tensor, name: str) -> list[tuple[str, s
         value.data = was.clone()
     changes = []
     if not same:
-        changes = [(
-            f"{name} before and after your function: its values were changed",
-            "you wrote into an input; work on a copy (x = x.clone()), or the next cell sees your edit",
-        )]  # fmt: skip
+        changes = [
+            (
+                f"{name} before and after your function: its values were changed",
+                "you wrote into an input; work on a copy (x = x.clone()), or the next cell sees your edit",
+            )
+        ]
     elif wants_gradient:
-        changes = [(
-            f"{name} before and after your function: it asks for a gradient",
-            "requires_grad_() changes what you are given: use x.detach().clone().requires_grad_()",
-        )]  # fmt: skip
+        changes = [
+            (
+                f"{name} before and after your function: it asks for a gradient",
+                "requires_grad_() changes what you are given: use x.detach().clone().requires_grad_()",
+            )
+        ]
     return changes
 
 

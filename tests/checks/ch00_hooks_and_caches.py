@@ -140,27 +140,36 @@ def check_logits_without_head(learner: Callable) -> str:
 def _without_head(model: TransformerBridge, layer: int, head: int) -> tuple[Tensor, Mistakes]:
     run = partial(_run_zeroing, model, _tokens(model))
     at_head, point = (slice(None), slice(None), head), f"blocks.{layer}.attn.hook_"
-    return run(f"{point}z", at_head), once({
-        "these are the logits of the whole model: is your hook in fwd_hooks, and does it return z?":
-            lambda: model(_tokens(model)),
-        "you zeroed attention scores: a score of 0 is not no attention, softmax makes it an equal share":
-            lambda: run(f"{point}attn_scores", (slice(None), head)),
-        "you zeroed the query: the head then attends evenly and still writes; zero z":
-            lambda: run(f"{point}q", at_head),
-        "you zeroed a whole attention layer: zero one head's z": lambda: run(f"{point}z", (...,)),
-        "you zeroed what the whole layer writes, with its bias: zero one head's z":
-            lambda: run(f"blocks.{layer}.hook_attn_out", (...,)),
-        "position 0 is left as it was: the head is zero at every position":
-            lambda: run(f"{point}z", (slice(None), slice(1, None), head)),
-        "another layer: layer counts from 0":
-            lambda: run(f"blocks.{(layer or model.cfg.n_layers) - 1}.attn.hook_z", at_head),
-        "another head: head_index counts from 0":
-            lambda: run(f"{point}z", (slice(None), slice(None), (head or model.cfg.n_heads) - 1)),
-        "you zeroed a position, not a head: the head is axis 2 of z":
-            lambda: run(f"{point}z", (slice(None), head)),
-        "layer and head_index are exchanged":
-            lambda: run(f"blocks.{head % model.cfg.n_layers}.attn.hook_z", (slice(None), slice(None), layer)),
-    })  # fmt: skip
+    return run(f"{point}z", at_head), once(
+        {
+            "these are the logits of the whole model: is your hook in fwd_hooks, and does it return z?": lambda: model(
+                _tokens(model)
+            ),
+            "you zeroed attention scores: a score of 0 is not no attention, softmax makes it an equal share": lambda: (
+                run(f"{point}attn_scores", (slice(None), head))
+            ),
+            "you zeroed the query: the head then attends evenly and still writes; zero z": lambda: run(
+                f"{point}q", at_head
+            ),
+            "you zeroed a whole attention layer: zero one head's z": lambda: run(f"{point}z", (...,)),
+            "you zeroed what the whole layer writes, with its bias: zero one head's z": lambda: run(
+                f"blocks.{layer}.hook_attn_out", (...,)
+            ),
+            "position 0 is left as it was: the head is zero at every position": lambda: run(
+                f"{point}z", (slice(None), slice(1, None), head)
+            ),
+            "another layer: layer counts from 0": lambda: run(
+                f"blocks.{(layer or model.cfg.n_layers) - 1}.attn.hook_z", at_head
+            ),
+            "another head: head_index counts from 0": lambda: run(
+                f"{point}z", (slice(None), slice(None), (head or model.cfg.n_heads) - 1)
+            ),
+            "you zeroed a position, not a head: the head is axis 2 of z": lambda: run(f"{point}z", (slice(None), head)),
+            "layer and head_index are exchanged": lambda: run(
+                f"blocks.{head % model.cfg.n_layers}.attn.hook_z", (slice(None), slice(None), layer)
+            ),
+        }
+    )
 
 
 def _run_zeroing(model: TransformerBridge, tokens: Tensor, name: str, index: tuple) -> Tensor:

@@ -114,16 +114,19 @@ def check_answer_token_ids(learner: Callable) -> str:
             f"the ids of the answers on {model.cfg.model_name}",
             axes="prompt answer",
             mistakes={
-                "you took the first of [BOS, name]: pass prepend_bos=False":
-                    lambda: torch.full_like(want, model.tokenizer.bos_token_id),
+                "you took the first of [BOS, name]: pass prepend_bos=False": lambda: torch.full_like(
+                    want, model.tokenizer.bos_token_id
+                ),
                 "the two answers are swapped: correct first": lambda: want.flip(-1),
                 "the leading space is lost: ' Mary' and 'Mary' are different tokens": lambda: torch.tensor(
-                    [[model.to_single_token(name.strip()) for name in pair] for pair in ANSWERS]),
+                    [[model.to_single_token(name.strip()) for name in pair] for pair in ANSWERS]
+                ),
                 "every row is the first prompt's answers": lambda: want[:1].expand_as(want),
-                "BOS is counted: there is an extra id per answer; pass prepend_bos=False":
-                    lambda: model.to_tokens(names).reshape(len(ANSWERS), 2, 2),
+                "BOS is counted: there is an extra id per answer; pass prepend_bos=False": lambda: model.to_tokens(
+                    names
+                ).reshape(len(ANSWERS), 2, 2),
             },
-        )  # fmt: skip
+        )
         for answers in SEVERAL_TOKENS:
             _require_refusal(learner, model, answers)
     return f"ids as from model.to_single_token, and an answer of several tokens is refused wherever it stands ({held})"
@@ -212,24 +215,29 @@ def _difference_mistakes(logits: Tensor, answers: Tensor) -> dict[str, Callable[
     """What goes wrong in a difference at the last position, one value per prompt."""
     end, rows = logits[:, -1], torch.arange(len(answers))
     return {
-        "you read the first position: the prediction stands at the last one, index -1":
-            lambda: _differences(logits[:, 0], answers),
+        "you read the first position: the prediction stands at the last one, index -1": lambda: _differences(
+            logits[:, 0], answers
+        ),
         "you read position 1: the last one is index -1": lambda: _differences(logits[:, 1], answers),
-        "you read the position before the last: the prediction stands at index -1":
-            lambda: _differences(logits[:, -2], answers),
-        "you took probabilities: no softmax; the difference of raw logits is wanted":
-            lambda: _differences(end.softmax(-1), answers),
+        "you read the position before the last: the prediction stands at index -1": lambda: _differences(
+            logits[:, -2], answers
+        ),
+        "you took probabilities: no softmax; the difference of raw logits is wanted": lambda: _differences(
+            end.softmax(-1), answers
+        ),
         "the sign: correct minus incorrect": lambda: -_differences(end, answers),
-        "absolute values: a prompt whose answer is wrong has a negative difference":
-            lambda: _differences(end, answers).abs(),
+        "absolute values: a prompt whose answer is wrong has a negative difference": lambda: _differences(
+            end, answers
+        ).abs(),
         "you averaged over positions: use the last one only": lambda: _differences(logits.mean(1), answers),
         "every prompt is read with the first prompt's answers": lambda: end[:, answers[0, 0]] - end[:, answers[0, 1]],
         "this is the correct answer's logit: subtract the incorrect one's": lambda: end[rows, answers[:, 0]],
         "this is the incorrect answer's logit: subtract it from the correct one's": lambda: end[rows, answers[:, 1]],
         "you added the two: correct minus incorrect": lambda: end[rows, answers[:, 0]] + end[rows, answers[:, 1]],
-        "every prompt is read with the answers of all prompts: pair rows and columns, or use gather":
-            lambda: (end[:, answers[:, 0]] - end[:, answers[:, 1]]).mean(1),
-    }  # fmt: skip
+        "every prompt is read with the answers of all prompts: pair rows and columns, or use gather": lambda: (
+            end[:, answers[:, 0]] - end[:, answers[:, 1]]
+        ).mean(1),
+    }
 
 
 def _require_gradient(learner: Callable, logits: Tensor, answers: Tensor) -> None:
@@ -264,24 +272,30 @@ def check_logprob_diff(learner: Callable) -> str:
         axes="prompt",
         mistakes={
             "you subtracted probabilities: take logarithms first (log_softmax)": lambda: _differences(probs, answers),
-            "you took the ratio of probabilities: its logarithm is wanted":
-                lambda: probs[rows, answers[:, 0]] / probs[rows, answers[:, 1]],
-            "log_softmax over the wrong axis: the vocabulary is the last one":
-                lambda: _differences(end.log_softmax(0), answers),
-            "log_softmax over the positions: the vocabulary is the last axis":
-                lambda: _differences(logits.log_softmax(1)[:, -1], answers),
+            "you took the ratio of probabilities: its logarithm is wanted": lambda: (
+                probs[rows, answers[:, 0]] / probs[rows, answers[:, 1]]
+            ),
+            "log_softmax over the wrong axis: the vocabulary is the last one": lambda: _differences(
+                end.log_softmax(0), answers
+            ),
+            "log_softmax over the positions: the vocabulary is the last axis": lambda: _differences(
+                logits.log_softmax(1)[:, -1], answers
+            ),
             "you averaged over prompts: return one value per prompt": want.mean,
             "logarithms to the base 10: log_softmax takes natural ones": lambda: _differences(probs.log10(), answers),
             "logarithms to the base 2: log_softmax takes natural ones": lambda: _differences(probs.log2(), answers),
             "these are log-odds: the logarithm of p alone, without 1 - p": lambda: _differences(probs.logit(), answers),
-            "this is the correct answer's log-probability: subtract the incorrect one's":
-                lambda: log_probs[rows, answers[:, 0]],
-            "this is the incorrect answer's log-probability: subtract it from the correct one's":
-                lambda: log_probs[rows, answers[:, 1]],
-            "you added the two: correct minus incorrect":
-                lambda: log_probs[rows, answers[:, 0]] + log_probs[rows, answers[:, 1]],
+            "this is the correct answer's log-probability: subtract the incorrect one's": lambda: log_probs[
+                rows, answers[:, 0]
+            ],
+            "this is the incorrect answer's log-probability: subtract it from the correct one's": lambda: log_probs[
+                rows, answers[:, 1]
+            ],
+            "you added the two: correct minus incorrect": lambda: (
+                log_probs[rows, answers[:, 0]] + log_probs[rows, answers[:, 1]]
+            ),
             **_difference_mistakes(logits, answers),
         },
-    )  # fmt: skip
+    )
     _require_one_prompt(learner, logits, answers)
     return f"equal to the logit difference of five prompts, as it must be ({held})"

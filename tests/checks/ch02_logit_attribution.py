@@ -58,21 +58,23 @@ def check_logit_diff_directions(learner: Callable) -> str:
             f"tokens_to_residual_directions, correct − incorrect, on {model.cfg.model_name}",
             axes="batch d_model",
             mistakes={
-                "the sign is the other way round: correct (index 0) minus incorrect (index 1)":
-                    lambda: incorrect - correct,
-                "these are rows of the embedding W_E: the logits are read with columns of the unembedding W_U":
-                    lambda: model.W_E[answers[:, 0]] - model.W_E[answers[:, 1]],
+                "the sign is the other way round: correct (index 0) minus incorrect (index 1)": lambda: (
+                    incorrect - correct
+                ),
+                "these are rows of the embedding W_E: the logits are read with columns of the unembedding W_U": lambda: (
+                    model.W_E[answers[:, 0]] - model.W_E[answers[:, 1]]
+                ),
                 "this is the correct answer's column alone: subtract the incorrect one's": lambda: correct,
                 "this is the incorrect answer's column alone: subtract it from the correct one's": lambda: incorrect,
                 "the two columns are added: correct minus incorrect": lambda: correct + incorrect,
-                "the directions are scaled to length 1: leave them as they are, or you no longer get logits":
-                    lambda: want / want.norm(dim=-1, keepdim=True),
-                "every prompt has the same direction: use each prompt's own answers":
-                    lambda: want[:1].expand_as(want),
+                "the directions are scaled to length 1: leave them as they are, or you no longer get logits": lambda: (
+                    want / want.norm(dim=-1, keepdim=True)
+                ),
+                "every prompt has the same direction: use each prompt's own answers": lambda: want[:1].expand_as(want),
                 "the directions are averaged over prompts: keep one per prompt": lambda: want.mean(0),
                 "the axes are in another order: [batch, d_model], so transpose": lambda: want.T,
             },
-        )  # fmt: skip
+        )
         require_equal(
             call(learner, model, answers[:1]),
             want[:1],
@@ -387,12 +389,14 @@ def _top_heads_mistake(got: list[tuple[int, int]], values: Tensor, k: int, sign:
         "sign is ignored: sign=-1 asks for the most negative": [top(values)],
         "the other end: sign=1 asks for the most positive, sign=-1 for the most negative": [top(-sign * values)],
         "(head, layer): the layer comes first": [[pair[::-1] for pair in right]],
-        "divided by the number of layers: a flat index is layer · n_heads + head":
-            [[divmod(layer * n_heads + head, n_layers) for layer, head in right]],
+        "divided by the number of layers: a flat index is layer · n_heads + head": [
+            [divmod(layer * n_heads + head, n_layers) for layer, head in right]
+        ],
         "the right heads in another order: the most extreme comes first": [right[::-1], sorted(right)],
-        "heads of equal value count once: each is a head of its own":
-            [[by_value[value] for value in sorted(by_value, key=lambda value: -sign * value)[:k]]],
-    }  # fmt: skip
+        "heads of equal value count once: each is a head of its own": [
+            [by_value[value] for value in sorted(by_value, key=lambda value: -sign * value)[:k]]
+        ],
+    }
     if len(set(got)) < len(got):
         return "a head is there twice: heads of equal value are different heads, so keep their indices"
     clamped = (sign * values).clamp(min=0)

@@ -47,10 +47,10 @@ def _check_metric(learner: Callable, noising: bool) -> str:
         mistakes = {
             "the metric of denoising: for noising, 0 should mean the clean run, so subtract clean"
             if noising
-            else "the metric of noising: for denoising, 0 should mean the corrupted run, so subtract corrupted":
-                lambda: other,
-            "inverted: this is 0 where it should be at its other end, and runs the other way":
-                lambda: -other,
+            else "the metric of noising: for denoising, 0 should mean the corrupted run, so subtract corrupted": lambda: (
+                other
+            ),
+            "inverted: this is 0 where it should be at its other end, and runs the other way": lambda: -other,
             "divides by the wrong sign: the distance is clean − corrupted": lambda: -right,
             "not divided by the distance between the baselines": lambda: right * distance,
             "only divided, nothing is subtracted": lambda: mean / distance,
@@ -59,15 +59,17 @@ def _check_metric(learner: Callable, noising: bool) -> str:
             "this is a baseline over the distance: subtract it from the mean": lambda: torch.as_tensor(own / distance),
             "the baseline is added: subtract it": lambda: (mean + own) / distance,
             "divided by the clean baseline: divide by the distance, clean − corrupted": lambda: (mean - own) / clean,
-            "divided by the corrupted baseline: divide by the distance, clean − corrupted":
-                lambda: (mean - own) / corrupted,
-            "read at the first position: the answer is predicted at the last one":
-                lambda: (logit_diff_at(logits, answers, 0).mean() - own) / distance,
-            "clamped between the two ends: a patch may go beyond them":
-                lambda: right.clamp(*((-1, 0) if noising else (0, 1))),
-            "one value per prompt: a metric is one number, so take the mean":
-                lambda: (per_prompt - own) / distance,
-        }  # fmt: skip
+            "divided by the corrupted baseline: divide by the distance, clean − corrupted": lambda: (
+                (mean - own) / corrupted
+            ),
+            "read at the first position: the answer is predicted at the last one": lambda: (
+                (logit_diff_at(logits, answers, 0).mean() - own) / distance
+            ),
+            "clamped between the two ends: a patch may go beyond them": lambda: right.clamp(
+                *((-1, 0) if noising else (0, 1))
+            ),
+            "one value per prompt: a metric is one number, so take the mean": lambda: (per_prompt - own) / distance,
+        }
         held = require_equal(
             call(learner, logits, answers, clean, corrupted),
             right,
@@ -127,29 +129,35 @@ def check_patch_position(learner: Callable) -> str:
             held = require_equal(
                 call(learner, activation, hook=hook, pos=pos, clean_cache=runs.clean_cache),
                 _replaced(activation, clean, (slice(None), pos)),
-                f"{name} of layer {layer} of {runs.model.cfg.model_name}, "
-                f"with position {pos} from the clean run",
+                f"{name} of layer {layer} of {runs.model.cfg.model_name}, with position {pos} from the clean run",
                 axes="batch position d_model",
                 mistakes={
                     "you patched every position: index position `pos` only": lambda: clean,
-                    "you patched a prompt, not a position: the batch is axis 0, positions are axis 1":
-                        lambda: _replaced(activation, clean, (pos % len(activation),)),
-                    "you patched from `pos` on: index position `pos` only":
-                        lambda: _replaced(activation, clean, (slice(None), slice(pos, None))),
-                    "you patched up to `pos`: index position `pos` only":
-                        lambda: _replaced(activation, clean, (slice(None), slice(0, pos + 1))),
+                    "you patched a prompt, not a position: the batch is axis 0, positions are axis 1": lambda: (
+                        _replaced(activation, clean, (pos % len(activation),))
+                    ),
+                    "you patched from `pos` on: index position `pos` only": lambda: _replaced(
+                        activation, clean, (slice(None), slice(pos, None))
+                    ),
+                    "you patched up to `pos`: index position `pos` only": lambda: _replaced(
+                        activation, clean, (slice(None), slice(0, pos + 1))
+                    ),
                     "you patched the last position: use `pos`": lambda: _replaced(activation, clean, (slice(None), -1)),
-                    "you patched one coordinate at every position: positions are axis 1":
-                        lambda: _replaced(activation, clean, (..., pos)),
-                    "you patched every position but `pos`: the other way round":
-                        lambda: _replaced(clean, activation, (slice(None), pos)),
+                    "you patched one coordinate at every position: positions are axis 1": lambda: _replaced(
+                        activation, clean, (..., pos)
+                    ),
+                    "you patched every position but `pos`: the other way round": lambda: _replaced(
+                        clean, activation, (slice(None), pos)
+                    ),
                     "nothing is patched: the activation comes back as it was": lambda: activation,
-                    "the clean values are added: put them in place of its own":
-                        lambda: _replaced(activation, activation + clean, (slice(None), pos)),
-                    "every prompt gets the first prompt's clean values: each has its own":
-                        lambda: _replaced(activation, clean[:1].expand_as(clean), (slice(None), pos)),
+                    "the clean values are added: put them in place of its own": lambda: _replaced(
+                        activation, activation + clean, (slice(None), pos)
+                    ),
+                    "every prompt gets the first prompt's clean values: each has its own": lambda: _replaced(
+                        activation, clean[:1].expand_as(clean), (slice(None), pos)
+                    ),
                 },
-            )  # fmt: skip
+            )
     return f"positions 3, 0 and 11 of three activations are clean in every prompt, everything else untouched ({held})"
 
 

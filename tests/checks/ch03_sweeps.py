@@ -77,22 +77,28 @@ def _resid_mistakes(runs: Runs) -> Mistakes:
         hooks = [[patched("resid_pre", layer, (slice(None), pos), runs.corrupted_cache)] for layer, pos in cells]
         return sweep(hooks, noising=True) + 1 + BASE
 
-    return once({
-        "layer and position are transposed: return [layer, position]": lambda: want.T,
-        "this is noising: the corrupted tokens run, and get something clean, not the other way round": noised,
-        "every value is that of the unpatched corrupted run: does the hook function return the patched activation, "
-        "and is it in fwd_hooks?": lambda: torch.full_like(want, BASE),
-        "position 0 is left out, and its cells are not the corrupted run's: run every position, or they stay 0":
-            lambda: torch.cat([torch.zeros_like(want[:, :1]), want[:, 1:]], dim=1),
-        **_taken_off(want),
-        "you patched every position: index position `pos` only": lambda: at(lambda pos: (...,)),
-        "each run keeps the patches of earlier positions too: one position in each run":
-            lambda: at(lambda pos: (slice(None), slice(0, pos + 1))),
-        "you patched the residual stream after the layer: resid_pre is the one before it":
-            lambda: at(lambda pos: (slice(None), pos), "resid_post"),
-        "you patched `resid_mid`, between attention and MLP: resid_pre is the stream before the layer":
-            lambda: at(lambda pos: (slice(None), pos), "resid_mid"),
-    })  # fmt: skip
+    return once(
+        {
+            "layer and position are transposed: return [layer, position]": lambda: want.T,
+            "this is noising: the corrupted tokens run, and get something clean, not the other way round": noised,
+            "every value is that of the unpatched corrupted run: does the hook function return the patched activation, "
+            "and is it in fwd_hooks?": lambda: torch.full_like(want, BASE),
+            "position 0 is left out, and its cells are not the corrupted run's: run every position, or they stay 0": lambda: (
+                torch.cat([torch.zeros_like(want[:, :1]), want[:, 1:]], dim=1)
+            ),
+            **_taken_off(want),
+            "you patched every position: index position `pos` only": lambda: at(lambda pos: (...,)),
+            "each run keeps the patches of earlier positions too: one position in each run": lambda: at(
+                lambda pos: (slice(None), slice(0, pos + 1))
+            ),
+            "you patched the residual stream after the layer: resid_pre is the one before it": lambda: at(
+                lambda pos: (slice(None), pos), "resid_post"
+            ),
+            "you patched `resid_mid`, between attention and MLP: resid_pre is the stream before the layer": lambda: at(
+                lambda pos: (slice(None), pos), "resid_mid"
+            ),
+        }
+    )
 
 
 def _taken_off(want: Tensor) -> Mistakes:
@@ -129,12 +135,12 @@ def _check_layers(learner: Callable, runs: Runs, want: Tensor, axes: str) -> Non
         axes=axes,
         mistakes={
             "`layers` is ignored: loop over it, one row for each of its layers": lambda: want,
-            "the rows are in the order of the model, not of `layers`: enumerate(layers)":
-                lambda: picked.flip(at),
-            "`layers` is counted, not used: with layers=[2, 0] the layers are 2 and 0":
-                lambda: want.narrow(at, 0, len(chosen)),
+            "the rows are in the order of the model, not of `layers`: enumerate(layers)": lambda: picked.flip(at),
+            "`layers` is counted, not used: with layers=[2, 0] the layers are 2 and 0": lambda: want.narrow(
+                at, 0, len(chosen)
+            ),
         },
-    )  # fmt: skip
+    )
 
 
 @exercise(
@@ -168,10 +174,12 @@ def _block_mistakes(runs: Runs) -> Mistakes:
     def panel(*names: str, every: bool = False) -> Tensor:
         """Of runs that patch all of these, at one position or at every."""
         return runs.sweep(
-            ([patched(name, layer, (slice(None), slice(None) if every else pos), runs.clean_cache) for name in names]
-             for layer, pos in cells),
+            (
+                [patched(name, layer, (slice(None), slice(None) if every else pos), runs.clean_cache) for name in names]
+                for layer, pos in cells
+            ),
             (n_layers, n_positions),
-        )  # fmt: skip
+        )
 
     orders = [order for order in itertools.permutations(range(3)) if order != (0, 1, 2)]
     return once({
@@ -250,18 +258,27 @@ def _head_mistakes(runs: Runs, noising: bool = False) -> Mistakes:
         hooks = [[patched(name, layer, where(head), lends)] for layer, head in _cells(runs)]
         return runs.sweep(hooks, tuple(want.shape), noising)
 
-    return once({
-        **({} if noising else _taken_off(want)),
-        "heads and layers are transposed: return [layer, head]": lambda: want.T,
-        "every value is that of the unpatched run: did you index the position (axis 1) and not the head (axis 2), or not "
-        "return the patched z?": lambda: torch.full_like(want, 0.0 if noising else BASE),
-        "one position only, the last: patch z at every position": lambda: heads(lambda head: (slice(None), -1, head)),
-        "one position only, S2: patch z at every position": lambda: heads(lambda head: (slice(None), runs.s2, head)),
-        "you patched all heads of the layer: index one of them": lambda: heads(lambda head: (...,)),
-        "you patched the query: patch z, the output": lambda: heads(lambda head: (slice(None), slice(None), head), "q"),
-        "each run keeps the patches of earlier heads too: one head in each run":
-            lambda: heads(lambda head: (slice(None), slice(None), slice(0, head + 1))),
-    })  # fmt: skip
+    return once(
+        {
+            **({} if noising else _taken_off(want)),
+            "heads and layers are transposed: return [layer, head]": lambda: want.T,
+            "every value is that of the unpatched run: did you index the position (axis 1) and not the head (axis 2), or not "
+            "return the patched z?": lambda: torch.full_like(want, 0.0 if noising else BASE),
+            "one position only, the last: patch z at every position": lambda: heads(
+                lambda head: (slice(None), -1, head)
+            ),
+            "one position only, S2: patch z at every position": lambda: heads(
+                lambda head: (slice(None), runs.s2, head)
+            ),
+            "you patched all heads of the layer: index one of them": lambda: heads(lambda head: (...,)),
+            "you patched the query: patch z, the output": lambda: heads(
+                lambda head: (slice(None), slice(None), head), "q"
+            ),
+            "each run keeps the patches of earlier heads too: one head in each run": lambda: heads(
+                lambda head: (slice(None), slice(None), slice(0, head + 1))
+            ),
+        }
+    )
 
 
 @exercise(
@@ -302,29 +319,43 @@ def _every_mistakes(runs: Runs) -> Mistakes:
     def filled(panel: Tensor, value: float) -> Tensor:
         return torch.cat([panel[:, :shared], torch.full_like(panel[:, shared:], value)], dim=1)
 
-    wrong = {"q, k, v, pattern, z": [1, 2, 3, 4, 0], "q, k, v, z, pattern": [1, 2, 3, 0, 4],
-             "z, pattern, q, k, v": [0, 4, 1, 2, 3], "pattern, q, k, v, z": [4, 1, 2, 3, 0],
-             "z, k, q, v, pattern": [0, 2, 1, 3, 4], "z, q, v, k, pattern": [0, 1, 3, 2, 4]}  # fmt: skip
-    return once({
-        **{f"the order of the panels is z, q, k, v, pattern, not {name}": lambda order=order: want[order]
-            for name, order in wrong.items()},
-        "pattern is indexed like z: its axes are [batch, head, query, key], so the head is axis 1":
-            lambda: pattern_at(slice(None), slice(None)),
-        "pattern is patched along the key axis: its axes are [batch, head, query, key], so the head is axis 1":
-            lambda: pattern_at(...),
-        "the cells of k and v that have no head are nan: leave them zero":
-            lambda: with_panels(2, 3, value=lambda panel: filled(panel, torch.nan)),
-        "the cells of k and v that have no head hold the corrupted run's value: leave them zero":
-            lambda: with_panels(2, 3, value=lambda panel: filled(panel, BASE)),
-        "k and v are given to each query head: fill one value for each key/value head, then zeros":
-            lambda: with_panels(
-                2, 3, value=lambda panel: panel[:, :shared].repeat_interleave(n_heads // shared, dim=-1)),
-        "all panels are the same activation: use each name in turn": lambda: want[:1].expand_as(want),
-        "the panels stand last: return [5, layer, head]": lambda: want.permute(1, 2, 0),
-        **_whole_table(want),
-        "k and v are filled from the other end: the shared heads come first, then zeros":
-            lambda: with_panels(2, 3, value=lambda panel: panel.roll(n_heads - shared, -1)),
-    })  # fmt: skip
+    wrong = {
+        "q, k, v, pattern, z": [1, 2, 3, 4, 0],
+        "q, k, v, z, pattern": [1, 2, 3, 0, 4],
+        "z, pattern, q, k, v": [0, 4, 1, 2, 3],
+        "pattern, q, k, v, z": [4, 1, 2, 3, 0],
+        "z, k, q, v, pattern": [0, 2, 1, 3, 4],
+        "z, q, v, k, pattern": [0, 1, 3, 2, 4],
+    }
+    return once(
+        {
+            **{
+                f"the order of the panels is z, q, k, v, pattern, not {name}": lambda order=order: want[order]
+                for name, order in wrong.items()
+            },
+            "pattern is indexed like z: its axes are [batch, head, query, key], so the head is axis 1": lambda: (
+                pattern_at(slice(None), slice(None))
+            ),
+            "pattern is patched along the key axis: its axes are [batch, head, query, key], so the head is axis 1": lambda: (
+                pattern_at(...)
+            ),
+            "the cells of k and v that have no head are nan: leave them zero": lambda: with_panels(
+                2, 3, value=lambda panel: filled(panel, torch.nan)
+            ),
+            "the cells of k and v that have no head hold the corrupted run's value: leave them zero": lambda: (
+                with_panels(2, 3, value=lambda panel: filled(panel, BASE))
+            ),
+            "k and v are given to each query head: fill one value for each key/value head, then zeros": lambda: (
+                with_panels(2, 3, value=lambda panel: panel[:, :shared].repeat_interleave(n_heads // shared, dim=-1))
+            ),
+            "all panels are the same activation: use each name in turn": lambda: want[:1].expand_as(want),
+            "the panels stand last: return [5, layer, head]": lambda: want.permute(1, 2, 0),
+            **_whole_table(want),
+            "k and v are filled from the other end: the shared heads come first, then zeros": lambda: with_panels(
+                2, 3, value=lambda panel: panel.roll(n_heads - shared, -1)
+            ),
+        }
+    )
 
 
 @exercise(
@@ -371,11 +402,10 @@ def _noising_mistakes(runs: Runs) -> Mistakes:
     return {
         "the same metric as denoising: 0 should mean the clean run, use noising_metric": lambda: want + 1,
         "this is denoising: the clean run receives, and the corrupted cache lends": lambda: denoising,
-        "you ran the corrupted tokens: the clean run receives, and the corrupted cache lends":
-            lambda: denoising - 1,
+        "you ran the corrupted tokens: the clean run receives, and the corrupted cache lends": lambda: denoising - 1,
         "the clean run got its own activations: cache the corrupted run": lambda: torch.zeros_like(want),
         "the two baselines are exchanged": lambda: (want * scale + scale) / -scale,
         "not rescaled: these are logit differences": lambda: want * scale + runs.clean,
         "not divided: these are changes of the logit difference": lambda: want * scale,
         "the sign: the corrupted run is -1": lambda: -want,
-    }  # fmt: skip
+    }

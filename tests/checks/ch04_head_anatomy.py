@@ -149,12 +149,12 @@ def check_ablate_at_end(learner: Callable) -> str:
                 want_cache[name],
                 f"{name} in your cache with that of the ablated run",
                 mistakes={
-                    "this is the cache of the whole model: cache the run that has the hook":
-                        lambda name=name: clean_run(model)[name],
-                    "only the last position is cached: cache the whole run":
-                        lambda name=name: want_cache[name][:, -1:],
+                    "this is the cache of the whole model: cache the run that has the hook": lambda name=name: (
+                        clean_run(model)[name]
+                    ),
+                    "only the last position is cached: cache the whole run": lambda name=name: want_cache[name][:, -1:],
                 },
-            )  # fmt: skip
+            )
     return f"the logits and the cache of an independent hook run for three heads, and no hook left behind ({held})"
 
 
@@ -163,17 +163,20 @@ def _ablation_mistakes(model: TransformerBridge, layer: int, head: int) -> Mista
     def run(*index: int | slice, layer: int = layer) -> Tensor:
         return run_edited(model, tokens_of(model), (layer, index, 0))[0]
 
-    return once({
-        "you zeroed the head at every position: index position -1 only": lambda: run(EVERY, EVERY, head),
-        "these are the logits of the whole model: is the hook in fwd_hooks, and does it return z?":
-            lambda: model(tokens_of(model)),
-        "you zeroed every head at END: index the head too": lambda: run(EVERY, -1),
-        "you zeroed the first position, not the last": lambda: run(EVERY, 0, head),
-        "you swapped head and position: head is axis 2 of z": lambda: run(EVERY, head, -1),
-        "another layer: layer counts from 0": lambda: run(EVERY, -1, head, layer=(layer or model.cfg.n_layers) - 1),
-        "another head: head counts from 0": lambda: run(EVERY, -1, (head or model.cfg.n_heads) - 1),
-        "you zeroed the position before the last: END is position -1": lambda: run(EVERY, -2, head),
-    })  # fmt: skip
+    return once(
+        {
+            "you zeroed the head at every position: index position -1 only": lambda: run(EVERY, EVERY, head),
+            "these are the logits of the whole model: is the hook in fwd_hooks, and does it return z?": lambda: model(
+                tokens_of(model)
+            ),
+            "you zeroed every head at END: index the head too": lambda: run(EVERY, -1),
+            "you zeroed the first position, not the last": lambda: run(EVERY, 0, head),
+            "you swapped head and position: head is axis 2 of z": lambda: run(EVERY, head, -1),
+            "another layer: layer counts from 0": lambda: run(EVERY, -1, head, layer=(layer or model.cfg.n_layers) - 1),
+            "another head: head counts from 0": lambda: run(EVERY, -1, (head or model.cfg.n_heads) - 1),
+            "you zeroed the position before the last: END is position -1": lambda: run(EVERY, -2, head),
+        }
+    )
 
 
 def _logits_and_cache(result: object) -> tuple[object, ActivationCache]:
@@ -192,10 +195,12 @@ def _effects(
 ) -> Tensor:
     """[layer, head, batch] from TransformerLens' own per-head results, divided by the scale of the cache given."""
     model = cache.model
-    stack = torch.stack([
-        torch.einsum("bhd,hdm->hbm", cache["z", layer][:, position], model.W_O[layer])
-        for layer in range(model.cfg.n_layers)
-    ])  # fmt: skip
+    stack = torch.stack(
+        [
+            torch.einsum("bhd,hdm->hbm", cache["z", layer][:, position], model.W_O[layer])
+            for layer in range(model.cfg.n_layers)
+        ]
+    )
     if model.cfg.normalization_type.startswith("LN"):
         stack = stack - stack.mean(-1, keepdim=True)
     scale = (scale_of or cache)["ln_final.hook_scale"][:, position]

@@ -44,7 +44,9 @@ WRONG_EFFECTS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "not divided by the scale": lambda p, w, s: (p * w).sum(-1).mean(),
     "the scale alone: the pattern times the values, over the scale": lambda p, w, s: s.mean(),
     "averaged over keys: sum over them": lambda p, w, s: ((p * w).mean(-1) / s).mean(),
-    "summed over prompts before it is divided: each prompt has its own scale": lambda p, w, s: ((p * w).sum() / s).mean(),
+    "summed over prompts before it is divided: each prompt has its own scale": lambda p, w, s: (
+        (p * w).sum() / s
+    ).mean(),
     "summed over prompts: take their mean": lambda p, w, s: ((p * w).sum(-1) / s).sum(),
     "the pattern over the values: multiply them": lambda p, w, s: ((p / w).sum(-1) / s).mean(),
     "without the values": lambda p, w, s: (p.sum(-1) / s).mean(),
@@ -52,7 +54,7 @@ WRONG_EFFECTS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "the pattern times itself: times the values": lambda p, w, s: ((p * p).sum(-1) / s).mean(),
     "the values times themselves: times the pattern": lambda p, w, s: ((w * w).sum(-1) / s).mean(),
     "left out: the effect after an exchange minus the effect before it": lambda p, w, s: torch.zeros(()),
-}  # fmt: skip
+}
 
 
 def _along_order(
@@ -97,9 +99,9 @@ def _wrong_arithmetic(clean: list[Tensor], ablated: list[Tensor]) -> dict[str, C
 
 def _only(clean: list[Tensor], ablated: list[Tensor]) -> Tensor:
     """Each factor exchanged alone."""
-    return torch.stack([
-        _effect([(ablated if j == i else clean)[j] for j in range(3)]) - _effect(clean) for i in range(3)
-    ])  # fmt: skip
+    return torch.stack(
+        [_effect([(ablated if j == i else clean)[j] for j in range(3)]) - _effect(clean) for i in range(3)]
+    )
 
 
 @exercise(

@@ -100,34 +100,42 @@ def _edges(runs: Runs, case: int) -> tuple[Tensor, Mistakes]:
         return fill(table(edge)) if shared > 1 else table(edge)
 
     mistakes = {
-        "delta is added behind the norm: add it at ln1.hook_in, so that the norm divides by the new length":
-            lambda: table(partial(edge, site="ln1.hook_out")),
-        "delta goes into the stream itself, so that everything after reads it: exchange the head's component alone":
-            lambda: table(lambda receiver: runs.run(added(f"blocks.{receiver[0]}.hook_resid_pre", delta))),
-        "delta reaches all of this layer's attention: exchange one component of one head":
-            lambda: table(lambda receiver: runs.run(added(f"blocks.{receiver[0]}.ln1.hook_in", delta))),
+        "delta is added behind the norm: add it at ln1.hook_in, so that the norm divides by the new length": lambda: (
+            table(partial(edge, site="ln1.hook_out"))
+        ),
+        "delta goes into the stream itself, so that everything after reads it: exchange the head's component alone": lambda: (
+            table(lambda receiver: runs.run(added(f"blocks.{receiver[0]}.hook_resid_pre", delta)))
+        ),
+        "delta reaches all of this layer's attention: exchange one component of one head": lambda: table(
+            lambda receiver: runs.run(added(f"blocks.{receiver[0]}.ln1.hook_in", delta))
+        ),
         "all heads of the layer are exchanged: one head in each run": lambda: table(partial(edge, every=True)),
-        "only the last position is exchanged: exchange the head's component at every position":
-            lambda: table(partial(edge, at=-1)),
+        "only the last position is exchanged: exchange the head's component at every position": lambda: table(
+            partial(edge, at=-1)
+        ),
         "delta is subtracted: add it": lambda: reading(-delta),
         "nothing is exchanged: does your hook return the activation?": lambda: table(lambda receiver: runs.base),
-        "the unpatched metric is subtracted: return the metric itself":
-            lambda: table(edge) - runs.base,
-        "every prompt gets the first prompt's delta: each has its own":
-            lambda: reading(delta[:1].expand_as(delta)),
-        "delta is averaged over positions: each has its own":
-            lambda: reading(delta.mean(1, keepdim=True).expand_as(delta)),
-        "position 0 is left out: delta is added at every position":
-            lambda: reading(torch.cat([0 * delta[:, :1], delta[:, 1:]], 1)),
-        "a shared key or value stands once for each query head: it needs one column":
-            lambda: wide(lambda found: found.repeat_interleave(shared, 1)),
-        "columns of zeros follow the shared keys or values: return one column for each of them":
-            lambda: wide(lambda found: torch.cat([found, torch.zeros(len(found), n_heads - found.shape[1])], 1)),
-        "the rows are not the layers that were asked for":
-            lambda: _receivers_table(runs, component, edge, None if layers is None else range(len(layers))),
-        "the rows are in the order of the layers, not in the order that was asked for":
-            lambda: _receivers_table(runs, component, edge, None if layers is None else sorted(layers)),
-    }  # fmt: skip
+        "the unpatched metric is subtracted: return the metric itself": lambda: table(edge) - runs.base,
+        "every prompt gets the first prompt's delta: each has its own": lambda: reading(delta[:1].expand_as(delta)),
+        "delta is averaged over positions: each has its own": lambda: reading(
+            delta.mean(1, keepdim=True).expand_as(delta)
+        ),
+        "position 0 is left out: delta is added at every position": lambda: reading(
+            torch.cat([0 * delta[:, :1], delta[:, 1:]], 1)
+        ),
+        "a shared key or value stands once for each query head: it needs one column": lambda: wide(
+            lambda found: found.repeat_interleave(shared, 1)
+        ),
+        "columns of zeros follow the shared keys or values: return one column for each of them": lambda: wide(
+            lambda found: torch.cat([found, torch.zeros(len(found), n_heads - found.shape[1])], 1)
+        ),
+        "the rows are not the layers that were asked for": lambda: _receivers_table(
+            runs, component, edge, None if layers is None else range(len(layers))
+        ),
+        "the rows are in the order of the layers, not in the order that was asked for": lambda: _receivers_table(
+            runs, component, edge, None if layers is None else sorted(layers)
+        ),
+    }
     for other in "qkv".replace(component, ""):
         if runs.orig[other, 0].shape[2] == runs.orig[component, 0].shape[2]:
             message = f"{others[other]} is exchanged, whatever `component` says"
@@ -425,33 +433,41 @@ def _out_edges(runs: Runs, layer: int, head: int) -> tuple[Tensor, Mistakes]:
         names += [f"blocks.{i}.ln2.hook_in" for i in range(mlp, n_layers)] + ["ln_final.hook_in"] * logits
         return runs.run(*(added(name, delta, alone) for name in names), *also)
 
-    return runs.patched(layer, head), once({
-        "the MLP of the head's own layer is left out: it comes after attention and hears the head":
-            lambda: told(mlp=layer + 1),
-        "the logits are left out: they read the stream, too": lambda: told(logits=False),
-        "the MLPs are left out": lambda: told(mlp=n_layers),
-        "later attention is left out": lambda: told(attention=n_layers),
-        "only the logits are told: all later readers are": lambda: told(n_layers, n_layers),
-        "the attention of the head's own layer is told: it cannot hear itself": lambda: told(attention=layer),
-        "attention is told from layer 1 on, whatever the head's layer": lambda: told(attention=1),
-        "attention is told from the layer before the head's on: it hears the head from the next layer on":
-            lambda: told(attention=layer - 1) if layer else torch.tensor(torch.nan),
-        "the next layer's attention is left out: it is the first that hears the head": lambda: told(attention=layer + 2),
-        "earlier MLPs are told: the message exists only from the head's layer on": lambda: told(mlp=0),
-        "earlier attention is told: the message exists only after the head's layer": lambda: told(attention=0),
-        "the message counts twice: the head's own z stays as it is":
-            lambda: told(also=[runs.send(layer, head)]),
-        "the message is orig minus new: send new minus orig": lambda: told(delta=-delta),
-        "the message is what the head writes in orig: send the difference, new minus orig":
-            lambda: told(delta=runs.orig["z", layer][:, :, head] @ runs.model.W_O[layer, head]),
-        "the message is the sum of both runs' outputs: send the difference": lambda: told(
-            delta=(runs.new["z", layer][:, :, head] + runs.orig["z", layer][:, :, head]) @ runs.model.W_O[layer, head]
-        ),
-        "the readers read the message alone: add it to their stream": lambda: told(alone=True),
-        "nobody is told: this is the unpatched metric": lambda: runs.base,
-        "the message is what the head writes in new: send the difference":
-            lambda: told(delta=runs.new["z", layer][:, :, head] @ runs.model.W_O[layer, head]),
-        "only the last position is told": lambda: told(
-            delta=delta * (torch.arange(delta.shape[1]) == delta.shape[1] - 1)[:, None]
-        ),
-    })  # fmt: skip
+    return runs.patched(layer, head), once(
+        {
+            "the MLP of the head's own layer is left out: it comes after attention and hears the head": lambda: told(
+                mlp=layer + 1
+            ),
+            "the logits are left out: they read the stream, too": lambda: told(logits=False),
+            "the MLPs are left out": lambda: told(mlp=n_layers),
+            "later attention is left out": lambda: told(attention=n_layers),
+            "only the logits are told: all later readers are": lambda: told(n_layers, n_layers),
+            "the attention of the head's own layer is told: it cannot hear itself": lambda: told(attention=layer),
+            "attention is told from layer 1 on, whatever the head's layer": lambda: told(attention=1),
+            "attention is told from the layer before the head's on: it hears the head from the next layer on": lambda: (
+                told(attention=layer - 1) if layer else torch.tensor(torch.nan)
+            ),
+            "the next layer's attention is left out: it is the first that hears the head": lambda: told(
+                attention=layer + 2
+            ),
+            "earlier MLPs are told: the message exists only from the head's layer on": lambda: told(mlp=0),
+            "earlier attention is told: the message exists only after the head's layer": lambda: told(attention=0),
+            "the message counts twice: the head's own z stays as it is": lambda: told(also=[runs.send(layer, head)]),
+            "the message is orig minus new: send new minus orig": lambda: told(delta=-delta),
+            "the message is what the head writes in orig: send the difference, new minus orig": lambda: told(
+                delta=runs.orig["z", layer][:, :, head] @ runs.model.W_O[layer, head]
+            ),
+            "the message is the sum of both runs' outputs: send the difference": lambda: told(
+                delta=(runs.new["z", layer][:, :, head] + runs.orig["z", layer][:, :, head])
+                @ runs.model.W_O[layer, head]
+            ),
+            "the readers read the message alone: add it to their stream": lambda: told(alone=True),
+            "nobody is told: this is the unpatched metric": lambda: runs.base,
+            "the message is what the head writes in new: send the difference": lambda: told(
+                delta=runs.new["z", layer][:, :, head] @ runs.model.W_O[layer, head]
+            ),
+            "only the last position is told": lambda: told(
+                delta=delta * (torch.arange(delta.shape[1]) == delta.shape[1] - 1)[:, None]
+            ),
+        }
+    )

@@ -33,20 +33,25 @@ def check_means_by_template(learner: Callable) -> str:
             axes="layer prompt position head d_head",
             mistakes={
                 "all templates are averaged together": lambda: z.mean(1, keepdim=True).expand_as(z),
-                "ABBA and BABA are averaged together: each number is a template of its own": lambda: _means(z, numbers // 2),
-                "positions are averaged too: keep them apart": lambda: _means(z, numbers).mean(2, keepdim=True).expand_as(z),
+                "ABBA and BABA are averaged together: each number is a template of its own": lambda: _means(
+                    z, numbers // 2
+                ),
+                "positions are averaged too: keep them apart": lambda: (
+                    _means(z, numbers).mean(2, keepdim=True).expand_as(z)
+                ),
                 "layers are averaged too": lambda: _means(z, numbers).mean(0, keepdim=True).expand_as(z),
                 "heads are averaged too": lambda: _means(z, numbers).mean(3, keepdim=True).expand_as(z),
                 "d_head is averaged too": lambda: _means(z, numbers).mean(4, keepdim=True).expand_as(z),
-                "divided by the number of all prompts: divide by that of the template":
-                    lambda: _means(z, numbers) * (torch.bincount(numbers)[numbers] / len(numbers))[:, None, None, None],
+                "divided by the number of all prompts: divide by that of the template": lambda: (
+                    _means(z, numbers) * (torch.bincount(numbers)[numbers] / len(numbers))[:, None, None, None]
+                ),
                 "medians: take the mean": lambda: _means(z, numbers, reduce=lambda of: of.median(1).values),
-                "numbers are taken for places in a list: they are names, take those that occur (template.unique())":
-                    lambda: torch.where(
-                        (numbers < len(numbers.unique()))[:, None, None, None], _means(z, numbers), z
-                    ),
-                "these are sums: divide by the number of prompts of the template":
-                    lambda: _means(z, numbers) * torch.bincount(numbers)[numbers][:, None, None, None],
+                "numbers are taken for places in a list: they are names, take those that occur (template.unique())": lambda: (
+                    torch.where((numbers < len(numbers.unique()))[:, None, None, None], _means(z, numbers), z)
+                ),
+                "these are sums: divide by the number of prompts of the template": lambda: (
+                    _means(z, numbers) * torch.bincount(numbers)[numbers][:, None, None, None]
+                ),
                 "positions are averaged in place of prompts": lambda: z.mean(2, keepdim=True).expand_as(z),
                 "layers are averaged in place of prompts": lambda: z.mean(0, keepdim=True).expand_as(z),
                 "each prompt has the mean of all *other* templates": lambda: torch.stack(
@@ -60,7 +65,7 @@ def check_means_by_template(learner: Callable) -> str:
                 ),
             },
             atol=1e-5,
-        )  # fmt: skip
+        )
     return f"two sets of templates, in any order, with one prompt and with several ({held})"
 
 
@@ -175,51 +180,54 @@ def _circuit_logits(model: TransformerBridge, share: float) -> tuple[Tensor, Mis
     def kept(layer: int, own: Tensor) -> Tensor:
         return torch.where(mask[layer][..., None], own, means[layer])
 
-    return run(kept), once({
-        "the mask is taken the wrong way round: it is true for what is kept":
-            lambda: run(lambda layer, own: torch.where(mask[layer][..., None], means[layer], own)),
-        "kept heads write what they wrote in the whole model: let them work with what they find":
-            lambda: run(lambda layer, own: torch.where(mask[layer][..., None], z[layer], means[layer])),
-        "heads that are not kept become zero: give them their means":
-            lambda: run(lambda layer, own: own * mask[layer][..., None]),
-        "nothing is replaced: does your hook return z?": lambda: run(lambda layer, own: own),
-        "the means of layer 0 are used in all layers":
-            lambda: run(lambda layer, own: torch.where(mask[layer][..., None], own, means[0])),
-        "the mask of layer 0 is used in all layers":
-            lambda: run(lambda layer, own: torch.where(mask[0][..., None], own, means[layer])),
-        "only the last layer is replaced: a function made in a loop sees its last values":
-            lambda: run(kept, [-1]),
-        "layer 0 is left out: replace in every layer": lambda: run(kept, range(1, model.cfg.n_layers)),
-        "the last layer is left out: replace in every layer": lambda: run(kept, range(model.cfg.n_layers - 1)),
-        "only layer 0 is replaced":
-            lambda: run(kept, [0]),
-        "the mask of the first prompt is used for all": lambda: run(
-            lambda layer, own: torch.where(mask[layer, :1, ..., None], own, means[layer])
-        ),
-        "the means are averaged over positions: each position has its own": lambda: run(
-            lambda layer, own: torch.where(mask[layer][..., None], own, means[layer].mean(1, keepdim=True))
-        ),
-        "the layers are taken in reverse": lambda: run(
-            lambda layer, own: torch.where(mask[-1 - layer][..., None], own, means[-1 - layer])
-        ),
-        "the means are averaged over prompts: each prompt has its own": lambda: run(
-            lambda layer, own: torch.where(mask[layer][..., None], own, means[layer].mean(0, keepdim=True))
-        ),
-        "the MLPs are taken away as well: only heads are": lambda: run(
-            kept, mlps=False
-        ),
-        "a head is kept everywhere if it is kept anywhere": lambda: run(
-            lambda layer, own: torch.where(mask[layer].any(1, keepdim=True)[..., None], own, means[layer])
-        ),
-    })  # fmt: skip
+    return run(kept), once(
+        {
+            "the mask is taken the wrong way round: it is true for what is kept": lambda: run(
+                lambda layer, own: torch.where(mask[layer][..., None], means[layer], own)
+            ),
+            "kept heads write what they wrote in the whole model: let them work with what they find": lambda: run(
+                lambda layer, own: torch.where(mask[layer][..., None], z[layer], means[layer])
+            ),
+            "heads that are not kept become zero: give them their means": lambda: run(
+                lambda layer, own: own * mask[layer][..., None]
+            ),
+            "nothing is replaced: does your hook return z?": lambda: run(lambda layer, own: own),
+            "the means of layer 0 are used in all layers": lambda: run(
+                lambda layer, own: torch.where(mask[layer][..., None], own, means[0])
+            ),
+            "the mask of layer 0 is used in all layers": lambda: run(
+                lambda layer, own: torch.where(mask[0][..., None], own, means[layer])
+            ),
+            "only the last layer is replaced: a function made in a loop sees its last values": lambda: run(kept, [-1]),
+            "layer 0 is left out: replace in every layer": lambda: run(kept, range(1, model.cfg.n_layers)),
+            "the last layer is left out: replace in every layer": lambda: run(kept, range(model.cfg.n_layers - 1)),
+            "only layer 0 is replaced": lambda: run(kept, [0]),
+            "the mask of the first prompt is used for all": lambda: run(
+                lambda layer, own: torch.where(mask[layer, :1, ..., None], own, means[layer])
+            ),
+            "the means are averaged over positions: each position has its own": lambda: run(
+                lambda layer, own: torch.where(mask[layer][..., None], own, means[layer].mean(1, keepdim=True))
+            ),
+            "the layers are taken in reverse": lambda: run(
+                lambda layer, own: torch.where(mask[-1 - layer][..., None], own, means[-1 - layer])
+            ),
+            "the means are averaged over prompts: each prompt has its own": lambda: run(
+                lambda layer, own: torch.where(mask[layer][..., None], own, means[layer].mean(0, keepdim=True))
+            ),
+            "the MLPs are taken away as well: only heads are": lambda: run(kept, mlps=False),
+            "a head is kept everywhere if it is kept anywhere": lambda: run(
+                lambda layer, own: torch.where(mask[layer].any(1, keepdim=True)[..., None], own, means[layer])
+            ),
+        }
+    )
 
 
 def _circuit(model, tokens: Tensor, change: Callable, layers: Sequence[int] | None = None, mlps: bool = True) -> Tensor:
     n_layers = model.cfg.n_layers
     chosen = range(n_layers) if layers is None else [layer % n_layers for layer in layers]
-    hooks = [
-        (f"blocks.{layer}.attn.hook_z", lambda z, hook, layer=layer: change(layer, z)) for layer in chosen
-    ] + [(f"blocks.{layer}.hook_mlp_out", lambda out, hook: out * 0) for layer in range(n_layers) if not mlps]  # fmt: skip
+    hooks = [(f"blocks.{layer}.attn.hook_z", lambda z, hook, layer=layer: change(layer, z)) for layer in chosen] + [
+        (f"blocks.{layer}.hook_mlp_out", lambda out, hook: out * 0) for layer in range(n_layers) if not mlps
+    ]
     return model.run_with_hooks(tokens, fwd_hooks=hooks)
 
 
@@ -344,15 +352,16 @@ def _intervals(case: int) -> dict[str, tuple[float, float]]:
 
     return {
         "": ends(drawn),
-        "prompts are not drawn whole: the three scores of a prompt belong together (paired=True)":
-            ends(_ratio(full[apart[0]], circuit[apart[1]], empty[apart[2]])),
+        "prompts are not drawn whole: the three scores of a prompt belong together (paired=True)": ends(
+            _ratio(full[apart[0]], circuit[apart[1]], empty[apart[2]])
+        ),
         "low and high are exchanged": ends(drawn)[::-1],
         "an interval of another level: 95 % leaves 2.5 % on each side": ends(drawn, 0.9),
         "one standard error to each side: that is 68 %": ends(drawn, 0.68),
         "the mean of ratios is drawn, not the ratio of means": ends(((circuit - empty) / (full - empty))[rows].mean(1)),
         "the interval of the circuit's score: it is of the share": ends(circuit[rows].mean(1)),
         "the empty circuit is not subtracted in the draws": ends(circuit[rows].mean(1) / full[rows].mean(1)),
-    }  # fmt: skip
+    }
 
 
 def _require_interval(low: float, high: float, case: int) -> None:

@@ -35,9 +35,10 @@ def check_random_circuits(learner: Callable) -> str:
                 _require_draw(role, drawn[role], members, layers, heads, within, keep, never)
         varied = {role: len({tuple(sorted(drawn[role])) for drawn in found}) for role in circuit}
         require(
-            min(varied.values()) > 3, f"{n} draws: at some role only {min(varied.values())} of them differ",
+            min(varied.values()) > 3,
+            f"{n} draws: at some role only {min(varied.values())} of them differ",
             "draw anew for every circuit: make the generator once, before the loop",
-        )  # fmt: skip
+        )
         _require_reach(found, circuit, layers, heads, within, keep, never)
         again = _circuits(call(learner, *given), n, circuit)
         require(
@@ -241,19 +242,24 @@ def _greedy_mistakes(circuit: _Toy, model: _Toy, n: int, way: list[list]) -> dic
     return {
         "this is the last set of the way: a step may make the distance smaller, so remember the best one": way[-1],
         "you stop at the first step that is no better: go on to n, a later one may be": _until_worse(circuit, model, n),
-        "F(C without K) alone is made as small as possible: that is no incompleteness, the model may fall as well":
-            _greedy(circuit, model, n, lambda removed: -circuit(removed))[0],
+        "F(C without K) alone is made as small as possible: that is no incompleteness, the model may fall as well": _greedy(
+            circuit, model, n, lambda removed: -circuit(removed)
+        )[0],
         "F(C without K) alone is made as large as possible": _greedy(circuit, model, n, circuit)[0],
-        "the sign is kept: the circuit may fall below the model, or stay above it; take the absolute distance":
-            _greedy(circuit, model, n, lambda removed: circuit(removed) - model(removed))[0],
-        "the sign is kept, the other way: take the absolute distance":
-            _greedy(circuit, model, n, lambda removed: model(removed) - circuit(removed))[0],
-        "the distance is made as small as possible":
-            _greedy(circuit, model, n, lambda removed: -_distance(circuit, model, removed))[0],
+        "the sign is kept: the circuit may fall below the model, or stay above it; take the absolute distance": _greedy(
+            circuit, model, n, lambda removed: circuit(removed) - model(removed)
+        )[0],
+        "the sign is kept, the other way: take the absolute distance": _greedy(
+            circuit, model, n, lambda removed: model(removed) - circuit(removed)
+        )[0],
+        "the distance is made as small as possible": _greedy(
+            circuit, model, n, lambda removed: -_distance(circuit, model, removed)
+        )[0],
         "k and n are exchanged: k heads are tried in each of n steps": _greedy(circuit, model, 20)[0],
-        "only one head is ever removed: add to what is removed already":
-            [max(MEMBERS, key=lambda head: _distance(circuit, model, [head]))],
-    }  # fmt: skip
+        "only one head is ever removed: add to what is removed already": [
+            max(MEMBERS, key=lambda head: _distance(circuit, model, [head]))
+        ],
+    }
 
 
 def _require_set(removed: list, distance: float, best: list, mistakes: Mapping[str, list]) -> None:
@@ -269,8 +275,9 @@ def _require_set(removed: list, distance: float, best: list, mistakes: Mapping[s
 def _require_possible(circuit: _Toy, model: _Toy, removed: list, distance: float, n: int) -> None:
     require(
         set(removed) <= set(MEMBERS) and len(set(removed)) == len(removed) <= n,
-        f"the set K with n = {n}: {removed}", "K has at most n heads of the circuit, each once",
-    )  # fmt: skip
+        f"the set K with n = {n}: {removed}",
+        "K has at most n heads of the circuit, each once",
+    )
     require(
         abs(distance - _distance(circuit, model, removed)) < 1e-6,
         f"the distance {distance:.4f} with that of the K you return, {_distance(circuit, model, removed):.4f}",
@@ -303,16 +310,18 @@ def check_minimality(learner: Callable) -> str:
         found = call(learner, score, list(MEMBERS), given)
         require(
             isinstance(found, Mapping) and set(found) >= set(MEMBERS),
-            f"what you return: {type(found).__name__}", "return a dictionary with one entry for each head",
-        )  # fmt: skip
+            f"what you return: {type(found).__name__}",
+            "return a dictionary with one entry for each head",
+        )
         held = require_equal(
             [found[head] for head in MEMBERS],
             table(lambda score, head, others: score([*others, head]) - score(others)),
             "the change for each head",
             axes="head",
             mistakes={
-                "absolute values: the sign says whether removing the head helps":
-                    lambda: table(lambda score, head, others: abs(score([*others, head]) - score(others))),
+                "absolute values: the sign says whether removing the head helps": lambda: table(
+                    lambda score, head, others: abs(score([*others, head]) - score(others))
+                ),
                 "the sign is turned: with v removed, minus without": lambda: table(
                     lambda score, head, others: score(others) - score([*others, head])
                 ),
@@ -339,7 +348,7 @@ def check_minimality(learner: Callable) -> str:
                     lambda score, head, others: (score([*others, head]) - score(others)) / score([])
                 ),
             },
-        )  # fmt: skip
+        )
     return f"the signed change of seven heads, without K, with their class as K, and with K for one head only ({held})"
 
 

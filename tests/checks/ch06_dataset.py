@@ -41,15 +41,19 @@ def check_ioi_dataset(learner: Callable) -> str:
         require(length == n, f"{key!r}: {length} entries where n = {n}", "one entry for each prompt")
     numbers = torch.tensor([2 * (i // 2 % len(TEMPLATES)) + i % 2 for i in range(n)])
     require_equal(
-        data["template"], numbers, "the template numbers", axes="prompt",
+        data["template"],
+        numbers,
+        "the template numbers",
+        axes="prompt",
         mistakes={
             "the order is not counted: 2 * template + 1 for BABA": lambda: numbers // 2,
             "the order is counted twice: 2 * template + order": lambda: numbers // 2 + numbers % 2,
             "ABBA and BABA are exchanged: ABBA is 0": lambda: numbers + 1 - 2 * (numbers % 2),
-            "templates come one after the other: prompt i uses template i // 2 % len(templates)":
-                lambda: torch.tensor([2 * (i * len(TEMPLATES) // n) + i % 2 for i in range(n)]),
+            "templates come one after the other: prompt i uses template i // 2 % len(templates)": lambda: torch.tensor(
+                [2 * (i * len(TEMPLATES) // n) + i % 2 for i in range(n)]
+            ),
         },
-    )  # fmt: skip
+    )
     names, answers = {f" {name}" for name in single_token_names(model)}, [_pair(pair) for pair in data["answers"]]
     for i, (io, subject) in enumerate(answers):
         _require_prompt(i, io, subject, data["clean"][i], TEMPLATES[i // 2 % len(TEMPLATES)], i % 2, names)
@@ -86,8 +90,9 @@ def check_ioi_dataset(learner: Callable) -> str:
 def _pair(pair: Any) -> tuple[str, str]:
     require(
         isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(name, str) for name in pair),
-        f"an entry of 'answers': {pair!r}", "each is a pair of texts, (indirect object, subject)",
-    )  # fmt: skip
+        f"an entry of 'answers': {pair!r}",
+        "each is a pair of texts, (indirect object, subject)",
+    )
     return pair[0], pair[1]
 
 
@@ -112,8 +117,9 @@ def _require_twin(i: int, answers: tuple[str, str], text: Any, template: str, na
     abc = found.groups() if found else ()
     require(
         bool(abc) and set(abc) <= names,
-        f"twin {i}: {text!r} is not its prompt's template with three names", "fill the same template",
-    )  # fmt: skip
+        f"twin {i}: {text!r} is not its prompt's template with three names",
+        "fill the same template",
+    )
     counts = Counter(abc)
     require(
         max(counts.values()) == 1,
@@ -144,13 +150,17 @@ def _require_roles(roles: Mapping, tokens: Sequence[Tensor], model, answers: Seq
             if other != role
         }
         held = require_equal(
-            roles[role], want[role], f"the positions of {role}", axes="prompt",
+            roles[role],
+            want[role],
+            f"the positions of {role}",
+            axes="prompt",
             mistakes={
                 **others,
                 "BOS is not counted: it is the model's token 0": lambda role=role: want[role] - 1,
                 "BOS is counted twice": lambda role=role: want[role] + 1,
-                "END is counted from the longest prompt: take each prompt's own last token":
-                    lambda: torch.full_like(want["END"], int(want["END"].max())),
+                "END is counted from the longest prompt: take each prompt's own last token": lambda: torch.full_like(
+                    want["END"], int(want["END"].max())
+                ),
             },
-        )  # fmt: skip
+        )
     return held

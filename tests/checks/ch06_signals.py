@@ -48,34 +48,47 @@ def _copying(model: TransformerBridge, k: int) -> tuple[Tensor, Mistakes]:
     names = _names(model)
     scores = partial(_copy, model, names, k)
     want, likeliest = scores(), _copy(model, names, 1)
-    return want, once({
-        "the head reads the embedding: it reads the stream after the first layer":
-            lambda: scores(site="hook_resid_pre"),
-        "the head reads the stream in the middle of the first layer: after its MLP":
-            lambda: scores(site="hook_resid_mid"),
-        "the head reads BOS: the name is the second token": lambda: scores(position=0),
-        "the names are given without BOS": lambda: scores(bos=False),
-        "a query head has the wrong shared value: neighbors share one, so use repeat_interleave":
-            lambda: scores(spread=True),
-        "the final norm is left out": lambda: scores(final=False),
-        "both rows are the positive score: the second is of the negated output":
-            lambda: want[:1].expand(2, -1, -1),
-        "the two rows are exchanged: first the output as it is": lambda: want.flip(0),
-        "the least likely tokens are taken in place of the negated output: negate before the final norm":
-            lambda: scores(least=True),
-        **({"only the likeliest token counts: the k likeliest do": lambda: likeliest} if likeliest.any() else {}),
-        "one token too many": lambda: _copy(model, names, k + 1),
-        "one token too few": lambda: _copy(model, names, k - 1),
-        "any of the names counts: each name counts for itself": lambda: scores(anyone=True),
-        "these are counts: divide by the number of names": lambda: want * len(names),
-    })  # fmt: skip
+    return want, once(
+        {
+            "the head reads the embedding: it reads the stream after the first layer": lambda: scores(
+                site="hook_resid_pre"
+            ),
+            "the head reads the stream in the middle of the first layer: after its MLP": lambda: scores(
+                site="hook_resid_mid"
+            ),
+            "the head reads BOS: the name is the second token": lambda: scores(position=0),
+            "the names are given without BOS": lambda: scores(bos=False),
+            "a query head has the wrong shared value: neighbors share one, so use repeat_interleave": lambda: scores(
+                spread=True
+            ),
+            "the final norm is left out": lambda: scores(final=False),
+            "both rows are the positive score: the second is of the negated output": lambda: want[:1].expand(2, -1, -1),
+            "the two rows are exchanged: first the output as it is": lambda: want.flip(0),
+            "the least likely tokens are taken in place of the negated output: negate before the final norm": lambda: (
+                scores(least=True)
+            ),
+            **({"only the likeliest token counts: the k likeliest do": lambda: likeliest} if likeliest.any() else {}),
+            "one token too many": lambda: _copy(model, names, k + 1),
+            "one token too few": lambda: _copy(model, names, k - 1),
+            "any of the names counts: each name counts for itself": lambda: scores(anyone=True),
+            "these are counts: divide by the number of names": lambda: want * len(names),
+        }
+    )
 
 
 @torch.no_grad()
 def _copy(
-    model, names: Tensor, k: int, site="hook_resid_post", position=1, bos=True, spread=False, final=True, least=False,
+    model,
+    names: Tensor,
+    k: int,
+    site="hook_resid_post",
+    position=1,
+    bos=True,
+    spread=False,
+    final=True,
+    least=False,
     anyone=False,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     tokens = torch.stack([torch.full_like(names, model.tokenizer.bos_token_id), names], 1) if bos else names[:, None]
     stream = model.run_with_cache(tokens)[1][f"blocks.0.{site}"][:, position if bos else 0]
     table = torch.zeros(2, model.cfg.n_layers, model.cfg.n_heads)
@@ -108,7 +121,7 @@ KINDS = {
     ("inverted", "kept"): "SII",
     ("random", "inverted"): "xyx",
     ("kept", "inverted"): "SIS",
-}  # fmt: skip (in another order than the table's: a variant has a name)
+}
 FLIP_ROLES = {"S2": torch.tensor([10, 9, 10]), "END": torch.tensor([14, 14, 13])}
 FLIPPED = (
     {"END": [(2, 1), (1, 0)], "S2": [(1, 3), (0, 2)]},
@@ -167,33 +180,36 @@ def _flipped(model: TransformerBridge, case: int) -> tuple[Tensor, Mistakes]:
         return {role: members[chosen] for role, members in circuit.items()}
 
     want, last_role = flip(), {head: role for role, heads in circuit.items() for head in heads}
-    return want, once({
-        "rows and columns are mixed up: variants[token, position]": lambda: flip(turned=True),
-        "the heads are exchanged at every position: at their role only": lambda: flip(everywhere=True),
-        "every prompt is exchanged at the roles of all prompts: z[torch.arange(batch), roles[role], head]":
-            lambda: flip(union=True),
-        "the variants run, with the original messages: run the original prompts": lambda: flip(swapped=True),
-        "these are the scores of the variants themselves": lambda: torch.stack(
-            [torch.stack([score(model(variants[token, position])) for position in POSITIONS]) for token in TOKENS]
-        ),
-        "only the first role is exchanged": lambda: flip(dict(list(circuit.items())[:1])),
-        "only the last role is exchanged": lambda: flip(dict(list(circuit.items())[-1:])),
-        "only the last head of a role is exchanged": lambda: flip(of_each_role(slice(-1, None))),
-        "only the first head of a role is exchanged": lambda: flip(of_each_role(slice(1))),
-        "every head is exchanged at all roles": lambda: flip(_spread(circuit)),
-        "a head that stands at two roles is exchanged at one of them": lambda: flip(
-            {role: [head for head in heads if last_role[head] == role] for role, heads in circuit.items()}
-        ),
-        "variants are taken in the order of the dictionary: variants[token, position]": lambda: flip(
-            names=dict(zip(itertools.product(TOKENS, POSITIONS), variants, strict=True))
-        ),
-        "all heads of the layers are exchanged": lambda: flip(all_heads=True),
-        "token and position are inverted together: each cell has a variant of its own": lambda: flip(
-            names={(t, p): (t, "kept" if t == "kept" else "inverted") for t in TOKENS for p in POSITIONS}
-        ),
-        "every cell is the unchanged model": lambda: score(model(tokens)).expand(3, 2),
-        "the first cell is subtracted: return the scores": lambda: want - want[0, 0],
-    })  # fmt: skip
+    return want, once(
+        {
+            "rows and columns are mixed up: variants[token, position]": lambda: flip(turned=True),
+            "the heads are exchanged at every position: at their role only": lambda: flip(everywhere=True),
+            "every prompt is exchanged at the roles of all prompts: z[torch.arange(batch), roles[role], head]": lambda: (
+                flip(union=True)
+            ),
+            "the variants run, with the original messages: run the original prompts": lambda: flip(swapped=True),
+            "these are the scores of the variants themselves": lambda: torch.stack(
+                [torch.stack([score(model(variants[token, position])) for position in POSITIONS]) for token in TOKENS]
+            ),
+            "only the first role is exchanged": lambda: flip(dict(list(circuit.items())[:1])),
+            "only the last role is exchanged": lambda: flip(dict(list(circuit.items())[-1:])),
+            "only the last head of a role is exchanged": lambda: flip(of_each_role(slice(-1, None))),
+            "only the first head of a role is exchanged": lambda: flip(of_each_role(slice(1))),
+            "every head is exchanged at all roles": lambda: flip(_spread(circuit)),
+            "a head that stands at two roles is exchanged at one of them": lambda: flip(
+                {role: [head for head in heads if last_role[head] == role] for role, heads in circuit.items()}
+            ),
+            "variants are taken in the order of the dictionary: variants[token, position]": lambda: flip(
+                names=dict(zip(itertools.product(TOKENS, POSITIONS), variants, strict=True))
+            ),
+            "all heads of the layers are exchanged": lambda: flip(all_heads=True),
+            "token and position are inverted together: each cell has a variant of its own": lambda: flip(
+                names={(t, p): (t, "kept" if t == "kept" else "inverted") for t in TOKENS for p in POSITIONS}
+            ),
+            "every cell is the unchanged model": lambda: score(model(tokens)).expand(3, 2),
+            "the first cell is subtracted: return the scores": lambda: want - want[0, 0],
+        }
+    )
 
 
 def _spread(circuit: Mapping) -> dict[str, list]:
@@ -207,9 +223,15 @@ def _variant_run(model: TransformerBridge, signal: tuple[str, str]) -> Activatio
 
 
 def _flip(
-    model: TransformerBridge, circuit: Mapping, turned=False, everywhere=False, union=False, swapped=False,
-    all_heads=False, names: Mapping | None = None,
-) -> Tensor:  # fmt: skip
+    model: TransformerBridge,
+    circuit: Mapping,
+    turned=False,
+    everywhere=False,
+    union=False,
+    swapped=False,
+    all_heads=False,
+    names: Mapping | None = None,
+) -> Tensor:
     variants, score = _variants(model)
     original, table = ("kept", "kept"), torch.zeros(3, 2)
     cells = list(itertools.product(enumerate(TOKENS), enumerate(POSITIONS)))

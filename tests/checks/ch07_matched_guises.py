@@ -86,23 +86,29 @@ def check_last_token_index(learner: Callable) -> str:
 
 def _last_token_mistakes() -> dict[str, Callable[[Tensor], Tensor]]:
     return {
-        "-1 for every prompt: the last column is padding where prompts are shorter than the longest":
-            lambda mask: torch.full((len(mask),), -1),
-        "the last column for every prompt: it is padding where prompts are shorter than the longest":
-            lambda mask: torch.full((len(mask),), mask.shape[1] - 1),
-        "the length minus one is right only where the padding is on the right; look for the last 1":
-            lambda mask: mask.sum(-1) - 1,
+        "-1 for every prompt: the last column is padding where prompts are shorter than the longest": lambda mask: (
+            torch.full((len(mask),), -1)
+        ),
+        "the last column for every prompt: it is padding where prompts are shorter than the longest": lambda mask: (
+            torch.full((len(mask),), mask.shape[1] - 1)
+        ),
+        "the length minus one is right only where the padding is on the right; look for the last 1": lambda mask: (
+            mask.sum(-1) - 1
+        ),
         "this is the first real token, not the last: is one of the flips missing?": lambda mask: mask.argmax(-1),
         "counted from the end: subtract from the number of columns": lambda mask: mask.flip(-1).argmax(-1),
         "this is the length, one past the last index": lambda mask: mask.sum(-1),
-        "one past the last token: that column is padding, or does not exist":
-            lambda mask: mask.shape[1] - mask.flip(-1).argmax(-1),
+        "one past the last token: that column is padding, or does not exist": lambda mask: (
+            mask.shape[1] - mask.flip(-1).argmax(-1)
+        ),
         "one before the last token": lambda mask: mask.shape[1] - 2 - mask.flip(-1).argmax(-1),
-        "the distance of the first real token from the end: flip the mask, so that argmax finds the last":
-            lambda mask: mask.shape[1] - 1 - mask.argmax(-1),
-        "added, not subtracted: the distance from the right end is subtracted from the last index":
-            lambda mask: mask.shape[1] - 1 + mask.flip(-1).argmax(-1),
-    }  # fmt: skip
+        "the distance of the first real token from the end: flip the mask, so that argmax finds the last": lambda mask: (
+            mask.shape[1] - 1 - mask.argmax(-1)
+        ),
+        "added, not subtracted: the distance from the right end is subtracted from the last index": lambda mask: (
+            mask.shape[1] - 1 + mask.flip(-1).argmax(-1)
+        ),
+    }
 
 
 def _same_indices(result: object, wrong: Tensor) -> bool:
@@ -134,20 +140,25 @@ def check_log_probs_at_end(learner: Callable) -> str:
             mistakes={
                 "these are logits: take log_softmax over the vocabulary first": lambda: alone[:, ids],
                 "these are probabilities: take log_softmax, not softmax": lambda: alone.softmax(-1)[:, ids],
-                "softmax over the attributes alone: normalize over the whole vocabulary, then pick":
-                    lambda: alone[:, ids].log_softmax(-1),
-                "you read the last column, which is padding for the shorter prompts: use the true last token":
-                    lambda: logits[:, -1].log_softmax(-1)[:, ids],
-                "you read one position too early: that one predicts the last word, not what follows it":
-                    lambda: logits[rows, mask.sum(-1) - 2].log_softmax(-1)[:, ids],
+                "softmax over the attributes alone: normalize over the whole vocabulary, then pick": lambda: alone[
+                    :, ids
+                ].log_softmax(-1),
+                "you read the last column, which is padding for the shorter prompts: use the true last token": lambda: (
+                    logits[:, -1].log_softmax(-1)[:, ids]
+                ),
+                "you read one position too early: that one predicts the last word, not what follows it": lambda: logits[
+                    rows, mask.sum(-1) - 2
+                ].log_softmax(-1)[:, ids],
                 "you read position 0, which is BOS": lambda: logits[:, 0].log_softmax(-1)[:, ids],
-                "you read position 1 of every prompt: use each one's true last token":
-                    lambda: logits[:, 1].log_softmax(-1)[:, ids],
+                "you read position 1 of every prompt: use each one's true last token": lambda: logits[:, 1].log_softmax(
+                    -1
+                )[:, ids],
                 "log_softmax over the prompts: the vocabulary is the last axis": lambda: alone.log_softmax(0)[:, ids],
-                "BOS is missing: the course always puts it in front (model.to_tokens does)":
-                    lambda: no_bos.log_softmax(-1)[:, ids],
+                "BOS is missing: the course always puts it in front (model.to_tokens does)": lambda: no_bos.log_softmax(
+                    -1
+                )[:, ids],
             },
-        )  # fmt: skip
+        )
     return f"batched equals one by one, on a GPT-2 and on a Llama ({held})"
 
 
@@ -207,14 +218,15 @@ def check_calibrated(learner: Callable) -> str:
             "you subtracted probabilities: stay with logs": lambda: aae.exp() - empty.exp(),
             "the sign is the other way round": lambda: empty - aae,
             "every row has its own baseline: do not average the empty guise over rows": lambda: aae - empty.mean(0),
-            "you renormalised afterwards: the difference of two logs is the result":
-                lambda: (aae - empty).log_softmax(-1),
+            "you renormalised afterwards: the difference of two logs is the result": lambda: (aae - empty).log_softmax(
+                -1
+            ),
             "a ratio of probabilities: take its log": lambda: (aae - empty).exp(),
             "the empty guise is added: subtract it": lambda: aae + empty,
             "the guise alone: subtract the empty one": lambda: aae,
             "the empty guise alone: subtract it from the guise": lambda: empty,
         },
-    )  # fmt: skip
+    )
     return f"each row against its own empty guise ({held})"
 
 

@@ -76,33 +76,42 @@ def check_coverage(learner: Callable) -> str:
         mistakes={
             "this is the share that misses: coverage is the share that holds": lambda: share(~inside),
             "this asks whether the interval holds zero: ask for `truth`": lambda: share((low <= 0) & (high >= 0)),
-            "this is the share that leaves zero out: ask whether the interval holds `truth`":
-                lambda: share((low > 0) | (high < 0)),
+            "this is the share that leaves zero out: ask whether the interval holds `truth`": lambda: share(
+                (low > 0) | (high < 0)
+            ),
             "only the lower end is compared: the truth must also be at or below the upper": lambda: share(low <= TRUTH),
-            "only the upper end is compared: the truth must also be at or above the lower": lambda: share(high >= TRUTH),
+            "only the upper end is compared: the truth must also be at or above the lower": lambda: share(
+                high >= TRUTH
+            ),
             "either end is enough here: both must hold": lambda: share((low <= TRUTH) | (high >= TRUTH)),
             "an interval that ends at the truth holds it: use <= and >=": lambda: share((low < TRUTH) & (high > TRUTH)),
-            "an interval that ends at the truth holds it, at its lower end too: use <=":
-                lambda: share((low < TRUTH) & (high >= TRUTH)),
-            "an interval that ends at the truth holds it, at its upper end too: use >=":
-                lambda: share((low <= TRUTH) & (high > TRUTH)),
+            "an interval that ends at the truth holds it, at its lower end too: use <=": lambda: share(
+                (low < TRUTH) & (high >= TRUTH)
+            ),
+            "an interval that ends at the truth holds it, at its upper end too: use >=": lambda: share(
+                (low <= TRUTH) & (high > TRUTH)
+            ),
             "a number of tables, not a share: divide by how many there are": lambda: inside.double().sum(1),
             "in per cent: return a share between 0 and 1": lambda: 100 * share(inside),
-            "the ends are compared the wrong way round: low <= truth <= high":
-                lambda: share((low >= TRUTH) & (high <= TRUTH)),
-            "rows and columns of each table are exchanged before the interval is made: hand it the table as it is":
-                lambda: of(tables.transpose(1, 2)),
-            "the tables are averaged into one first: ask the interval of each table":
-                lambda: of(tables.mean(0, keepdim=True)),
+            "the ends are compared the wrong way round: low <= truth <= high": lambda: share(
+                (low >= TRUTH) & (high <= TRUTH)
+            ),
+            "rows and columns of each table are exchanged before the interval is made: hand it the table as it is": lambda: (
+                of(tables.transpose(1, 2))
+            ),
+            "the tables are averaged into one first: ask the interval of each table": lambda: of(
+                tables.mean(0, keepdim=True)
+            ),
             "only the first table is looked at: take the mean over all": lambda: share(inside[:, :1]),
             "only the last table is looked at: take the mean over all": lambda: share(inside[:, -1:]),
             "one table is left out: take the mean over all": lambda: inside[:, 1:].double().sum(1) / inside.shape[1],
             "divided by something else than the number of tables": lambda: inside.double().sum(1) / tables[0].numel(),
-            "a mean width is not what is asked: count the tables whose interval holds the truth":
-                lambda: (high - low).mean(1),
+            "a mean width is not what is asked: count the tables whose interval holds the truth": lambda: (
+                high - low
+            ).mean(1),
         },
         atol=1e-6,
-    )  # fmt: skip
+    )
     return f"{len(bounds)} kinds of interval on 60 tables ({held})"
 
 

@@ -90,20 +90,26 @@ def check_aligned_pairs(learner: Callable) -> str:
         want += [(i, differ[0])] if len(differ) == 1 else []
     chosen = {i for i, _ in got}
     named = {
-        "a pair of unequal lengths was let through: zip stops at the shorter one, so compare lengths first":
-            bool(chosen & {1, 5, 6}),
+        "a pair of unequal lengths was let through: zip stops at the shorter one, so compare lengths first": bool(
+            chosen & {1, 5, 6}
+        ),
         "a pair without any difference was let through: there must be exactly one": 7 in chosen,
-        "sets of tokens are compared: a token may stand in a prompt twice, so compare place by place":
-            3 not in chosen and 11 in chosen,
-        "a pair that differs in two tokens was let through: there must be exactly one difference":
-            bool(chosen & {3, 11}),
+        "sets of tokens are compared: a token may stand in a prompt twice, so compare place by place": 3 not in chosen
+        and 11 in chosen,
+        "a pair that differs in two tokens was let through: there must be exactly one difference": bool(
+            chosen & {3, 11}
+        ),
         "the positions are one too small: BOS is a token too, at position 0": got == [(i, p - 1) for i, p in want],
-        "positions of words, not of tokens: full stops are tokens of their own, and so is BOS": chosen == {0, 2, 4, 8, 9, 10},
-        "aligned pairs are missing: a pair with exactly one different token, wherever it is, belongs in the list":
-            chosen < {0, 2, 4, 8, 9, 10},
-    }  # fmt: skip
-    require(got == want, f"your pairs and positions with those of the tokenizer: {got} against {want}",
-            next((message for message, is_it in named.items() if is_it), ""))  # fmt: skip
+        "positions of words, not of tokens: full stops are tokens of their own, and so is BOS": chosen
+        == {0, 2, 4, 8, 9, 10},
+        "aligned pairs are missing: a pair with exactly one different token, wherever it is, belongs in the list": chosen
+        < {0, 2, 4, 8, 9, 10},
+    }
+    require(
+        got == want,
+        f"your pairs and positions with those of the tokenizer: {got} against {want}",
+        next((message for message, is_it in named.items() if is_it), ""),
+    )
     return f"{len(want)} aligned pairs found among {len(pairs)}, each with its position"
 
 
@@ -137,13 +143,15 @@ def check_gap_direction(learner: Callable) -> str:
             axes="d_model",
             mistakes={
                 **{message: (lambda value=value: value) for message, value in wrong.items()},
-                "rows of the embedding: the logits are read with the unembedding, model.W_U":
-                    lambda: model.W_E[u].mean(0) - model.W_E[f].mean(0),
-                "scaled to length 1: keep the length, or the projection is no longer in logits":
-                    lambda: want / want.norm(),
+                "rows of the embedding: the logits are read with the unembedding, model.W_U": lambda: (
+                    model.W_E[u].mean(0) - model.W_E[f].mean(0)
+                ),
+                "scaled to length 1: keep the length, or the projection is no longer in logits": lambda: (
+                    want / want.norm()
+                ),
                 "the first trait of each set only: take the mean over the set": lambda: W[:, u[0]] - W[:, f[0]],
             },
-        )  # fmt: skip
+        )
     return f"projecting on it gives the preference in logits ({held})"
 
 
@@ -248,24 +256,29 @@ def check_gap_by_component(learner: Callable) -> str:
             f"the embedding's, attentions' and MLPs' parts of the mean gap on {model.cfg.model_name}",
             axes="component",
             mistakes={
-                "the SAE side is divided by the AAE run's scale: each side has its own final norm":
-                    lambda: (projected(aae) - projected(sae, scale_of=aae)).mean(-1),
-                "the AAE side is divided by the SAE run's scale: each side has its own final norm":
-                    lambda: (projected(aae, scale_of=sae) - projected(sae)).mean(-1),
-                "no final norm: divide each side by its ln_final.hook_scale":
-                    lambda: ((_parts(model, aae) - _parts(model, sae)) @ direction).mean(-1),
+                "the SAE side is divided by the AAE run's scale: each side has its own final norm": lambda: (
+                    projected(aae) - projected(sae, scale_of=aae)
+                ).mean(-1),
+                "the AAE side is divided by the SAE run's scale: each side has its own final norm": lambda: (
+                    projected(aae, scale_of=sae) - projected(sae)
+                ).mean(-1),
+                "no final norm: divide each side by its ln_final.hook_scale": lambda: (
+                    (_parts(model, aae) - _parts(model, sae)) @ direction
+                ).mean(-1),
                 "the sign: AAE minus SAE": lambda: -want,
                 "the AAE side alone: subtract the SAE side's parts": lambda: projected(aae).mean(-1),
                 "the SAE side alone: subtract it from the AAE side's parts": lambda: projected(sae).mean(-1),
                 "the two sides are added: AAE minus SAE": lambda: (projected(aae) + projected(sae)).mean(-1),
-                "averaged over components: one value for each, averaged over pairs":
-                    lambda: (projected(aae) - projected(sae)).mean(0),
-                "another position: the prediction is made at the last token":
-                    lambda: (projected(aae, at=-2) - projected(sae, at=-2)).mean(-1),
+                "averaged over components: one value for each, averaged over pairs": lambda: (
+                    projected(aae) - projected(sae)
+                ).mean(0),
+                "another position: the prediction is made at the last token": lambda: (
+                    projected(aae, at=-2) - projected(sae, at=-2)
+                ).mean(-1),
                 "not averaged over pairs": lambda: projected(aae) - projected(sae),
                 "summed over pairs: take the mean": lambda: (projected(aae) - projected(sae)).sum(-1),
             },
-        )  # fmt: skip
+        )
         total, gap = torch.as_tensor(got).sum(), (_prefers(aae_logits, u, f) - _prefers(sae_logits, u, f)).mean()
         require(abs(total - gap) < 1e-3, f"the sum of your components with the gap: {total:.4f} against {gap:.4f}", "")
     return f"the components add up to the gap ({held})"
@@ -362,19 +375,26 @@ def check_compare_with_null(learner: Callable) -> str:
         "(1 + swaps at least as large in this cell) / (1 + swaps)",
         axes="layer head",
         mistakes={
-            "one-sided: compare absolute values, a head may push either way":
-                lambda: (1 + (null >= observed).sum(0)) / 10,
-            "the observed map is left out: it is one of the maps it is ranked among": lambda: (sizes >= size).sum(0) / 9,
+            "one-sided: compare absolute values, a head may push either way": lambda: (
+                (1 + (null >= observed).sum(0)) / 10
+            ),
+            "the observed map is left out: it is one of the maps it is ranked among": lambda: (
+                (sizes >= size).sum(0) / 9
+            ),
             "compared with the null's mean only: count swap by swap": lambda: (sizes.mean(0) >= size).float(),
-            "a tie is not counted: \"at least as large\" includes equal ones": lambda: (1 + (sizes > size).sum(0)) / 10,
-            "pooled over all heads: a head that is large for every swap must be compared with itself":
-                lambda: (1 + (sizes.flatten()[:, None, None] >= size).sum(0)) / (1 + sizes.numel()),
-            "the share of swaps that are smaller: count those at least as large": lambda: (1 + (sizes < size).sum(0)) / 10,
-            "compared with the largest cell of each swap: stricter than asked; here each head has its own null":
-                lambda: (1 + (sizes.flatten(1).amax(1)[:, None, None] >= size).sum(0)) / 10,
+            'a tie is not counted: "at least as large" includes equal ones': lambda: (1 + (sizes > size).sum(0)) / 10,
+            "pooled over all heads: a head that is large for every swap must be compared with itself": lambda: (
+                (1 + (sizes.flatten()[:, None, None] >= size).sum(0)) / (1 + sizes.numel())
+            ),
+            "the share of swaps that are smaller: count those at least as large": lambda: (
+                (1 + (sizes < size).sum(0)) / 10
+            ),
+            "compared with the largest cell of each swap: stricter than asked; here each head has its own null": lambda: (
+                (1 + (sizes.flatten(1).amax(1)[:, None, None] >= size).sum(0)) / 10
+            ),
         },
         atol=1e-6,
-    )  # fmt: skip
+    )
     return f"a rank per head ({held})"
 
 

@@ -60,21 +60,26 @@ def check_mean_z(learner: Callable) -> str:
             mistakes={
                 "padding is in the mean: use the mask": lambda: padded[:, :, 1:].mean((1, 2)),
                 "padding and BOS are in the mean: use the mask, and leave position 0 out": lambda: padded.mean((1, 2)),
-                "BOS is in the mean: heads do something of their own there; leave position 0 out":
-                    lambda: torch.cat(list(alone), dim=1).mean(1),
-                "a mean of the prompts' means: every token counts the same, so long prompts count more":
-                    lambda: torch.stack([z[:, 1:].mean(1) for z in alone]).mean(0),
-                "divided by the padded number of tokens: divide by how many are real":
-                    lambda: torch.cat([z[:, 1:] for z in alone], dim=1).sum(1) / mask[:, 1:].numel(),
-                "the last tokens only: average over all real positions":
-                    lambda: torch.stack([z[:, -1] for z in alone]).mean(0),
+                "BOS is in the mean: heads do something of their own there; leave position 0 out": lambda: torch.cat(
+                    list(alone), dim=1
+                ).mean(1),
+                "a mean of the prompts' means: every token counts the same, so long prompts count more": lambda: (
+                    torch.stack([z[:, 1:].mean(1) for z in alone]).mean(0)
+                ),
+                "divided by the padded number of tokens: divide by how many are real": lambda: (
+                    torch.cat([z[:, 1:] for z in alone], dim=1).sum(1) / mask[:, 1:].numel()
+                ),
+                "the last tokens only: average over all real positions": lambda: torch.stack(
+                    [z[:, -1] for z in alone]
+                ).mean(0),
                 "that is the query: z is what a head read, before W_O": lambda: _mean_over(model, "q"),
                 "position 1 is left out too: only BOS is": lambda: torch.cat([z[:, 2:] for z in alone], dim=1).mean(1),
                 "summed, not averaged": lambda: torch.cat([z[:, 1:] for z in alone], dim=1).sum(1),
-                "the first axis is the prompt: average over prompts too":
-                    lambda: torch.stack([z[:, 1:].mean(1) for z in alone], dim=1),
+                "the first axis is the prompt: average over prompts too": lambda: torch.stack(
+                    [z[:, 1:].mean(1) for z in alone], dim=1
+                ),
             },
-        )  # fmt: skip
+        )
     return f"the mean of every head over five prompts of 2 to 13 tokens, padding and BOS left out ({held})"
 
 
@@ -294,10 +299,12 @@ def check_slope_removed(learner: Callable) -> str:
         "gaps that grow": (before, torch.tensor([1.2, -0.6, -0.1, -0.8, 0.5, -0.1])),
         "gaps whose signs turn": (before, torch.tensor([-0.5, 0.3, 0.2, 0.6, -0.2, 0.2])),
         "gaps that move at right angles": (before, before + torch.tensor([0.4, 0.9, 0.0, 0.0, 0.0, 0.0])),
-        "the same swaps, some turned round": (before * torch.tensor([1, -1, -1, 1, -1, 1.0]),
-                                              torch.tensor([0.45, 0.1, -0.2, -0.5, -0.15, 0.1])),
+        "the same swaps, some turned round": (
+            before * torch.tensor([1, -1, -1, 1, -1, 1.0]),
+            torch.tensor([0.45, 0.1, -0.2, -0.5, -0.15, 0.1]),
+        ),
         "two swaps of one sign": (torch.tensor([0.5, 0.2]), torch.tensor([0.1, 0.3])),
-    }  # fmt: skip
+    }
     for what, (start, rows) in cases.items():
         both = sum(x * y for x, y in zip(start.tolist(), rows.tolist(), strict=True))
         squares = sum(x * x for x in start.tolist())
@@ -376,14 +383,19 @@ def check_matched_heads(learner: Callable) -> str:
         require(len(set(draw)) == len(draw), said, "a head is drawn twice: draw without putting back, rng.sample")
     again = _drawn(call(learner, list(heads), n_heads, random.Random(0)))
     other = len({tuple(sorted(draw)) for draw in draws})
-    require(again == draws[0], f"two draws with random.Random(0): {draws[0]}, {again}",
-            "the draw does not come from rng alone: use its methods, so that a seed gives the same draw again")  # fmt: skip
+    require(
+        again == draws[0],
+        f"two draws with random.Random(0): {draws[0]}, {again}",
+        "the draw does not come from rng alone: use its methods, so that a seed gives the same draw again",
+    )
     require(other > 1, f"{n_draws} draws with different seeds: all are {draws[0]}", "nothing is drawn by lot: use rng")
     equal = [dict(draw)[0] == dict(draw)[9] for draw in draws]  # layers of which one head is drawn
     rate, share = sum(equal) / n_draws, 1 / n_heads
-    require(abs(rate - share) < 5 * (share * (1 - share) / n_draws) ** 0.5,
-            f"how often layers 0 and 9 get the same head: in {rate:.2f} of the draws, where chance gives {share:.2f}",
-            "the layers are drawn together: draw anew for each layer")  # fmt: skip
+    require(
+        abs(rate - share) < 5 * (share * (1 - share) / n_draws) ** 0.5,
+        f"how often layers 0 and 9 get the same head: in {rate:.2f} of the draws, where chance gives {share:.2f}",
+        "the layers are drawn together: draw anew for each layer",
+    )
     return _evenly(draws, heads, n_heads)
 
 
@@ -464,31 +476,42 @@ def _projected_at(
         mistakes={
             "nothing is taken out: is the hook in fwd_hooks, and does it return the stream?": lambda: model(tokens),
             "the direction is not scaled to length 1: divide it by its norm first": lambda: run(scaled(direction)),
-            "divided by its norm once: the component is (x · unit), times the unit again":
-                lambda: run(lambda x: -(x @ direction)[:, None] * unit),
-            "divided by its norm once: the component times the direction":
-                lambda: run(lambda x: -(x @ unit)[:, None] * direction),
+            "divided by its norm once: the component is (x · unit), times the unit again": lambda: run(
+                lambda x: -(x @ direction)[:, None] * unit
+            ),
+            "divided by its norm once: the component times the direction": lambda: run(
+                lambda x: -(x @ unit)[:, None] * direction
+            ),
             "the component is added, not taken out": lambda: run(lambda x: (x @ unit)[:, None] * unit),
-            "only the component is kept: subtract it from the stream": lambda: run(lambda x: (x @ unit)[:, None] * unit - x),
-            "the component is subtracted from every number of the stream: multiply it by the unit vector":
-                lambda: run(lambda x: -(x @ unit)[:, None].expand_as(x)),
-            "the unit itself is subtracted: subtract it times the stream's component along it":
-                lambda: run(lambda x: -unit.expand_as(x)),
+            "only the component is kept: subtract it from the stream": lambda: run(
+                lambda x: (x @ unit)[:, None] * unit - x
+            ),
+            "the component is subtracted from every number of the stream: multiply it by the unit vector": lambda: run(
+                lambda x: -(x @ unit)[:, None].expand_as(x)
+            ),
+            "the unit itself is subtracted: subtract it times the stream's component along it": lambda: run(
+                lambda x: -unit.expand_as(x)
+            ),
             "the whole stream is set to zero": lambda: run(lambda x: -x),
             "it is taken out at every position: each row has one": lambda: run(at=everywhere),
-            "every row is edited at the first row's position: each has its own":
-                lambda: run(at=positions[:1].expand(len(tokens))),
+            "every row is edited at the first row's position: each has its own": lambda: run(
+                at=positions[:1].expand(len(tokens))
+            ),
             "every row is edited at all of the positions: each has its own": lambda: run(at=[positions] * len(tokens)),
             "it is taken out at the last position": lambda: run(at=[-1] * len(tokens)),
             "only the first row is edited": lambda: _first_row(run(), model(tokens)),
             "that is the stream after the layer: before it is hook_resid_pre": lambda: run(site="hook_resid_post"),
-            "that is the stream between attention and MLP: before the layer is hook_resid_pre":
-                lambda: run(site="hook_resid_mid"),
+            "that is the stream between attention and MLP: before the layer is hook_resid_pre": lambda: run(
+                site="hook_resid_mid"
+            ),
             "that is what attention writes: the stream is hook_resid_pre": lambda: run(site="hook_attn_out"),
-            **{f"that is layer {other}, not the one asked for": (lambda other=other: run(where=other))
-               for other in range(n) if other != layer},
+            **{
+                f"that is layer {other}, not the one asked for": (lambda other=other: run(where=other))
+                for other in range(n)
+                if other != layer
+            },
         },
-    )  # fmt: skip
+    )
 
 
 def _without(unit: Tensor) -> Callable[[Tensor], Tensor]:

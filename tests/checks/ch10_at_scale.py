@@ -168,22 +168,33 @@ def _from_layer(model, layer: int) -> tuple[Tensor, Tensor, Mistakes]:
     clean, corrupted = _residuals(model)
     resid = corrupted[layer].clone()
     resid[:, S2] = clean[layer][:, S2]
-    return resid, _patched_run(model, _tokens()[1], clean, layer, S2), once({
-        "you start one block late: resid_pre is what block `layer` itself reads":
-            lambda: _logits(model, _blocks(model, resid, range(layer + 1, 3))),
-        "you start at block 0: the blocks before `layer` have run already":
-            lambda: _logits(model, _blocks(model, resid, range(3))),
-        "you run one block only: all later ones follow":
-            lambda: _logits(model, _blocks(model, resid, [layer])),
-        "the final norm is missing: model.ln_final comes before model.unembed":
-            lambda: model.unembed(_blocks(model, resid, range(layer, 3))),
-        "no block runs: from `layer` to the last, each takes the stream that the one before returns":
-            lambda: _logits(model, resid),
-        "you return the residual stream: model.unembed turns it into logits":
-            lambda: _blocks(model, resid, range(layer, 3)),
-        "no rotation: a block called by itself does not know where its tokens stand; use run_block":
-            lambda: _logits(model, _bare_blocks(model, resid, layer)),
-    })  # fmt: skip
+    return (
+        resid,
+        _patched_run(model, _tokens()[1], clean, layer, S2),
+        once(
+            {
+                "you start one block late: resid_pre is what block `layer` itself reads": lambda: _logits(
+                    model, _blocks(model, resid, range(layer + 1, 3))
+                ),
+                "you start at block 0: the blocks before `layer` have run already": lambda: _logits(
+                    model, _blocks(model, resid, range(3))
+                ),
+                "you run one block only: all later ones follow": lambda: _logits(model, _blocks(model, resid, [layer])),
+                "the final norm is missing: model.ln_final comes before model.unembed": lambda: model.unembed(
+                    _blocks(model, resid, range(layer, 3))
+                ),
+                "no block runs: from `layer` to the last, each takes the stream that the one before returns": lambda: (
+                    _logits(model, resid)
+                ),
+                "you return the residual stream: model.unembed turns it into logits": lambda: _blocks(
+                    model, resid, range(layer, 3)
+                ),
+                "no rotation: a block called by itself does not know where its tokens stand; use run_block": lambda: (
+                    _logits(model, _bare_blocks(model, resid, layer))
+                ),
+            }
+        ),
+    )
 
 
 def _blocks(model, resid: Tensor, layers) -> Tensor:
@@ -317,26 +328,38 @@ def _every_layer(model, pos: int) -> tuple[Tensor, Mistakes]:
         return torch.stack([_patched_run(model, tokens, source, layer, at)[:, read] for layer in range(n_layers)])
 
     want = looped()
-    return want, once({
-        "clean and corrupted are exchanged: the clean activation goes into the corrupted run":
-            lambda: looped(tokens=clean_tokens, source=corrupted),
-        "you patch every position: index position `pos` only": lambda: looped(slice(None)),
-        "nothing is patched: write the clean activation into the new copies":
-            lambda: model(corrupted_tokens)[:, -1].expand_as(want),
-        "later layers are patched as well: each copy is patched once, before its own layer":
-            lambda: torch.stack([_patched_from(model, clean, corrupted, layer, pos) for layer in range(n_layers)]),
-        "the prompts of the clean run are in another order": lambda: looped(source=clean.flip(1)),
-        "the copies come out in reverse: new ones go behind those already under way (cat([x, new]))":
-            lambda: want.flip(0),
-        "the new copies join after their block: resid_pre is what block l itself reads":
-            lambda: _joined_late(model, clean, corrupted, pos),
-        "every position is still there: read the last one only": lambda: looped(read=slice(None)),
-        "the copies are still in the batch axis: unflatten it into [layer, batch]": lambda: want.flatten(0, 1),
-        "read as [batch, layer]: the copies of one layer lie side by side; unflatten into (-1, batch)":
-            lambda: want.flatten(0, 1).unflatten(0, (-1, n_layers)).transpose(0, 1),
-        **{f"you read position {other}: the prediction stands at the last one, index -1":
-            (lambda other=other: looped(read=other)) for other in range(N_POS - 1)},
-    })  # fmt: skip
+    return want, once(
+        {
+            "clean and corrupted are exchanged: the clean activation goes into the corrupted run": lambda: looped(
+                tokens=clean_tokens, source=corrupted
+            ),
+            "you patch every position: index position `pos` only": lambda: looped(slice(None)),
+            "nothing is patched: write the clean activation into the new copies": lambda: model(corrupted_tokens)[
+                :, -1
+            ].expand_as(want),
+            "later layers are patched as well: each copy is patched once, before its own layer": lambda: torch.stack(
+                [_patched_from(model, clean, corrupted, layer, pos) for layer in range(n_layers)]
+            ),
+            "the prompts of the clean run are in another order": lambda: looped(source=clean.flip(1)),
+            "the copies come out in reverse: new ones go behind those already under way (cat([x, new]))": lambda: (
+                want.flip(0)
+            ),
+            "the new copies join after their block: resid_pre is what block l itself reads": lambda: _joined_late(
+                model, clean, corrupted, pos
+            ),
+            "every position is still there: read the last one only": lambda: looped(read=slice(None)),
+            "the copies are still in the batch axis: unflatten it into [layer, batch]": lambda: want.flatten(0, 1),
+            "read as [batch, layer]: the copies of one layer lie side by side; unflatten into (-1, batch)": lambda: (
+                want.flatten(0, 1).unflatten(0, (-1, n_layers)).transpose(0, 1)
+            ),
+            **{
+                f"you read position {other}: the prediction stands at the last one, index -1": (
+                    lambda other=other: looped(read=other)
+                )
+                for other in range(N_POS - 1)
+            },
+        }
+    )
 
 
 def _patched_from(model, clean: Tensor, corrupted: Tensor, first: int, pos: int) -> Tensor:

@@ -27,8 +27,12 @@ LATE = tuple(  # another last word in four of five: what the embedding tells the
 )
 
 
-@exercise("11", look="section 5: changed[0], then in each layer the heads and after them the MLP; what is heard is a sum",
-          points=4, takes="run keep")  # fmt: skip
+@exercise(
+    "11",
+    look="section 5: changed[0], then in each layer the heads and after them the MLP; what is heard is a sum",
+    points=4,
+    takes="run keep",
+)
 def check_run_edges(learner: Callable) -> str:
     for model in (tiny_model("llama"), tiny_model("gpt2")):
         run = _edge_run(model)
@@ -64,36 +68,55 @@ def _ran(model: TransformerBridge, kept: str) -> tuple[Tensor, Mistakes]:
     run, keep = _edge_run(model), _keep(model, kept)
     wrong = partial(_by_reader, run, keep)
     all_of_it = run.graph.exists
-    return run.logits(keep[None])[0], once({
-        "the embedding tells nothing: changed[0] is run.gained_embedding": lambda: wrong(embedding=0.0),
-        "the embedding's change is turned round": lambda: wrong(embedding=-1.0),
-        "heads are never written into changed": lambda: wrong(heads=False),
-        "MLPs are never written into changed": lambda: wrong(mlps=False),
-        "MLPs hear nothing of the heads of their own layer: fill these in first": lambda: wrong(late=True),
-        "every writer is heard, whatever is kept": lambda: _by_reader(run, all_of_it),
-        "the kept edges are cut, and the others kept": lambda: _by_reader(run, all_of_it & ~keep),
-        "all heads of a layer hear what the layer's first reader hears": lambda: wrong(first_reader=True),
-        "the MLP hears what a reader of its layer's attention hears: it is the reader after the slice":
-            lambda: wrong(mlp_reader=-1),
-        "the MLP hears what the first reader of the next layer hears: its own is readers.stop":
-            lambda: wrong(mlp_reader=1),
-        "the logits hear nothing": lambda: wrong(final="nothing"),
-        "the logits hear every writer: they are a reader like others": lambda: wrong(final="everything"),
-        "the logits hear what the last MLP hears: they are the last reader": lambda: wrong(final="mlp"),
-        "the first layer is left out": lambda: wrong(layers=range(1, run.graph.n_layers)),
-        "the last layer is left out": lambda: wrong(layers=range(run.graph.n_layers - 1)),
-        "what readers hear is averaged over writers: add up": lambda: wrong(average=True),
-        "what readers hear is cut to whole numbers: keep it a float": lambda: wrong(whole=True),
-        "what the MLP writes is written into every writer: its own place is heads.stop": lambda: wrong(everywhere=True),
-        "a writer keeps what it writes in the clean run: it should write what it makes of the kept edges":
-            lambda: wrong(clean=True),
-    })  # fmt: skip
+    return run.logits(keep[None])[0], once(
+        {
+            "the embedding tells nothing: changed[0] is run.gained_embedding": lambda: wrong(embedding=0.0),
+            "the embedding's change is turned round": lambda: wrong(embedding=-1.0),
+            "heads are never written into changed": lambda: wrong(heads=False),
+            "MLPs are never written into changed": lambda: wrong(mlps=False),
+            "MLPs hear nothing of the heads of their own layer: fill these in first": lambda: wrong(late=True),
+            "every writer is heard, whatever is kept": lambda: _by_reader(run, all_of_it),
+            "the kept edges are cut, and the others kept": lambda: _by_reader(run, all_of_it & ~keep),
+            "all heads of a layer hear what the layer's first reader hears": lambda: wrong(first_reader=True),
+            "the MLP hears what a reader of its layer's attention hears: it is the reader after the slice": lambda: (
+                wrong(mlp_reader=-1)
+            ),
+            "the MLP hears what the first reader of the next layer hears: its own is readers.stop": lambda: wrong(
+                mlp_reader=1
+            ),
+            "the logits hear nothing": lambda: wrong(final="nothing"),
+            "the logits hear every writer: they are a reader like others": lambda: wrong(final="everything"),
+            "the logits hear what the last MLP hears: they are the last reader": lambda: wrong(final="mlp"),
+            "the first layer is left out": lambda: wrong(layers=range(1, run.graph.n_layers)),
+            "the last layer is left out": lambda: wrong(layers=range(run.graph.n_layers - 1)),
+            "what readers hear is averaged over writers: add up": lambda: wrong(average=True),
+            "what readers hear is cut to whole numbers: keep it a float": lambda: wrong(whole=True),
+            "what the MLP writes is written into every writer: its own place is heads.stop": lambda: wrong(
+                everywhere=True
+            ),
+            "a writer keeps what it writes in the clean run: it should write what it makes of the kept edges": lambda: (
+                wrong(clean=True)
+            ),
+        }
+    )
 
 
 def _by_reader(
-    run: EdgeRun, keep: Tensor, embedding=1.0, heads=True, mlps=True, late=False, first_reader=False, mlp_reader=0,
-    final="own", layers=None, average=False, clean=False, whole=False, everywhere=False,
-) -> Tensor:  # fmt: skip
+    run: EdgeRun,
+    keep: Tensor,
+    embedding=1.0,
+    heads=True,
+    mlps=True,
+    late=False,
+    first_reader=False,
+    mlp_reader=0,
+    final="own",
+    layers=None,
+    average=False,
+    clean=False,
+    whole=False,
+    everywhere=False,
+) -> Tensor:
     """The run, reader by reader; each keyword is something to get wrong."""
     graph = run.graph
     changed = torch.zeros(len(graph.writers), *run.gained_embedding.shape)
@@ -131,8 +154,12 @@ def _by_reader(
 GRAPH = EdgeGraph(3, 4, 2)
 
 
-@exercise("11", look="section 6: masked_fill(~exists, -inf), then topk or argsort on the flattened scores", points=2,
-          takes="scores exists n signed")  # fmt: skip
+@exercise(
+    "11",
+    look="section 6: masked_fill(~exists, -inf), then topk or argsort on the flattened scores",
+    points=2,
+    takes="scores exists n signed",
+)
 def check_top_edges(learner: Callable) -> str:
     for case in range(len(_choices())):
         held = _require_choice(learner, case)
@@ -162,10 +189,16 @@ def _choices() -> tuple[tuple[Tensor, int, bool | None, float, float], ...]:
     anywhere = torch.rand(9, 14, generator=torch.Generator().manual_seed(5)) < 0.4
     ordered, every = GRAPH.exists, int(anywhere.sum())
     return (
-        (ordered, 25, False, 1.0, 0.0), (ordered, 25, True, 1.0, 0.0), (ordered, 150, True, 1.0, 0.0),
-        (ordered, 190, False, 1.0, 0.0), (ordered, 1, False, 1.0, 0.0), (ordered, 60, None, 1.0, 0.0),
-        (anywhere, 20, True, 1.0, -3.0), (anywhere, every // 2, None, 1e-3, 1.0), (anywhere, every, True, 1.0, -1.0),
-    )  # fmt: skip
+        (ordered, 25, False, 1.0, 0.0),
+        (ordered, 25, True, 1.0, 0.0),
+        (ordered, 150, True, 1.0, 0.0),
+        (ordered, 190, False, 1.0, 0.0),
+        (ordered, 1, False, 1.0, 0.0),
+        (ordered, 60, None, 1.0, 0.0),
+        (anywhere, 20, True, 1.0, -3.0),
+        (anywhere, every // 2, None, 1e-3, 1.0),
+        (anywhere, every, True, 1.0, -1.0),
+    )
 
 
 def _require_choice(learner: Callable, case: int) -> str:
@@ -174,10 +207,12 @@ def _require_choice(learner: Callable, case: int) -> str:
     scores = middle + spread * torch.randn(exists.shape, generator=generator)  # those of edges that do not exist, too
     more = {} if signed is None else {"signed": signed}
     return require_equal(
-        call(learner, scores, exists, n, **more), _top(scores, exists, n, bool(signed)),
-        f"the best {n} edges, {'signed' if signed else 'by size'}", axes="reader writer",
+        call(learner, scores, exists, n, **more),
+        _top(scores, exists, n, bool(signed)),
+        f"the best {n} edges, {'signed' if signed else 'by size'}",
+        axes="reader writer",
         mistakes=_top_mistakes(scores, exists, n, bool(signed)),
-    )  # fmt: skip
+    )
 
 
 def _top(scores: Tensor, exists: Tensor, n: int, signed: bool, ascending: bool = False) -> Tensor:
@@ -193,25 +228,29 @@ def _top_mistakes(scores: Tensor, exists: Tensor, n: int, signed: bool) -> Mista
     everything = torch.ones_like(exists)
     right = partial(_top, scores, exists, n)
     return {
-        "edges are ranked by size where the sign is asked for" if signed else
-        "edges are ranked by sign where the size is asked for": lambda: right(not signed),
+        "edges are ranked by size where the sign is asked for"
+        if signed
+        else "edges are ranked by sign where the size is asked for": lambda: right(not signed),
         "these are the weakest edges: the largest first": lambda: right(signed, ascending=True),
         "edges that do not exist are chosen: put them last": lambda: _top(scores, everything, n, signed),
-        "edges that do not exist are chosen, as if they had a score of 0: put them last, with -inf":
-            lambda: _top(scores * exists, everything, n, signed),
+        "edges that do not exist are chosen, as if they had a score of 0: put them last, with -inf": lambda: _top(
+            scores * exists, everything, n, signed
+        ),
         "one edge too many": lambda: _top(scores, exists, n + 1, signed),
         "one edge too few": lambda: _top(scores, exists, n - 1, signed),
         "which edges exist is worked out anew: the table `exists` says it": lambda: _top(
-            scores, torch.arange(exists.shape[1]) < exists.sum(1)[:, None], n, signed),
-        "edges with a score below zero are never chosen: of those that hurt, the mildest are the best":
-            lambda: right(signed) & (scores > 0),
+            scores, torch.arange(exists.shape[1]) < exists.sum(1)[:, None], n, signed
+        ),
+        "edges with a score below zero are never chosen: of those that hurt, the mildest are the best": lambda: (
+            right(signed) & (scores > 0)
+        ),
         "the chosen edges are left out": lambda: exists & ~right(signed),
         "only edges that do not exist are chosen: the mask is turned round": lambda: _top(scores, ~exists, n, signed),
         "everything but the best edges is chosen": lambda: ~right(signed),
         "every edge is chosen": lambda: exists,
         "everything is chosen": lambda: everything,
         "nothing is chosen": lambda: exists & False,
-    }  # fmt: skip
+    }
 
 
 # --- areas ------------------------------------------------------------------------------------------------------------
@@ -270,13 +309,18 @@ def _area_mistakes(shares, heights) -> Mistakes:
     sizes = [abs(gap) for gap in gaps]
     return {
         "the two are exchanged: (cpr, cmd)": lambda: torch.tensor([cmd, cpr]),
-        "the sides of the curve cancel in CMD: take the absolute value at each point, before the area":
-            lambda: torch.tensor([cpr, _trapezoids(shares, gaps)]),
-        "the absolute value of CMD is taken after the area: take it at each point":
-            lambda: torch.tensor([cpr, abs(_trapezoids(shares, gaps))]),
-        "the sides of the curve cancel in CMD, with the sign turned": lambda: torch.tensor([cpr, -_trapezoids(shares, gaps)]),
-        "the points count as evenly spaced: give the shares as places":
-            lambda: torch.tensor([_trapezoids(even, heights), _trapezoids(even, sizes)]),
+        "the sides of the curve cancel in CMD: take the absolute value at each point, before the area": lambda: (
+            torch.tensor([cpr, _trapezoids(shares, gaps)])
+        ),
+        "the absolute value of CMD is taken after the area: take it at each point": lambda: torch.tensor(
+            [cpr, abs(_trapezoids(shares, gaps))]
+        ),
+        "the sides of the curve cancel in CMD, with the sign turned": lambda: torch.tensor(
+            [cpr, -_trapezoids(shares, gaps)]
+        ),
+        "the points count as evenly spaced: give the shares as places": lambda: torch.tensor(
+            [_trapezoids(even, heights), _trapezoids(even, sizes)]
+        ),
         "the points of CPR count as evenly spaced": lambda: torch.tensor([_trapezoids(even, heights), cmd]),
         "the points of CMD count as evenly spaced": lambda: torch.tensor([cpr, _trapezoids(even, sizes)]),
         "these are means over points: take areas": lambda: torch.tensor([np.mean(heights), np.mean(sizes)]).float(),
@@ -287,33 +331,44 @@ def _area_mistakes(shares, heights) -> Mistakes:
         "places and heights of CMD are exchanged": lambda: torch.tensor([cpr, _trapezoids(sizes, shares)]),
         "these are areas of the left points: take trapezoids": lambda: torch.tensor([left(heights), left(sizes)]),
         "these are areas of the right points: take trapezoids": lambda: torch.tensor([right(heights), right(sizes)]),
-        "CMD is the area under the curve's size, not its distance from 1":
-            lambda: torch.tensor([cpr, _trapezoids(shares, [abs(height) for height in heights])]),
-        "CMD is 1 minus CPR: a curve above 1 is as far from the model as one below":
-            lambda: torch.tensor([cpr, 1 - cpr]),
+        "CMD is the area under the curve's size, not its distance from 1": lambda: torch.tensor(
+            [cpr, _trapezoids(shares, [abs(height) for height in heights])]
+        ),
+        "CMD is 1 minus CPR: a curve above 1 is as far from the model as one below": lambda: torch.tensor(
+            [cpr, 1 - cpr]
+        ),
         "CMD is the distance from another number than 1": lambda: torch.tensor(
             [cpr, _trapezoids(shares, [abs(2 - height) for height in heights])]
         ),
-        "CMD adds 1 to the curve: it is the distance from 1":
-            lambda: torch.tensor([cpr, _trapezoids(shares, [abs(1 + height) for height in heights])]),
-        "the curve is clipped to 1 in CPR: what lies above counts":
-            lambda: torch.tensor([_trapezoids(shares, [min(1.0, height) for height in heights]), cmd]),
+        "CMD adds 1 to the curve: it is the distance from 1": lambda: torch.tensor(
+            [cpr, _trapezoids(shares, [abs(1 + height) for height in heights])]
+        ),
+        "the curve is clipped to 1 in CPR: what lies above counts": lambda: torch.tensor(
+            [_trapezoids(shares, [min(1.0, height) for height in heights]), cmd]
+        ),
         "the curve is led on to (1, 1): take the points that are given, and no others": lambda: torch.tensor(
-            _areas([*shares, 1.0], [*heights, 1.0])),
+            _areas([*shares, 1.0], [*heights, 1.0])
+        ),
         "the curve is led back to (0, 0): take the points that are given, and no others": lambda: torch.tensor(
-            _areas([0.0, *shares], [0.0, *heights])),
+            _areas([0.0, *shares], [0.0, *heights])
+        ),
         "CMD is the distance from the last height: it is the distance from 1": lambda: torch.tensor(
-            [cpr, _trapezoids(shares, [abs(heights[-1] - height) for height in heights])]),
+            [cpr, _trapezoids(shares, [abs(heights[-1] - height) for height in heights])]
+        ),
         "the areas are divided by the width of the curve": lambda: torch.tensor([cpr, cmd]) / (shares[-1] - shares[0]),
         "CMD is the constant's area": lambda: torch.tensor([cpr, _trapezoids(shares, [1.0] * len(shares))]),
-    }  # fmt: skip
+    }
 
 
 # --- overlap ----------------------------------------------------------------------------------------------------------
 
 
-@exercise("11", look="section 7: draw prompts with replacement; overlap = in both / in either", points=2,
-          takes="per_prompt exists n draws seed")  # fmt: skip
+@exercise(
+    "11",
+    look="section 7: draw prompts with replacement; overlap = in both / in either",
+    points=2,
+    takes="per_prompt exists n draws seed",
+)
 def check_bootstrap_overlap(learner: Callable) -> str:
     draws = 60
     for case, n in ((0, 30), (1, 8), (2, 60)):
@@ -467,8 +522,12 @@ def _alike(found: Sequence[float], usual: Sequence[float]) -> bool:
 # --- by trial ---------------------------------------------------------------------------------------------------------
 
 
-@exercise("11", look="section 8: keep the set and its distance; compare each trial with that distance", points=2,
-          takes="edges distance threshold")  # fmt: skip
+@exercise(
+    "11",
+    look="section 8: keep the set and its distance; compare each trial with that distance",
+    points=2,
+    takes="edges distance threshold",
+)
 def check_acdc(learner: Callable) -> str:
     for case, (edges, distance, threshold) in enumerate(_trials()):
         asked: list[frozenset] = []
@@ -491,9 +550,12 @@ def check_acdc(learner: Callable) -> str:
         )
         want, mistakes = _stay(edges, distance, threshold), _trial_mistakes(edges, distance, threshold)
         held = require_equal(
-            [edge in got for edge in edges], torch.tensor([edge in want for edge in edges]),
-            f"which of {len(edges)} edges stay, trial {case + 1}", axes="edge", mistakes=mistakes,
-        )  # fmt: skip
+            [edge in got for edge in edges],
+            torch.tensor([edge in want for edge in edges]),
+            f"which of {len(edges)} edges stay, trial {case + 1}",
+            axes="edge",
+            mistakes=mistakes,
+        )
         require(
             list(got) == want, f"the edges that stay: {got}", f"return them once each, in the order of `edges`: {want}"
         )
@@ -539,8 +601,19 @@ def _trials() -> tuple:
     )
 
 
-def _stay(edges, distance, threshold, strict=False, from_start=False, put_back=False, absolute=False, keep_now=False,
-          reverse=False, total=False, repeat=False) -> list:  # fmt: skip
+def _stay(
+    edges,
+    distance,
+    threshold,
+    strict=False,
+    from_start=False,
+    put_back=False,
+    absolute=False,
+    keep_now=False,
+    reverse=False,
+    total=False,
+    repeat=False,
+) -> list:
     kept = frozenset(edges)
     start = now = distance(kept)
     found = []
@@ -565,25 +638,33 @@ def _trial_mistakes(edges, distance, threshold) -> Mistakes:
         return torch.tensor([edge in stay for edge in edges])
 
     return {
-        "each edge is tried on its own, with all others there: what goes must stay away": lambda: mask(wrong(put_back=True)),
-        "the growth is counted from the beginning: count it from the run as it is at that moment":
-            lambda: mask(wrong(from_start=True)),
-        "an edge that makes the distance smaller stays: it may go, there is no growth": lambda: mask(wrong(absolute=True)),
+        "each edge is tried on its own, with all others there: what goes must stay away": lambda: mask(
+            wrong(put_back=True)
+        ),
+        "the growth is counted from the beginning: count it from the run as it is at that moment": lambda: mask(
+            wrong(from_start=True)
+        ),
+        "an edge that makes the distance smaller stays: it may go, there is no growth": lambda: mask(
+            wrong(absolute=True)
+        ),
         "a growth by exactly the threshold is let go: it matters, and the edge stays": lambda: mask(wrong(strict=True)),
         "the edges are tried in another order than given": lambda: mask(wrong(reverse=True)),
         "the distance itself is compared with the threshold: compare its growth": lambda: mask(wrong(total=True)),
         "edges that stayed are tried again: each is tried once": lambda: mask(wrong(repeat=True)),
-        "an edge whose name counts as false, such as 0, is lost: ask whether it is in the set":
-            lambda: torch.tensor([edge in wrong() and bool(edge) for edge in edges]),
+        "an edge whose name counts as false, such as 0, is lost: ask whether it is in the set": lambda: torch.tensor(
+            [edge in wrong() and bool(edge) for edge in edges]
+        ),
         "the distance now is not updated when an edge goes": lambda: mask(wrong(keep_now=True)),
         "these are the edges that go: return those that stay": lambda: ~mask(wrong()),
         "every edge stays": lambda: mask(edges),
         "no edge stays": lambda: mask(()),
-        "what matters is taken out, and what does not is kept: the comparison is turned round":
-            lambda: mask(_turned(edges, distance, threshold)),
-        "the growth has the wrong sign: distance without the edge, minus the distance now":
-            lambda: mask(_turned(edges, distance, threshold, sign=True)),
-    }  # fmt: skip
+        "what matters is taken out, and what does not is kept: the comparison is turned round": lambda: mask(
+            _turned(edges, distance, threshold)
+        ),
+        "the growth has the wrong sign: distance without the edge, minus the distance now": lambda: mask(
+            _turned(edges, distance, threshold, sign=True)
+        ),
+    }
 
 
 def _turned(edges, distance, threshold, sign: bool = False) -> list:

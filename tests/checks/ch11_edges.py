@@ -25,8 +25,12 @@ from utils.tiny_models import tiny_model
 SHAPES = ((3, 4, None), (3, 4, 2), (2, 5, 1), (1, 3, 3))  # layers, heads, key/value heads
 
 
-@exercise("11", look="section 1: how many writers come before each reader; then torch.arange(n_writers) < n_before[:, None]",
-          points=2, takes="cfg")  # fmt: skip
+@exercise(
+    "11",
+    look="section 1: how many writers come before each reader; then torch.arange(n_writers) < n_before[:, None]",
+    points=2,
+    takes="cfg",
+)
 def check_edge_mask(learner: Callable) -> str:
     for n_layers, n_heads, shared in SHAPES:
         cfg = SimpleNamespace(n_layers=n_layers, n_heads=n_heads, n_key_value_heads=shared)
@@ -47,9 +51,21 @@ def check_edge_mask(learner: Callable) -> str:
 
 
 def _mask(
-    n_layers: int, n_heads: int, shared: int | None, same_mlp=False, logits=True, embedding=True, last_mlp=True,
-    own=False, heads_hear=False, mlp_hears=True, only_queries=False, order="qkvm", strict=True, every=False,
-) -> Tensor:  # fmt: skip
+    n_layers: int,
+    n_heads: int,
+    shared: int | None,
+    same_mlp=False,
+    logits=True,
+    embedding=True,
+    last_mlp=True,
+    own=False,
+    heads_hear=False,
+    mlp_hears=True,
+    only_queries=False,
+    order="qkvm",
+    strict=True,
+    every=False,
+) -> Tensor:
     """The table, node by node; each keyword is something to get wrong."""
     kv = n_heads if own or shared is None else shared
     writers = [(-1, "embed")] * embedding
@@ -92,11 +108,13 @@ def _mask_mistakes(n_layers: int, n_heads: int, shared: int | None) -> Mistakes:
         "the table is true where there is no edge": lambda: ~turned,
         "readers hear one writer too many: those before them, and no more": lambda: _shifted(turned, 1),
         "readers hear one writer too few: those before them, the embedding counted": lambda: _shifted(turned, -1),
-        "nobody hears anything of the first layer: layers count from 0":
-            lambda: _by_count(n_layers, n_heads, kv, lambda layer: 1 + max(0, layer - 1) * (n_heads + 1)),
-        "a layer counts for its heads only: its MLP writes, too":
-            lambda: _by_count(n_layers, n_heads, kv, lambda layer: 1 + layer * n_heads, turned.shape[1]),
-    }  # fmt: skip
+        "nobody hears anything of the first layer: layers count from 0": lambda: _by_count(
+            n_layers, n_heads, kv, lambda layer: 1 + max(0, layer - 1) * (n_heads + 1)
+        ),
+        "a layer counts for its heads only: its MLP writes, too": lambda: _by_count(
+            n_layers, n_heads, kv, lambda layer: 1 + layer * n_heads, turned.shape[1]
+        ),
+    }
 
 
 def _shifted(mask: Tensor, by: int) -> Tensor:
@@ -135,8 +153,12 @@ def early_runs_of(model: TransformerBridge) -> EarlyRuns:
     return EarlyRuns(model)
 
 
-@exercise("11", look="section 2: the message at ln1, ln2 or ln_final's hook_in; for q, k, v one head in a second run",
-          points=3, takes="model tokens messages metric reader")  # fmt: skip
+@exercise(
+    "11",
+    look="section 2: the message at ln1, ln2 or ln_final's hook_in; for q, k, v one head in a second run",
+    points=3,
+    takes="model tokens messages metric reader",
+)
 def check_exact_edges(learner: Callable) -> str:
     for family, readers in READERS.items():
         model = tiny_model(family)
@@ -206,29 +228,40 @@ def _into(model: TransformerBridge, reader: Reader) -> tuple[Tensor, Mistakes]:
         "the readers read the message alone: add it to their stream": lambda: each(change=alone),
         "only the last position hears the message": lambda: each(change=lambda m: m * last_position[:, None]),
         "nothing is patched: does the hook return something, and is it the right hook?": lambda: 0 * each(),
-        "every writer's effect is that of the last one: a function made in a loop sees its last values":
-            lambda: each()[-1:].expand(len(messages)),
+        "every writer's effect is that of the last one: a function made in a loop sees its last values": lambda: each()[
+            -1:
+        ].expand(len(messages)),
         "every writer's effect is that of the first one": lambda: each()[:1].expand(len(messages)),
         "the messages pile up: start each run anew": lambda: _piled(runs, reader, messages),
-    }  # fmt: skip
+    }
     if site in ("q", "k", "v"):
         shared, in_front = len(runs.orig[site, layer][0, 0]), f"blocks.{layer}.ln1.hook_in"
         react = "all heads of the layer react: exchange this one head's part in a second run"
         mistakes |= {
             react: lambda: hooked(in_front),
             f"{react}; this happens where the reader is a {site}": lambda: hooked(in_front),
-            "nothing is exchanged where the reader is a query, a key or a value: put in what was told": lambda: 0 * each(),
-            "all heads of the layer are exchanged: only this head's query, key or value":
-                lambda: torch.stack([_all_heads(runs, site, layer, m) for m in messages]) - runs.base,
-            "the message goes into the stream itself, and everything hears it: at ln1.hook_in":
-                lambda: hooked(f"blocks.{layer}.hook_resid_pre"),
-            "the head's number is divided: it is already that of the shared key or value":
-                lambda: each((site, layer, head * shared // model.cfg.n_heads)),
-            **{f"the {other} is exchanged, whatever the reader is": partial(each, (other, layer, head))
-               for other in "qkv" if other != site and len(runs.orig[other, layer][0, 0]) > head},
-            **{f"head {other} is exchanged, whatever the reader is": partial(each, (site, layer, other))
-               for other in range(shared)},
-        }  # fmt: skip
+            "nothing is exchanged where the reader is a query, a key or a value: put in what was told": lambda: (
+                0 * each()
+            ),
+            "all heads of the layer are exchanged: only this head's query, key or value": lambda: (
+                torch.stack([_all_heads(runs, site, layer, m) for m in messages]) - runs.base
+            ),
+            "the message goes into the stream itself, and everything hears it: at ln1.hook_in": lambda: hooked(
+                f"blocks.{layer}.hook_resid_pre"
+            ),
+            "the head's number is divided: it is already that of the shared key or value": lambda: each(
+                (site, layer, head * shared // model.cfg.n_heads)
+            ),
+            **{
+                f"the {other} is exchanged, whatever the reader is": partial(each, (other, layer, head))
+                for other in "qkv"
+                if other != site and len(runs.orig[other, layer][0, 0]) > head
+            },
+            **{
+                f"head {other} is exchanged, whatever the reader is": partial(each, (site, layer, other))
+                for other in range(shared)
+            },
+        }
     else:
         norm = f"blocks.{layer}.ln2" if site == "mlp" else "ln_final"
         mistakes |= {
@@ -236,9 +269,10 @@ def _into(model: TransformerBridge, reader: Reader) -> tuple[Tensor, Mistakes]:
             f"the message is added at ln1.hook_in where the reader is {site!r}": lambda: hooked(
                 f"blocks.{min(layer, 2)}.ln1.hook_in"
             ),
-            "the message goes into the stream itself, and everything after it hears it":
-                lambda: hooked(f"blocks.{min(layer, 2)}.hook_resid_mid"),
-        }  # fmt: skip
+            "the message goes into the stream itself, and everything after it hears it": lambda: hooked(
+                f"blocks.{min(layer, 2)}.hook_resid_mid"
+            ),
+        }
     return each(), once(mistakes)
 
 
@@ -307,8 +341,12 @@ def _score(gradients: Tensor, messages: Tensor) -> Tensor:
     return torch.einsum("rbpd,wbpd->rw", gradients, messages)
 
 
-@exercise("11", look="section 3: einsum over prompts, positions and d_model of gradients with new - orig, times exists",
-          points=2, takes="new orig gradients exists")  # fmt: skip
+@exercise(
+    "11",
+    look="section 3: einsum over prompts, positions and d_model of gradients with new - orig, times exists",
+    points=2,
+    takes="new orig gradients exists",
+)
 def check_eap(learner: Callable) -> str:
     for model in (tiny_model("llama"), tiny_model("gpt2")):
         given = gradients_of(model)
@@ -402,8 +440,12 @@ def _eap_mistakes(new: Tensor, orig: Tensor, gradients: Tensor, exists: Tensor) 
 STEPS = (4, 1, 5)
 
 
-@exercise("11", look="section 4: the mean of gradients_at((i + 0.5) / steps), then as in exercise 11.3", points=2,
-          takes="messages gradients_at exists steps")  # fmt: skip
+@exercise(
+    "11",
+    look="section 4: the mean of gradients_at((i + 0.5) / steps), then as in exercise 11.3",
+    points=2,
+    takes="messages gradients_at exists steps",
+)
 def check_eap_ig(learner: Callable) -> str:
     for model in (tiny_model("llama"), tiny_model("gpt2")):
         given = gradients_of(model)
@@ -444,30 +486,40 @@ def _ig_mistakes(at: Callable, messages: Tensor, exists: Tensor, steps: int) -> 
     several = max(1, steps - 1)
     mistakes = {
         "the gradients are added up and not divided by steps": lambda: mean(middles, 1.0),
-        "these are the beginnings of the parts: take their middles, (i + 0.5) / steps":
-            lambda: mean([i / steps for i in range(steps)]),
-        "these are the ends of the parts: take their middles, (i + 0.5) / steps":
-            lambda: mean([(i + 1) / steps for i in range(steps)]),
-        "these points go from one end to the other: take the middles of the parts":
-            lambda: mean([i / several for i in range(steps)]),
+        "these are the beginnings of the parts: take their middles, (i + 0.5) / steps": lambda: mean(
+            [i / steps for i in range(steps)]
+        ),
+        "these are the ends of the parts: take their middles, (i + 0.5) / steps": lambda: mean(
+            [(i + 1) / steps for i in range(steps)]
+        ),
+        "these points go from one end to the other: take the middles of the parts": lambda: mean(
+            [i / several for i in range(steps)]
+        ),
         "one point too many: from 0 to steps - 1": lambda: mean([*middles, (steps + 0.5) / steps]),
-        "one point too many, divided by steps: from 0 to steps - 1": lambda: mean([*middles, (steps + 0.5) / steps], steps),
+        "one point too many, divided by steps: from 0 to steps - 1": lambda: mean(
+            [*middles, (steps + 0.5) / steps], steps
+        ),
         "the first part of the way is left out": lambda: mean(middles[1:], steps),
         "the last part of the way is left out": lambda: mean(middles[:-1], steps),
         "only the first gradient is used: average all of them": lambda: mean(middles[:1]),
         "only the last gradient is used: average all of them": lambda: mean(middles[-1:]),
         "only the last gradient is used, and divided by steps": lambda: mean(middles[-1:], steps),
-        "the middles of the way are shifted down: (i + 0.5) / steps": lambda: mean([(i - 0.5) / steps for i in range(steps)]),
-        "the middles of the way are shifted up by a whole part": lambda: mean([(i + 1.5) / steps for i in range(steps)]),
+        "the middles of the way are shifted down: (i + 0.5) / steps": lambda: mean(
+            [(i - 0.5) / steps for i in range(steps)]
+        ),
+        "the middles of the way are shifted up by a whole part": lambda: mean(
+            [(i + 1.5) / steps for i in range(steps)]
+        ),
         "all gradients are those of orig: gradients_at takes the share of the way": lambda: mean([0.0]),
         "all gradients are those of new: gradients_at takes the share of the way": lambda: mean([1.0]),
         "the share is not divided by steps: it goes from 0 to 1": lambda: mean([i + 0.5 for i in range(steps)], steps),
         "edges that do not exist have a score: put 0 there": lambda: mean(middles, exists=torch.ones_like(exists)),
         "edges that exist have none: the mask is turned round": lambda: mean(middles, exists=~exists),
-        "which edges exist is worked out anew: the table `exists` says it":
-            lambda: mean(middles, exists=_by_number(exists)),
+        "which edges exist is worked out anew: the table `exists` says it": lambda: mean(
+            middles, exists=_by_number(exists)
+        ),
         "the message has the wrong sign: it is already new minus orig": lambda: -mean(middles),
         "rows are writers and columns readers: [reader, writer]": lambda: mean(middles).T,
         "the product is multiplied by steps: divide by it": lambda: mean(middles, 1 / steps),
-    }  # fmt: skip
+    }
     return mean(middles), once(mistakes)

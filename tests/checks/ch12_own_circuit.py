@@ -63,8 +63,9 @@ def check_pair_problems(learner: Callable) -> str:
 def _as_flags(result: Any, pair: Sequence[str]) -> Tensor:
     require(
         isinstance(result, set | frozenset | list | tuple) and all(isinstance(name, str) for name in result),
-        f"what you return: {type(result).__name__}", "return a set of strings, set() for a valid pair",
-    )  # fmt: skip
+        f"what you return: {type(result).__name__}",
+        "return a set of strings, set() for a valid pair",
+    )
     unknown = sorted(set(result) - set(PROBLEMS))
     require(
         not unknown,
@@ -232,25 +233,32 @@ def _interval_mistakes(name: str, clean: np.ndarray, corrupted: np.ndarray) -> M
         "the level is not 95 %: 2.5 % on each side": lambda: _t_interval(values, 0.9),
         "the level is 99 %": lambda: _t_interval(values, 0.99),
         "n degrees of freedom: n - 1": lambda: torch.tensor(stats.t.interval(0.95, n, middle, stats.sem(values))),
-        "n + 1 degrees of freedom: n - 1": lambda: torch.tensor(stats.t.interval(0.95, n + 1, middle, stats.sem(values))),
-        "n - 2 degrees of freedom: n - 1": lambda: torch.tensor(stats.t.interval(0.95, n - 2, middle, stats.sem(values))),
-        "the sum is in the middle: take the mean":
-            lambda: torch.tensor(stats.t.interval(0.95, n - 1, values.sum(), stats.sem(values))),
+        "n + 1 degrees of freedom: n - 1": lambda: torch.tensor(
+            stats.t.interval(0.95, n + 1, middle, stats.sem(values))
+        ),
+        "n - 2 degrees of freedom: n - 1": lambda: torch.tensor(
+            stats.t.interval(0.95, n - 2, middle, stats.sem(values))
+        ),
+        "the sum is in the middle: take the mean": lambda: torch.tensor(
+            stats.t.interval(0.95, n - 1, values.sum(), stats.sem(values))
+        ),
         "low and high are exchanged": lambda: _t_interval(values).flip(0),
         "the mean is not in the middle": lambda: _t_interval(values) - middle,
         "the scale is left out: give the standard error": lambda: around(middle - t, middle + t),
-    }  # fmt: skip
+    }
     if name == "difference":
         known |= {
-            "the pairs are torn apart: take clean minus corrupted of each pair, then its interval":
-                lambda: around(middle - t * pooled, middle + t * pooled),
+            "the pairs are torn apart: take clean minus corrupted of each pair, then its interval": lambda: around(
+                middle - t * pooled, middle + t * pooled
+            ),
             "the sign: clean minus corrupted": lambda: _t_interval(-values),
             "clean plus corrupted: the difference": lambda: _t_interval(clean + corrupted),
             "the interval of the clean scores: that of clean minus corrupted": lambda: _t_interval(clean),
             "the interval of the corrupted scores: that of clean minus corrupted": lambda: _t_interval(corrupted),
-            "the difference of two intervals: take the interval of the differences":
-                lambda: _t_interval(clean) - _t_interval(corrupted),
-        }  # fmt: skip
+            "the difference of two intervals: take the interval of the differences": lambda: (
+                _t_interval(clean) - _t_interval(corrupted)
+            ),
+        }
     else:
         known |= {
             "the interval of the corrupted scores: that of the clean ones": lambda: _t_interval(corrupted),
@@ -276,7 +284,7 @@ RULES: dict[str, Callable[[Tensor, Tensor], bool]] = {  # what a wrong rule asks
     "the bound is 1 logit for the difference: zero": lambda a, b: bool(a[0] > 0 and b[0] > 1),
     "it always goes on": lambda a, b: True,
     "it never goes on": lambda a, b: False,
-}  # fmt: skip
+}
 
 
 @exercise(
@@ -298,22 +306,29 @@ def check_may_go_on(learner: Callable) -> str:
         )
         for name, values in (("clean", clean), ("difference", clean - corrupted)):
             held = require_equal(
-                found[name], _t_interval(values), f"{name!r} of {len(clean)} pairs", axes="end",
+                found[name],
+                _t_interval(values),
+                f"{name!r} of {len(clean)} pairs",
+                axes="end",
                 mistakes=_interval_mistakes(name, clean, corrupted),
-            )  # fmt: skip
+            )
         require(
             isinstance(found["go"], bool | np.bool_) or (isinstance(found["go"], Tensor) and found["go"].ndim == 0),
-            f"'go': {type(found['go']).__name__}", "True or False",
-        )  # fmt: skip
+            f"'go': {type(found['go']).__name__}",
+            "True or False",
+        )
         decisions.append(bool(found["go"]))
     ends = [
         (_t_interval(clean), _t_interval(clean - corrupted))
         for clean, corrupted in map(_pair_scores, range(len(SCORES)))
     ]
     require_equal(
-        decisions, torch.tensor([bool(a[0] > 0 and b[0] > 0) for a, b in ends]), "the decisions on all sets", axes="set",
+        decisions,
+        torch.tensor([bool(a[0] > 0 and b[0] > 0) for a, b in ends]),
+        "the decisions on all sets",
+        axes="set",
         mistakes={what: partial(_decisions, rule, ends) for what, rule in RULES.items()},
-    )  # fmt: skip
+    )
     return f"both intervals and the decision on {len(SCORES)} sets of pairs ({held})"
 
 
@@ -365,11 +380,10 @@ P_MISTAKES: dict[str, Callable] = {
     "this is the share that is worse: the share that is as good": lambda f, r, s: 1 - _p(f, r, s),
     "it counts and does not divide: divide by the number of draws and 1": lambda f, r, s: _p(f, r, s) * (1 + len(r)),
     "a mean of the comparisons: take their number": lambda f, r, s: (1 + _p(f, r, s, extra=0, below=0)) / (1 + len(r)),
-    "multiplied: divide by the number of draws and 1":
-        lambda f, r, s: _p(f, r, s) * (1 + len(r)) ** 2,
+    "multiplied: divide by the number of draws and 1": lambda f, r, s: _p(f, r, s) * (1 + len(r)) ** 2,
     "for an error, ties do not count": lambda f, r, s: _p(f, r, s, strict=s),
     "for a share, ties do not count": lambda f, r, s: _p(f, r, s, strict=not s),
-}  # fmt: skip
+}
 
 
 @exercise(
@@ -401,9 +415,16 @@ def _p_values(wrong: Callable) -> Tensor:
 
 CLAIMS = ("does the task", "faithful", "special", "more than one head", "new words")
 GOOD = {
-    "clean_low": 1.5, "value": 1.0, "low": 0.875, "high": 1.125, "mae": 0.5, "empty_mae": 2.0, "random_p": 0.03125,
-    "value_without_strongest": 0.75, "shared_answers": 0.0,
-}  # fmt: skip
+    "clean_low": 1.5,
+    "value": 1.0,
+    "low": 0.875,
+    "high": 1.125,
+    "mae": 0.5,
+    "empty_mae": 2.0,
+    "random_p": 0.03125,
+    "value_without_strongest": 0.75,
+    "shared_answers": 0.0,
+}
 REPORTS = [
     GOOD | change
     for change in (

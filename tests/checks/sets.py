@@ -14,12 +14,12 @@ def set_differences(read: Callable[[Tensor], Tensor], u: Tensor, f: Tensor, axis
         "sums over the sets: they differ in size, so take a mean over each": at_u.sum(axis) - at_f.sum(axis),
         "the unfavourable set is summed: take the mean of each set": at_u.sum(axis) - at_f.mean(axis),
         "the favourable set is summed: take the mean of each set": at_u.mean(axis) - at_f.sum(axis),
-        "divided by the size of both sets together: each set has its own mean":
-            (at_u.sum(axis) - at_f.sum(axis)) / (len(u) + len(f)),
+        "divided by the size of both sets together: each set has its own mean": (at_u.sum(axis) - at_f.sum(axis))
+        / (len(u) + len(f)),
         "the two sets are added: unfavourable minus favourable": at_u.mean(axis) + at_f.mean(axis),
         "the sign: unfavourable minus favourable": at_f.mean(axis) - at_u.mean(axis),
         "the unfavourable traits alone: subtract the favourable ones": at_u.mean(axis),
         "the favourable traits alone: subtract them from the unfavourable ones": at_f.mean(axis),
         "the unfavourable set is averaged over everything: only over its traits": at_u.mean() - at_f.mean(axis),
         "the favourable set is averaged over everything: only over its traits": at_u.mean(axis) - at_f.mean(),
-    }  # fmt: skip
+    }

@@ -65,9 +65,18 @@ CALLS = {  # a method or function, and what a learner may confuse it with; "" le
     "median": ["mean"],
 }
 NAMES = {
-    "z": "q", "q": "k", "k": "q", "v": "k", "pattern": "attn_scores", "resid_pre": "resid_post", "resid_post": "resid_pre",
-    "attn_out": "mlp_out", "mlp_out": "attn_out", "resid_mid": "resid_pre", "embed": "pos_embed",
-}  # fmt: skip
+    "z": "q",
+    "q": "k",
+    "k": "q",
+    "v": "k",
+    "pattern": "attn_scores",
+    "resid_pre": "resid_post",
+    "resid_post": "resid_pre",
+    "attn_out": "mlp_out",
+    "mlp_out": "attn_out",
+    "resid_mid": "resid_pre",
+    "embed": "pos_embed",
+}
 MOST = 12  # changes of one node
 WITHOUT_EFFECT = ("strict", "device")  # on inputs that fit, on one processor
 

@@ -83,8 +83,12 @@ def mask_by_comparison(circuit, roles, shape):
 
 def mask_as_lists(circuit, roles, shape):
     """Nested lists of Python's booleans."""
-    kept = {(layer, i, int(roles[role][i]), head)
-            for role, members in circuit.items() for layer, head in members for i in range(shape[1])}  # fmt: skip
+    kept = {
+        (layer, i, int(roles[role][i]), head)
+        for role, members in circuit.items()
+        for layer, head in members
+        for i in range(shape[1])
+    }
     a, b, c, d = (range(size) for size in shape)
     return [[[[(i, j, k, m) in kept for m in d] for k in c] for j in b] for i in a]
 
@@ -119,9 +123,12 @@ def faithfulness_by_hand(full, circuit, empty):
     values = (circuit[rows] - empty[rows]).mean(1) / (full[rows] - empty[rows]).mean(1)
     low, high = values.quantile(torch.tensor([0.025, 0.975]))
     return {
-        "value": (circuit - empty).mean() / (full - empty).mean(), "low": low, "high": high,
-        "mae": torch.nn.functional.l1_loss(circuit, full), "correlation": torch.corrcoef(torch.stack([full, circuit]))[0, 1],
-    }  # fmt: skip
+        "value": (circuit - empty).mean() / (full - empty).mean(),
+        "low": low,
+        "high": high,
+        "mae": torch.nn.functional.l1_loss(circuit, full),
+        "correlation": torch.corrcoef(torch.stack([full, circuit]))[0, 1],
+    }
 
 
 def faithfulness_by_the_course(full, circuit, empty):
@@ -285,15 +292,19 @@ RIGHT = {
     "ioi_dataset": {"numpy's generator, lists": data_by_the_course, "shuffled, by texts": data_by_words},
     "means_by_template": {"one matrix": means_by_matrix, "numpy": means_in_numpy, "pandas": means_in_pandas},
     "keep_mask": {
-        "comparison": mask_by_comparison, "lists": mask_as_lists,
+        "comparison": mask_by_comparison,
+        "lists": mask_as_lists,
         "numpy": lambda circuit, roles, shape: mask_by_comparison(circuit, roles, shape).numpy(),
     },
     "run_circuit": {"in place": run_in_place, "mask as numbers": run_by_context},
     "faithfulness": {
-        "by hand": faithfulness_by_hand, "the course's": faithfulness_by_the_course, "floats": faithfulness_by_scipy,
+        "by hand": faithfulness_by_hand,
+        "the course's": faithfulness_by_the_course,
+        "floats": faithfulness_by_scipy,
     },
     "random_circuits": {
-        "the course's": random_by_the_course, "rejection": random_by_rejection,
+        "the course's": random_by_the_course,
+        "rejection": random_by_rejection,
         "numpy's integers": lambda *given, **named: [
             {role: [tuple(np.array(head)) for head in members] for role, members in drawn.items()}
             for drawn in random_by_the_course(*given, **named)
@@ -301,9 +312,10 @@ RIGHT = {
     },
     "greedy_incompleteness": {"the course's": greedy_by_the_course, "sets and a memory": greedy_with_memory},
     "minimality": {
-        "the course's": minimality_by_the_course, "sets and tensors": minimality_with_sets,
+        "the course's": minimality_by_the_course,
+        "sets and tensors": minimality_with_sets,
         "one key more, and v named twice": minimality_with_v_twice,
     },
     "copy_scores": {"the course's": copying_by_the_course, "ranks": copying_by_rank},
     "flip_signals": {"a hook for every head": flip_by_one_hook_each, "prompt by prompt": flip_by_dictionary},
-}  # fmt: skip
+}

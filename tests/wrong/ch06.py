@@ -326,8 +326,11 @@ def random_not_kept(circuit, n, n_layers, n_heads, within=2, keep=(), never=(), 
 
 
 def random_same_layer(circuit, n, n_layers, n_heads, within=2, keep=(), never=(), seed=0):
-    return _draws(circuit, n, n_layers, n_heads, within - 1, keep, never, seed) if within > 1 else random_once(
-        circuit, n, n_layers, n_heads, within, keep, never, seed)  # fmt: skip
+    return (
+        _draws(circuit, n, n_layers, n_heads, within - 1, keep, never, seed)
+        if within > 1
+        else random_once(circuit, n, n_layers, n_heads, within, keep, never, seed)
+    )
 
 
 def _search(members, value, k, n, seed, last=False):

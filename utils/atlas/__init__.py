@@ -26,9 +26,23 @@ from utils.atlas.lookup import ORDER, SCORES, AtlasError, by_head, choose, grids
 from utils.atlas.runs import WAIT_S, Hands, Report, Store, add_hands, loaded, score_missing
 
 __all__ = [
-    "ORDER", "SCORES", "AtlasError", "Report", "Settings", "by_head", "choose", "file_of", "grids", "head_table", "is_done",
-    "make_atlas", "read_atlas", "score_model", "search", "setting_columns",
-]  # fmt: skip
+    "ORDER",
+    "SCORES",
+    "AtlasError",
+    "Report",
+    "Settings",
+    "by_head",
+    "choose",
+    "file_of",
+    "grids",
+    "head_table",
+    "is_done",
+    "make_atlas",
+    "read_atlas",
+    "score_model",
+    "search",
+    "setting_columns",
+]
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,13 @@ class EdgeRun:
     """
 
     def __init__(
-        self, model, tokens: Tensor, lending_cache: ActivationCache, attention_mask: Tensor | None = None,
+        self,
+        model,
+        tokens: Tensor,
+        lending_cache: ActivationCache,
+        attention_mask: Tensor | None = None,
         max_memory: float = DEFAULT_MEMORY,
-    ) -> None:  # fmt: skip
+    ) -> None:
         require_ready(model, tokens)
         require_heads(model)
         with torch.no_grad():

@@ -133,8 +133,10 @@ def _heatmap(figure: go.Figure, trace: Any, name: str) -> str:
     if not finite.any():
         return f"{begin}{size}, none with a value."
     ends = []
-    for word, cell in (("largest", np.where(finite, values, -np.inf).argmax()),
-                       ("smallest", np.where(finite, values, np.inf).argmin())):  # fmt: skip
+    for word, cell in (
+        ("largest", np.where(finite, values, -np.inf).argmax()),
+        ("smallest", np.where(finite, values, np.inf).argmin()),
+    ):
         row, column = np.unravel_index(int(cell), values.shape)
         ends.append(f"{word} {_number(values[row, column])} at {_place(figure, trace, int(row), int(column))}")
     return f"{begin}{size}; {ends[0]}, {ends[1]}."
@@ -177,8 +179,10 @@ def _one_series(figure: go.Figure, trace: Any) -> str:
     finite = np.isfinite(numbers)
     labels = figure.layout.yaxis.ticktext if sideways else figure.layout.xaxis.ticktext
     what = ("bar" if trace.type == "bar" else "point") + ("s" if len(numbers) > 1 else "")
-    ends = [("largest", np.where(finite, numbers, -np.inf).argmax()),
-            ("smallest", np.where(finite, numbers, np.inf).argmin())]  # fmt: skip
+    ends = [
+        ("largest", np.where(finite, numbers, -np.inf).argmax()),
+        ("smallest", np.where(finite, numbers, np.inf).argmin()),
+    ]
     places = [f"{word} {_number(numbers[i])} at {_label(trace, along, labels, int(i))}" for word, i in ends]
     return f"{name}{len(numbers)} {what}; {places[0]}, {places[1]}."
 

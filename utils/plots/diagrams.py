@@ -12,6 +12,8 @@ from plotly.subplots import make_subplots
 from utils.plots.alt import described
 from utils.plots.inputs import NOT_FINITE, Numbers, as_text, color_limit, require_known, table
 
+STREAM = {"color": "lightgrey", "width": 5}
+
 
 @described
 def circuit(heads: Sequence[dict[str, Any]], roles: Sequence[str], title: str) -> go.Figure:
@@ -29,35 +31,45 @@ def circuit(heads: Sequence[dict[str, Any]], roles: Sequence[str], title: str) -
     top = len(layers) + 1
     sizes = np.nan_to_num(np.abs([float(head["effect"]) for head in heads]), posinf=0.0)
     widths = 1 + 5 * sizes / color_limit(sizes)
-    xs, ys = [_box(head, heads, roles) for head in heads], [layers.index(head["layer"]) + 1 for head in heads]
+    xs, ys = [_column(head, heads, roles) for head in heads], [layers.index(head["layer"]) + 1 for head in heads]
     figure = go.Figure()
     for x in range(len(roles)):
-        figure.add_shape(
-            type="line", x0=x, x1=x, y0=0.2, y1=top, layer="below", line={"color": "lightgrey", "width": 5}
-        )
+        figure.add_shape(type="line", x0=x, x1=x, y0=0.2, y1=top, layer="below", line=STREAM)
     figure.add_scatter(  # the boxes are annotations; these points only make the effects readable on hover
-        x=xs, y=ys, mode="markers", marker_opacity=0, hoverinfo="text",
+        x=xs,
+        y=ys,
+        mode="markers",
+        marker_opacity=0,
+        hoverinfo="text",
         hovertext=[f"{as_text(head['name'])}: {head['effect']:+.2f}" for head in heads],
-    )  # fmt: skip
+    )
     colors = ["firebrick" if head["effect"] > 0 else "royalblue" for head in heads]
     for head, x, y, color, width in zip(heads, xs, ys, colors, widths, strict=True):
-        figure.add_annotation(
-            x=x, y=y - 0.22, ax=roles.index(head["reads"]), ay=y - 0.66, xref="x", yref="y", axref="x", ayref="y",
-            showarrow=True, arrowhead=2, arrowsize=0.7, arrowwidth=width, arrowcolor=color, text="",
-        )  # fmt: skip
-    for head, x, y, color in zip(heads, xs, ys, colors, strict=True):
-        figure.add_annotation(x=x, y=y, text=as_text(head["name"]), showarrow=False, bgcolor="white", bordercolor=color,
-                              borderwidth=2, borderpad=3)  # fmt: skip
+        _arrow(figure, (x, y), roles.index(head["reads"]), width, color)
+    for head, x, y, color in zip(heads, xs, ys, colors, strict=True):  # after the arrows, which they cover
+        _box(figure, head["name"], (x, y), color)
     figure.add_annotation(x=len(roles) - 1, y=top + 0.15, text="<b>logits</b>", showarrow=False)
-    figure.update_xaxes(tickvals=list(range(len(roles))), ticktext=[as_text(role) for role in roles],
-                        title="position, by role", showgrid=False, zeroline=False,
-                        range=[-0.6, len(roles) - 0.2])  # fmt: skip
-    figure.update_yaxes(tickvals=list(range(1, top)), ticktext=[f"layer {layer}" for layer in layers],
-                        title="earlier → later", showgrid=False, zeroline=False, range=[0, top + 0.4])  # fmt: skip
+    plain = {"showgrid": False, "zeroline": False}
+    names = {"tickvals": list(range(len(roles))), "ticktext": [as_text(role) for role in roles]}
+    figure.update_xaxes(title="position, by role", range=[-0.6, len(roles) - 0.2], **names, **plain)
+    names = {"tickvals": list(range(1, top)), "ticktext": [f"layer {layer}" for layer in layers]}
+    figure.update_yaxes(title="earlier → later", range=[0, top + 0.4], **names, **plain)
     return figure.update_layout(title=as_text(title), height=150 + 70 * top, showlegend=False)
 
 
-def _box(head: dict[str, Any], heads: Sequence[dict[str, Any]], roles: Sequence[str]) -> float:
+def _arrow(figure: go.Figure, end: tuple[float, float], reads: int, width: float, color: str) -> None:
+    """An arrow to a head's box, from the column that the head reads."""
+    (x, y), axes = end, {"xref": "x", "yref": "y", "axref": "x", "ayref": "y"}
+    line = {"arrowhead": 2, "arrowsize": 0.7, "arrowwidth": width, "arrowcolor": color}
+    figure.add_annotation(x=x, y=y - 0.22, ax=reads, ay=y - 0.66, showarrow=True, text="", **axes, **line)
+
+
+def _box(figure: go.Figure, name: str, at: tuple[float, float], color: str) -> None:
+    border = {"bgcolor": "white", "bordercolor": color, "borderwidth": 2, "borderpad": 3}
+    figure.add_annotation(x=at[0], y=at[1], text=as_text(name), showarrow=False, **border)
+
+
+def _column(head: dict[str, Any], heads: Sequence[dict[str, Any]], roles: Sequence[str]) -> float:
     """Where a head's box stands: at its role, heads of the same layer and role side by side."""
     row = [id(other) for other in heads if (other["layer"], other["at"]) == (head["layer"], head["at"])]
     return roles.index(head["at"]) + 0.36 * (row.index(id(head)) - (len(row) - 1) / 2)
@@ -82,6 +94,10 @@ def mosaic(tables: dict[str, Numbers], title: str, unit: str = "value", columns:
     everything = np.concatenate([values.ravel() for values in grids.values()])
     if not np.isfinite(everything).all():
         figure.update_layout(plot_bgcolor=NOT_FINITE)
-    colors = {"colorscale": "Blues", "cmin": 0, "cmax": color_limit(np.maximum(everything, 0)),
-              "colorbar_title_text": as_text(unit)}  # fmt: skip
+    colors = {
+        "colorscale": "Blues",
+        "cmin": 0,
+        "cmax": color_limit(np.maximum(everything, 0)),
+        "colorbar_title_text": as_text(unit),
+    }
     return figure.update_layout(title=as_text(title), coloraxis=colors, height=120 + 330 * rows)

@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from html import escape
 
 COLORS = {
-    "frozen": ("#e6eaf0", "#8a94a3"), "sender": ("#f8d2cd", "#b3261e"), "receiver": ("#ffe3b0", "#a05a00"),
-    "computed": ("#ffffff", "#222222"), "changed": ("#fff3d6", "#a05a00"),
-}  # fmt: skip
+    "frozen": ("#e6eaf0", "#8a94a3"),
+    "sender": ("#f8d2cd", "#b3261e"),
+    "receiver": ("#ffe3b0", "#a05a00"),
+    "computed": ("#ffffff", "#222222"),
+    "changed": ("#fff3d6", "#a05a00"),
+}
 INK, GREY, RED, BLUE = "#222222", "#9aa3ad", "#b3261e", "#1f5fa8"
 
 

@@ -31,37 +31,29 @@ def graph(edges: Sequence[Edge], roles: Sequence[str], title: str) -> go.Figure:
         require_known(f"a role of {edge}", [edge.at, edge.to], roles)
     places, levels, columns = _places(edges, roles)
     figure = go.Figure()
+    column = {"y0": 0.4, "y1": len(levels) + 0.5, "fillcolor": "whitesmoke", "line_width": 0}
     for left, right in columns:
-        figure.add_shape(
-            type="rect",
-            x0=left,
-            x1=right,
-            y0=0.4,
-            y1=len(levels) + 0.5,
-            layer="below",
-            fillcolor="whitesmoke",
-            line_width=0,
-        )
+        figure.add_shape(type="rect", x0=left, x1=right, layer="below", **column)
     widest = max(abs(edge.effect) for edge in edges) or 1.0
     for edge in edges:
         _arrow(figure, edge, places, 1 + 6 * abs(edge.effect) / widest)
     _boxes(figure, edges, places)
+    _legend(figure, edges)
+    plain = {"showgrid": False, "zeroline": False}
+    names = {"tickvals": [sum(ends) / 2 for ends in columns], "ticktext": [as_text(role) for role in roles]}
+    figure.update_xaxes(title="position, by role", range=[-0.1, columns[-1][1] + 0.1], **names, **plain)
+    names = {"tickvals": list(range(1, len(levels) + 1)), "ticktext": levels}
+    figure.update_yaxes(title="earlier → later", range=[0.3, len(levels) + 0.7], **names, **plain)
+    legend = {"orientation": "h", "y": -0.16}
+    return figure.update_layout(title=as_text(title), height=160 + 75 * len(levels), legend=legend)
+
+
+def _legend(figure: go.Figure, edges: Sequence[Edge]) -> None:
+    """What the lines mean, by where an edge ends: traces without points."""
     for component in dict.fromkeys(edge.component for edge in edges):
         name = f"into a {COMPONENT_NAMES[component]}" if component else "into the logits"
-        figure.add_scatter(
-            x=[None], y=[None], mode="lines", name=name, line={"color": "grey", "dash": DASHES[component], "width": 2}
-        )
-    figure.update_xaxes(
-        tickvals=[(left + right) / 2 for left, right in columns], ticktext=[as_text(role) for role in roles],
-        title="position, by role", showgrid=False, zeroline=False, range=[-0.1, columns[-1][1] + 0.1],
-    )  # fmt: skip
-    figure.update_yaxes(
-        tickvals=list(range(1, len(levels) + 1)), ticktext=levels, title="earlier → later", showgrid=False, zeroline=False,
-        range=[0.3, len(levels) + 0.7],
-    )  # fmt: skip
-    return figure.update_layout(
-        title=as_text(title), height=160 + 75 * len(levels), legend={"orientation": "h", "y": -0.16}
-    )
+        line = {"color": "grey", "dash": DASHES[component], "width": 2}
+        figure.add_scatter(x=[None], y=[None], mode="lines", name=name, line=line)
 
 
 def _places(
@@ -93,18 +85,40 @@ def _arrow(figure: go.Figure, edge: Edge, places: dict[Place, tuple[float, float
     (x0, y0), (x1, y1) = places[edge.sender, edge.at], places[edge.receiver, edge.to]
     color = HELPS if edge.effect > 0 else HURTS
     figure.add_scatter(
-        x=[x0, x1], y=[y0, y1], mode="lines", line={"color": color, "width": width, "dash": DASHES[edge.component]},
-        opacity=0.75, hoverinfo="skip", showlegend=False,
-    )  # fmt: skip
+        x=[x0, x1],
+        y=[y0, y1],
+        mode="lines",
+        line={"color": color, "width": width, "dash": DASHES[edge.component]},
+        opacity=0.75,
+        hoverinfo="skip",
+        showlegend=False,
+    )
     figure.add_annotation(
-        x=x0 + 0.9 * (x1 - x0), y=y0 + 0.9 * (y1 - y0), ax=x0 + 0.8 * (x1 - x0), ay=y0 + 0.8 * (y1 - y0), xref="x", yref="y",
-        axref="x", ayref="y", showarrow=True, arrowhead=2, arrowsize=0.8, arrowwidth=max(1.5, width), arrowcolor=color,
-        opacity=0.75, text="",
-    )  # fmt: skip
+        x=x0 + 0.9 * (x1 - x0),
+        y=y0 + 0.9 * (y1 - y0),
+        ax=x0 + 0.8 * (x1 - x0),
+        ay=y0 + 0.8 * (y1 - y0),
+        xref="x",
+        yref="y",
+        axref="x",
+        ayref="y",
+        showarrow=True,
+        arrowhead=2,
+        arrowsize=0.8,
+        arrowwidth=max(1.5, width),
+        arrowcolor=color,
+        opacity=0.75,
+        text="",
+    )
     figure.add_scatter(
-        x=[(x0 + x1) / 2], y=[(y0 + y1) / 2], mode="markers", marker={"color": color, "size": 9}, hoverinfo="text",
-        hovertext=as_text(f"{edge}: {edge.effect:+.3f}"), showlegend=False,
-    )  # fmt: skip
+        x=[(x0 + x1) / 2],
+        y=[(y0 + y1) / 2],
+        mode="markers",
+        marker={"color": color, "size": 9},
+        hoverinfo="text",
+        hovertext=as_text(f"{edge}: {edge.effect:+.3f}"),
+        showlegend=False,
+    )
 
 
 def _boxes(figure: go.Figure, edges: Sequence[Edge], places: dict[Place, tuple[float, float]]) -> None:
@@ -116,10 +130,23 @@ def _boxes(figure: go.Figure, edges: Sequence[Edge], places: dict[Place, tuple[f
             if (node, role) in ((edge.sender, edge.at), (edge.receiver, edge.to))
         ]
         figure.add_scatter(
-            x=[x], y=[y], mode="markers", marker={"size": 26, "opacity": 0}, hoverinfo="text", showlegend=False,
+            x=[x],
+            y=[y],
+            mode="markers",
+            marker={"size": 26, "opacity": 0},
+            hoverinfo="text",
+            showlegend=False,
             hovertext="<br>".join([f"<b>{node_name(node)}</b>", *lines]),
-        )  # fmt: skip
+        )
         figure.add_annotation(
-            x=x, y=y, text=node_name(node), showarrow=False, bgcolor="white", bordercolor="dimgrey", borderwidth=1,
-            borderpad=3, font={"size": 12}, captureevents=False,
-        )  # fmt: skip
+            x=x,
+            y=y,
+            text=node_name(node),
+            showarrow=False,
+            bgcolor="white",
+            bordercolor="dimgrey",
+            borderwidth=1,
+            borderpad=3,
+            font={"size": 12},
+            captureevents=False,
+        )

@@ -67,10 +67,13 @@ def gates_drawing() -> Drawing:
 
 
 PUBLISHED = [  # what a class is called here and among the published figures, position and height of its box
-    ("previous token", "previous_token", 300, 330), ("duplicate token", "duplicate_token", 470, 330),
-    ("induction", "induction", 470, 250), ("S-inhibition", "s_inhibition", 690, 200),
-    ("name movers", "name_mover", 620, 110), ("negative name movers", "negative_name_mover", 800, 110),
-]  # fmt: skip
+    ("previous token", "previous_token", 300, 330),
+    ("duplicate token", "duplicate_token", 470, 330),
+    ("induction", "induction", 470, 250),
+    ("S-inhibition", "s_inhibition", 690, 200),
+    ("name movers", "name_mover", 620, 110),
+    ("negative name movers", "negative_name_mover", 800, 110),
+]
 
 
 def _members(kind: str) -> str:

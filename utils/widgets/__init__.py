@@ -12,6 +12,11 @@ from utils.widgets.looking import head_explorer, prompt_explorer
 from utils.widgets.thresholds import threshold_explorer
 
 __all__ = [
-    "Explorer", "atlas_browser", "guise_explorer", "head_explorer", "prompt_explorer", "specification_browser",
+    "Explorer",
+    "atlas_browser",
+    "guise_explorer",
+    "head_explorer",
+    "prompt_explorer",
+    "specification_browser",
     "threshold_explorer",
-]  # fmt: skip
+]

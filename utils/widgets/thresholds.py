@@ -39,8 +39,10 @@ def threshold_explorer(
     options = [(f"{size:.3f}", size) for size in sorted(set(sizes)) if size >= lowest]
     slider = ipywidgets.SelectionSlider(
         options=options,
-        value=begin, continuous_update=False, **named("smallest effect shown"),
-    )  # fmt: skip
+        value=begin,
+        continuous_update=False,
+        **named("smallest effect shown"),
+    )
     where = functools.cache(place)
 
     def draw() -> tuple[str, Drawing]:

@@ -25,8 +25,14 @@ from utils.circuits.report.task import ReportTask
 from utils.patching.options import DEFAULT_MEMORY
 
 __all__ = [
-    "PairRow", "PairsFileError", "ReportSettings", "ReportTask", "make_circuit_report", "read_report_task", "report_steps",
-]  # fmt: skip
+    "PairRow",
+    "PairsFileError",
+    "ReportSettings",
+    "ReportTask",
+    "make_circuit_report",
+    "read_report_task",
+    "report_steps",
+]
 
 Results = dict[str, dict[str, Any]]
 SETTINGS = ReportSettings()

@@ -117,11 +117,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     defaults = vars(SETTINGS)
     helps = {
-        "pairs": "pairs that find the circuit", "test_pairs": "pairs that test it", "n_random": "random "
-        "circuits of each kind",
-        "threshold": "share of the difference that a path must carry", "most": "heads that one step may "
-        "add", "seed": "of draws",
-    }  # fmt: skip
+        "pairs": "pairs that find the circuit",
+        "test_pairs": "pairs that test it",
+        "n_random": "random circuits of each kind",
+        "threshold": "share of the difference that a path must carry",
+        "most": "heads that one step may add",
+        "seed": "of draws",
+    }
     for name, what in helps.items():
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(

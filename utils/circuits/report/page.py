@@ -38,21 +38,28 @@ def report_page(name: str, task: ReportTask, results: Mapping[str, StepResult]) 
     """The whole page as text. name: that of the CSV."""
     cfg = task.model.cfg
     about = {
-        "model": cfg.model_name, "layers and heads": f"{cfg.n_layers} layers of {cfg.n_heads} heads",
+        "model": cfg.model_name,
+        "layers and heads": f"{cfg.n_layers} layers of {cfg.n_heads} heads",
         "pairs": f"{len(task.rows)}, of which {len(task.aligned)} have equally many tokens on both sides",
         "first pair": f"{task.rows[0].clean!r} → {task.rows[0].answer!r}, and not {task.rows[0].wrong!r}",
         "corrupted": repr(task.rows[0].corrupted),
         "what stands in front": task.model.tokenizer.bos_token if cfg.default_prepend_bos else "nothing",
-    }  # fmt: skip
+    }
     stop = results["behavior"]["stop"]
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     template = environment.from_string(TEMPLATE_FILE.read_text(encoding="utf-8"))
     return template.render(
-        name=name, about=about, sections=list(_sections(task, results)), stop=stop, anyway=task.settings.anyway,
-        advice=words.advice(results["behavior"]) if stop else [], settings=vars(task.settings), summary=_summary(results),
-    )  # fmt: skip
+        name=name,
+        about=about,
+        sections=list(_sections(task, results)),
+        stop=stop,
+        anyway=task.settings.anyway,
+        advice=words.advice(results["behavior"]) if stop else [],
+        settings=vars(task.settings),
+        summary=_summary(results),
+    )
 
 
 def _summary(results: Mapping[str, StepResult]) -> list[str]:
@@ -64,9 +71,13 @@ def _summary(results: Mapping[str, StepResult]) -> list[str]:
 
 def _sections(task: ReportTask, results: Mapping[str, StepResult]):
     builders = {
-        "behavior": behavior_section, "attribution": attribution_section, "lens": lens_section, "patching": patching_section,
-        "paths": paths_section, "circuit": circuit_section,
-    }  # fmt: skip
+        "behavior": behavior_section,
+        "attribution": attribution_section,
+        "lens": lens_section,
+        "patching": patching_section,
+        "paths": paths_section,
+        "circuit": circuit_section,
+    }
     titles = {
         "patching": "Which parts carry it?",
         "paths": "Which head tells which?",
@@ -93,10 +104,12 @@ def behavior_section(task: ReportTask, result: StepResult) -> PageSection:
         [str(task.rows[i].line), task.rows[i].clean, task.rows[i].answer, f"{result['clean'][i]:+.2f}"] for i in worst
     ]
     return PageSection(
-        "Can the model do it?", "Does the model prefer the answer to the wrong answer, and does the corruption matter?",
-        words.read_behavior(result), [("Each point is one pair; the black bars are means.", drawn)],
+        "Can the model do it?",
+        "Does the model prefer the answer to the wrong answer, and does the corruption matter?",
+        words.read_behavior(result),
+        [("Each point is one pair; the black bars are means.", drawn)],
         (("line", "the five pairs with the smallest difference", "answer", "logit difference"), rows),
-    )  # fmt: skip
+    )
 
 
 def _rows_and_columns(table: Sequence[Sequence[Any]]) -> tuple[list[str], list[str]]:
@@ -111,24 +124,38 @@ def attribution_section(task: ReportTask, result: StepResult) -> PageSection:
     largest = sorted(sorted(parts, key=lambda name: -abs(parts[name]))[:BARS], key=names.index)
     rows, columns = _rows_and_columns(clean)
     return PageSection(
-        "Which parts write the answer?", "How much does each part add to the logit difference, directly?",
+        "Which parts write the answer?",
+        "How much does each part add to the logit difference, directly?",
         words.read_attribution(result),
         [
-            (f"The {len(largest)} largest parts, in the order of the model; clean prompts.",
-             bars_svg({name: parts[name] for name in largest}, "The largest parts of the logit difference.", "logits")),
-            ("Heads, in logits. The right table is clean minus corrupted: it needs no aligned pairs.",
-             heatmap_svg({"clean prompts": clean, "clean − corrupted": change}, rows, columns,
-                         "What each head adds to the logit difference, by layer and head.", "head")),
+            (
+                f"The {len(largest)} largest parts, in the order of the model; clean prompts.",
+                bars_svg(
+                    {name: parts[name] for name in largest}, "The largest parts of the logit difference.", "logits"
+                ),
+            ),
+            (
+                "Heads, in logits. The right table is clean minus corrupted: it needs no aligned pairs.",
+                heatmap_svg(
+                    {"clean prompts": clean, "clean − corrupted": change},
+                    rows,
+                    columns,
+                    "What each head adds to the logit difference, by layer and head.",
+                    "head",
+                ),
+            ),
         ],
-    )  # fmt: skip
+    )
 
 
 def lens_section(task: ReportTask, result: StepResult) -> PageSection:
     names = ["embed", *(f"L{layer}" for layer in range(task.model.cfg.n_layers))]
     series = {
-        "clean, own size (logit lens)": result["clean_own"], "clean, last size (cumulative)": result["clean_final"],
-        "corrupted, own size": result["corrupted_own"], "corrupted, last size": result["corrupted_final"],
-    }  # fmt: skip
+        "clean, own size (logit lens)": result["clean_own"],
+        "clean, last size (cumulative)": result["clean_final"],
+        "corrupted, own size": result["corrupted_own"],
+        "corrupted, last size": result["corrupted_final"],
+    }
     drawn = lines_svg(
         series,
         names,
@@ -146,15 +173,24 @@ def patching_section(task: ReportTask, result: StepResult) -> PageSection:
     rows, columns = _rows_and_columns(result["denoised"])
     by_place = heatmap_svg(panels, rows, result["labels"], "What a patch restores, by layer and position.", "position")
     by_head = heatmap_svg(
-        {"restored: clean → corrupted": result["denoised"], "taken away: corrupted → clean": result["noised"]}, rows, columns,
-        "What patching one head does, by layer and head.", "head",
-    )  # fmt: skip
+        {"restored: clean → corrupted": result["denoised"], "taken away: corrupted → clean": result["noised"]},
+        rows,
+        columns,
+        "What patching one head does, by layer and head.",
+        "head",
+    )
     return PageSection(
-        "Which parts carry it?", "Which single part, taken from the other run, brings the answer back or takes it away?",
+        "Which parts carry it?",
+        "Which single part, taken from the other run, brings the answer back or takes it away?",
         words.read_patching(result),
-        [("Clean activations in the corrupted run, by layer and position. 1 restores the whole difference.", by_place),
-         ("Outputs of single heads, at all positions, as a share of the difference between the runs.", by_head)],
-    )  # fmt: skip
+        [
+            (
+                "Clean activations in the corrupted run, by layer and position. 1 restores the whole difference.",
+                by_place,
+            ),
+            ("Outputs of single heads, at all positions, as a share of the difference between the runs.", by_head),
+        ],
+    )
 
 
 def paths_section(task: ReportTask, result: StepResult) -> PageSection:
@@ -175,11 +211,12 @@ def paths_section(task: ReportTask, result: StepResult) -> PageSection:
         ("feed keys and values", "feeders"),
     )
     return PageSection(
-        "Which head tells which?", "On which head's message, passed directly, does the answer depend?",
+        "Which head tells which?",
+        "On which head's message, passed directly, does the answer depend?",
         words.read_paths(result),
         [("The share of the difference that is lost when one path is corrupted, by sender.", drawn)],
         (("what they do", "heads, strongest first"), [[what, words.head_list(result[key])] for what, key in groups]),
-    )  # fmt: skip
+    )
 
 
 def circuit_section(task: ReportTask, result: StepResult) -> PageSection:
@@ -188,18 +225,31 @@ def circuit_section(task: ReportTask, result: StepResult) -> PageSection:
         name.replace("circuit without the strongest head", "circuit without it"): result["circuits"][name]
         for name in names
     }
-    figures = [("Each point is one tested pair; the black bars are means.",
-                points_svg(shown, "The logit difference of each tested pair, by circuit.", "logit difference"))]  # fmt: skip
+    figures = [
+        (
+            "Each point is one tested pair; the black bars are means.",
+            points_svg(shown, "The logit difference of each tested pair, by circuit.", "logit difference"),
+        )
+    ]
     if result["random"]:
         errors = {kind: [draw["mae"] for draw in one["draws"]] for kind, one in result["random"].items()}
         marks = {"the circuit": result["judged"]["circuit"]["mae"]}
-        figures.append(("The error per pair of random circuits, and of the found one. Smaller is better.",
-                        points_svg(errors, "Errors of random circuits.", "mean error in logits", marks)))  # fmt: skip
+        figures.append(
+            (
+                "The error per pair of random circuits, and of the found one. Smaller is better.",
+                points_svg(errors, "Errors of random circuits.", "mean error in logits", marks),
+            )
+        )
     rows = [
-        [name, f"{one['value']:.2f}", f"{one['low']:.2f} to {one['high']:.2f}", f"{one['mae']:.2f}",
-         "–" if one["correlation"] is None else f"{one['correlation']:.2f}"]
+        [
+            name,
+            f"{one['value']:.2f}",
+            f"{one['low']:.2f} to {one['high']:.2f}",
+            f"{one['mae']:.2f}",
+            "–" if one["correlation"] is None else f"{one['correlation']:.2f}",
+        ]
         for name, one in result["judged"].items()
-    ]  # fmt: skip
+    ]
     strongest = head_name(*result["strongest"])
     question = (
         f"What is left of the answer when every other head is replaced by its mean? (Strongest head: {strongest}.)"

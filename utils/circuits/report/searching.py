@@ -63,12 +63,17 @@ def patching_step(task: ReportTask) -> dict[str, Any]:
     positions = list(range(differing[0], of_shape.pairs.clean_tokens.shape[1]))
     heads = get_act_patch_attn_head_out_all_pos
     return {
-        "lines": [task.rows[i].line for i in rows], "n_same": len(same), "positions": positions, "differing": differing,
+        "lines": [task.rows[i].line for i in rows],
+        "n_same": len(same),
+        "positions": positions,
+        "differing": differing,
         "labels": [of_shape.pairs.labels(task.model)[i] for i in positions],
         "streams": of_shape.denoise(get_act_patch_block_every, positions=positions),
-        "denoised": whole.denoise(heads), "noised": -whole.noise(heads),
-        "clean": whole.clean, "corrupted": whole.corrupted,
-    }  # fmt: skip
+        "denoised": whole.denoise(heads),
+        "noised": -whole.noise(heads),
+        "clean": whole.clean,
+        "corrupted": whole.corrupted,
+    }
 
 
 def paths_step(task: ReportTask) -> dict[str, Any]:
@@ -138,19 +143,26 @@ def circuit_step(task: ReportTask, paths: Mapping[str, Any]) -> dict[str, Any]:
     test, strongest = report_test(task), tuple(paths["writers"][0])
     rest = {role: [head for head in heads if head != strongest] for role, heads in circuit.items()}
     scores = {
-        "whole model": test.full, "empty": test.empty, "circuit": circuit_scores(test, circuit),
+        "whole model": test.full,
+        "empty": test.empty,
+        "circuit": circuit_scores(test, circuit),
         "strongest head alone": circuit_scores(test, {AT_END: [strongest]}),
         "circuit without the strongest head": circuit_scores(test, rest),
         "whole model without the circuit": test.scores_of_mask(~circuit_mask(test, circuit)),
-    }  # fmt: skip
+    }
     if abs(float((test.full - test.empty).mean())) < 1e-6:
         return {"skipped": "The model scores as well with every head replaced by its mean: heads do not do this task."}
     judged = {name: vars(faithfulness(test.full, each, test.empty)) for name, each in scores.items()}
     return {
-        "lines": [task.rows[i].line for i in task.halves[1]], "strongest": strongest, "circuit": circuit, "circuits": scores,
-        "judged": judged, "random": dict(_controls(task, test, circuit, strongest)),
-        "shared_answers": _shared_answers(task), "shape_sizes": _shape_sizes(task),
-    }  # fmt: skip
+        "lines": [task.rows[i].line for i in task.halves[1]],
+        "strongest": strongest,
+        "circuit": circuit,
+        "circuits": scores,
+        "judged": judged,
+        "random": dict(_controls(task, test, circuit, strongest)),
+        "shared_answers": _shared_answers(task),
+        "shape_sizes": _shape_sizes(task),
+    }
 
 
 def _controls(

@@ -45,14 +45,20 @@ def behavior_step(task: ReportTask) -> dict[str, Any]:
     answers = pairs.answer_tokens
     favourites = torch.bincount(logits["clean"].argmax(-1), minlength=task.model.cfg.d_vocab).topk(BEST_SHOWN)
     result = {
-        "clean": scores["clean"], "corrupted": scores["corrupted"], "n_right": right, "share_right": right / len(pairs),
+        "clean": scores["clean"],
+        "corrupted": scores["corrupted"],
+        "n_right": right,
+        "share_right": right / len(pairs),
         "share_interval": [share.low, share.high],
         "top_1": (logits["clean"].argmax(-1) == answers[:, 0]).float().mean(),
         "mass": probabilities.gather(1, answers).sum(1).mean(),
-        "favourites": [[task.model.to_string([i]), n]
-                       for i, n in zip(favourites.indices.tolist(), favourites.values.tolist(), strict=True) if n],
+        "favourites": [
+            [task.model.to_string([i]), n]
+            for i, n in zip(favourites.indices.tolist(), favourites.values.tolist(), strict=True)
+            if n
+        ],
         "templates": [row.template for row in task.rows],
-    }  # fmt: skip
+    }
     for name, values in (("clean", scores["clean"]), ("corrupted", scores["corrupted"]), ("difference", difference)):
         low, high = bootstrap_interval(values, seed=task.settings.seed)
         result |= {f"{name}_mean": values.mean(), f"{name}_interval": [low, high]}
@@ -123,11 +129,13 @@ def _attributed(task: ReportTask, prompts: list[str], answers: Int[Tensor, "batc
     streams = [cache["resid_pre", 0], *(cache["resid_post", layer] for layer in range(model.cfg.n_layers))]
     stack = torch.stack([at_last(stream, last) for stream in streams])  # stream batch d_model
     return {
-        "error": (parts.sum(0) - difference).abs(), "size": difference.abs(), "parts": parts,
+        "error": (parts.sum(0) - difference).abs(),
+        "size": difference.abs(),
+        "parts": parts,
         "heads": head_attributions(model, cache, directions, per_prompt=True, last=last),
         "own": (model.ln_final(stack) * directions).sum(-1) + bias,
         "final": (apply_final_norm(stack, cache, last) * directions).sum(-1) + bias,
-    }  # fmt: skip
+    }
 
 
 def _run(task: ReportTask, prompts: list[str]) -> tuple[Float[Tensor, "batch 1 d_vocab"], Any, Tensor]:

@@ -61,8 +61,12 @@ def weights_digest(model: TransformerBridge) -> str:
 def settings_digest(data: bytes, model: TransformerBridge, settings: ReportSettings) -> str:
     """Names the results of this CSV, with this model and these settings."""
     parts = [
-        str(VERSION), hashlib.sha256(data).hexdigest(), model.cfg.model_name, weights_digest(model), repr(asdict(settings)),
-    ]  # fmt: skip
+        str(VERSION),
+        hashlib.sha256(data).hexdigest(),
+        model.cfg.model_name,
+        weights_digest(model),
+        repr(asdict(settings)),
+    ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

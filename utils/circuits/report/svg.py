@@ -71,8 +71,11 @@ def heatmap_svg(
         body += [_column_label(x0 + wide * (j + 0.5), base, name, longest > 3) for j, name in enumerate(columns)]
     height = top + high * len(rows) + below + 18
     body.append(text(left, height - 5, f"{x} →", 11, "start"))
-    body.append(f'<g transform="rotate(-90 12 {top + high * len(rows) / 2:g})">'
-                + text(12, top + high * len(rows) / 2, f"{y} →", 11) + "</g>")  # fmt: skip
+    body.append(
+        f'<g transform="rotate(-90 12 {top + high * len(rows) / 2:g})">'
+        + text(12, top + high * len(rows) / 2, f"{y} →", 11)
+        + "</g>"
+    )
     width = left + each * len(panels) + 60
     body.append(_scale(width - 62, top, min(160, high * len(rows)), limit))
     return Drawing("".join(body), round(width), round(height), alt)

@@ -73,8 +73,10 @@ class ReportTask:
 
     def batches(self) -> list[list[int]]:
         """All rows, shortest first, in batches whose cached activations fit into `max_memory`."""
-        lengths = {i: max(len(token_row(self.model, side)) for side in (row.clean, row.corrupted))
-                   for i, row in enumerate(self.rows)}  # fmt: skip
+        lengths = {
+            i: max(len(token_row(self.model, side)) for side in (row.clean, row.corrupted))
+            for i, row in enumerate(self.rows)
+        }
         order = sorted(lengths, key=lambda i: (lengths[i], i))
         cfg = self.model.cfg
         widths = 6 * cfg.d_model + 4 * cfg.n_heads * cfg.d_head

@@ -13,10 +13,19 @@ from utils.course.site.figures import SCRIPTS
 
 # element → the attributes with which a browser loads something as soon as it sees them
 LOADING = {
-    "script": ("src",), "img": ("src", "srcset"), "iframe": ("src",), "embed": ("src",), "object": ("data",),
-    "source": ("src", "srcset"), "video": ("src", "poster"), "audio": ("src",), "image": ("href", "xlink:href"),
-    "use": ("href", "xlink:href"), "input": ("src",), "track": ("src",),
-}  # fmt: skip
+    "script": ("src",),
+    "img": ("src", "srcset"),
+    "iframe": ("src",),
+    "embed": ("src",),
+    "object": ("data",),
+    "source": ("src", "srcset"),
+    "video": ("src", "poster"),
+    "audio": ("src",),
+    "image": ("href", "xlink:href"),
+    "use": ("href", "xlink:href"),
+    "input": ("src",),
+    "track": ("src",),
+}
 LINK_RELATIONS = {
     "stylesheet",
     "icon",
