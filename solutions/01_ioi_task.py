@@ -274,7 +274,7 @@ check_answer_token_ids(answer_token_ids)
 
 # %%
 def logit_diff(
-    logits: Float[Tensor, "batch position d_vocab"], answer_tokens: Int[Tensor, "batch 2"], per_prompt: bool = False
+    logits: Float[Tensor, "batch pos d_vocab"], answer_tokens: Int[Tensor, "batch 2"], per_prompt: bool = False
 ) -> Float[Tensor, ""] | Float[Tensor, " batch"]:
     """Logit of the correct answer minus that of the incorrect one at END: per prompt [batch], or the mean, 0-d."""
     ### BEGIN SOLUTION
@@ -299,7 +299,7 @@ check_logit_diff(logit_diff)
 
 # %%
 def logprob_diff(
-    logits: Float[Tensor, "batch position d_vocab"], answer_tokens: Int[Tensor, "batch 2"]
+    logits: Float[Tensor, "batch pos d_vocab"], answer_tokens: Int[Tensor, "batch 2"]
 ) -> Float[Tensor, " batch"]:
     """Log-probability of the correct answer minus that of the incorrect one at END, per prompt."""
     ### BEGIN SOLUTION

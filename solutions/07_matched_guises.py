@@ -348,7 +348,7 @@ widgets.guise_explorer(model, "he be working", "he's usually working", PROMPTS[2
 # </details>
 
 # %%
-def last_token_index(attention_mask: Int[Tensor, "batch position"]) -> Int[Tensor, " batch"]:
+def last_token_index(attention_mask: Int[Tensor, "batch pos"]) -> Int[Tensor, " batch"]:
     """The index of each prompt's last real token, wherever the padding is."""
     ### BEGIN SOLUTION
     return attention_mask.shape[1] - 1 - attention_mask.flip(-1).argmax(-1)
@@ -377,7 +377,7 @@ check_last_token_index(last_token_index)
 # </details>
 # <details><summary>Hint 2 · shapes</summary>
 #
-# The logits are `[batch, position, d_vocab]`. Pick one position per prompt, then take `log_softmax` over the whole vocabulary, and only then pick columns.
+# The logits are `[batch, pos, d_vocab]`. Pick one position per prompt, then take `log_softmax` over the whole vocabulary, and only then pick columns.
 # </details>
 
 # %%
@@ -387,7 +387,7 @@ def log_probs_at_end(
     """log p(attribute | prompt) at each prompt's true last token."""
     ### BEGIN SOLUTION
     tokens, mask = tokenize(model, prompts)
-    logits = model(tokens)  # [batch, position, d_vocab]
+    logits = model(tokens)  # [batch, pos, d_vocab]
     at_end = logits[torch.arange(len(prompts)), mask.sum(-1) - 1]  # [batch, d_vocab]
     return at_end.log_softmax(-1)[:, attribute_tokens]
     ### END SOLUTION
@@ -414,7 +414,7 @@ def naive_gaps(
     tokens, mask = tokenize(model, texts)
     ids = dialect.attribute_tokens(model, [*U, *F])
     columns, gaps = (torch.full((len(texts),), -1), last_token_index(mask)), []
-    logits = torch.cat([model(part)[:, :, ids] for part in tokens.split(32)])  # [row, position, trait]
+    logits = torch.cat([model(part)[:, :, ids] for part in tokens.split(32)])  # [row, pos, trait]
     for at in columns:
         values = dialect.preference(logits[torch.arange(len(texts)), at], [*U, *F], U, F)
         gaps.append(values[: len(values) // 2] - values[len(values) // 2 :])
@@ -1270,7 +1270,7 @@ def surprisal(model: TransformerBridge, start: str, guises: Sequence[str]) -> di
     found, first = {}, len(model.to_tokens(start)[0])
     for at in range(0, len(guises), 32):
         tokens, mask = tokenize(model, [f"{start} {guise}" for guise in guises[at : at + 32]])
-        logp = model(tokens)[:, first - 1 : -1].log_softmax(-1).gather(-1, tokens[:, first:, None])[..., 0]  # [guise, position]
+        logp = model(tokens)[:, first - 1 : -1].log_softmax(-1).gather(-1, tokens[:, first:, None])[..., 0]  # [guise, pos]
         found |= dict(zip(guises[at : at + 32], -(logp * mask[:, first:]).sum(-1), strict=True))
     return {guise: value.item() for guise, value in found.items()}
 

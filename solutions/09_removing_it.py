@@ -205,19 +205,19 @@ compare("removal.shares_of_top_5_and_20", [sum(effect[pair] for pair in ranking[
 # </details>
 # <details><summary>Hint 2 · shapes</summary>
 #
-# `cache["z", layer]` is `[batch, position, head, d_head]`, and the mask is `[batch, position]`: as booleans, it picks the tokens that count. Leave its first column out.
+# `cache["z", layer]` is `[batch, pos, head, d_head]`, and the mask is `[batch, pos]`: as booleans, it picks the tokens that count. Leave its first column out.
 # </details>
 
 # %%
 def mean_z(
-    model: TransformerBridge, tokens: Int[Tensor, "batch position"], mask: Int[Tensor, "batch position"]
+    model: TransformerBridge, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "layer head d_head"]:
     """Each head's mean z over real tokens but the first of each prompt."""
     ### BEGIN SOLUTION
     _, cache = model.run_with_cache(tokens)
     z = torch.stack(
         [cache["z", layer] for layer in range(model.cfg.n_layers)]
-    )  # [layer, batch, position, head, d_head]
+    )  # [layer, batch, pos, head, d_head]
     counted = mask[:, 1:].bool()
     return z[:, :, 1:][:, counted].mean(1)  # [layer, token, head, d_head] → [layer, head, d_head]
     ### END SOLUTION
@@ -247,10 +247,10 @@ check_mean_z(mean_z)
 # %%
 def ablate_heads(
     model: TransformerBridge,
-    tokens: Int[Tensor, "batch position"],
+    tokens: Int[Tensor, "batch pos"],
     heads: list[tuple[int, int]],
     means: Float[Tensor, "layer head d_head"],
-) -> Float[Tensor, "batch position d_vocab"]:
+) -> Float[Tensor, "batch pos d_vocab"]:
     """Logits with every (layer, head) replaced by its mean at all positions but 0. Leaves no hooks."""
 
     ### BEGIN SOLUTION
@@ -452,11 +452,11 @@ compare("removal.ranking.correlation_of_effects", agreement, model)
 # %%
 def run_projected(
     model: TransformerBridge,
-    tokens: Int[Tensor, "batch position"],
+    tokens: Int[Tensor, "batch pos"],
     direction: Float[Tensor, " d_model"],
     layer: int,
     positions: Int[Tensor, " batch"],
-) -> Float[Tensor, "batch position d_vocab"]:
+) -> Float[Tensor, "batch pos d_vocab"]:
     """Logits with the direction taken out of the stream before a layer, at one position of each row. Leaves no hooks."""
     ### BEGIN SOLUTION
     unit = direction / direction.norm()

@@ -108,7 +108,7 @@ model = load_model()
 
 # %%
 pairs = ioi_pairs(model, TEMPLATES[:1], NAMES[:1])
-clean_tokens, corrupted_tokens = pairs.clean_tokens, pairs.corrupted_tokens  # each [prompt, position]
+clean_tokens, corrupted_tokens = pairs.clean_tokens, pairs.corrupted_tokens  # each [prompt, pos]
 experiment = run_experiment(model, pairs)
 clean_cache, corrupted_cache, metric = experiment.clean_cache, experiment.corrupted_cache, experiment.denoising_metric
 n_layers, (n_prompts, n_pos) = model.cfg.n_layers, corrupted_tokens.shape
@@ -180,7 +180,7 @@ print(f"{len(sample)} cells in {took:.1f} s, so about {seconds['built-in']:.0f} 
 #
 # > Difficulty: ●●○○○  Importance: ●●●○○  10 minutes
 #
-# Given the residual streams of both runs, `[layer, batch, position, d_model]`, return a boolean `[layer, position]`: True where
+# Given the residual streams of both runs, `[layer, batch, pos, d_model]`, return a boolean `[layer, pos]`: True where
 # patching that cell can change something. A cell is patched in all prompts at once, so a difference in one prompt is enough.
 #
 # <details><summary>Hint 1 · a question</summary>
@@ -243,7 +243,7 @@ print(f"{seconds['1 skip cells']:.0f} s, {seconds['built-in'] / seconds['1 skip 
 #
 # > Difficulty: ●●○○○  Importance: ●●●●○  10 minutes
 #
-# Return the logits `[batch, position, d_vocab]` of a run whose residual stream just before block `layer` is `resid`. No earlier block
+# Return the logits `[batch, pos, d_vocab]` of a run whose residual stream just before block `layer` is `resid`. No earlier block
 # may run.
 #
 # <details><summary>Hint 1 · a question</summary>

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +19,9 @@ UTILS = Path(__file__).resolve().parents[1] / "utils"
 PRESS = "utils.course"  # it computes nothing that has a shape
 # These refuse wrong types in their own words, and tests hand them wrong types to read those words. Only shapes are checked.
 SHAPES_ONLY = ("utils.dialect", "utils.models", "utils.prompts", "utils.inference", "utils.reference")
+# jaxtyping's hook compiles from its source whatever is first imported within a module of ours, and keeps none of it where no
+# bytecode is written. So the large libraries come first: they take five seconds of a processor in place of twenty.
+LARGE = "beartype transformer_lens.model_bridge scipy.stats pandas plotly.express ipywidgets distributed".split()
 NOT_YET: dict[str, str] = {}  # module or package: why it is not checked. It may only shrink.
 
 
@@ -42,6 +46,8 @@ def rooms() -> set[str]:
 
 
 if find_spec("beartype"):
+    for name in LARGE:
+        import_module(name)
     checked = rooms() - set(() if os.environ.get("COURSE_SHAPES") == "all" else NOT_YET)
     install_import_hook(sorted(checked - set(SHAPES_ONLY)), "tests.shapes.every_annotation")
     install_import_hook(sorted(checked & set(SHAPES_ONLY)), "tests.shapes.shapes_only")

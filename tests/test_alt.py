@@ -7,6 +7,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pandas as pd
+import plotly
 import plotly.express as px
 import plotly.graph_objects as go
 import plotly.io as pio
@@ -95,6 +96,9 @@ def test_a_saved_figure_is_described_in_the_same_words(name):
     assert alt_text(pio.from_json(json.dumps(saved), skip_invalid=True)) == figure.layout.meta["alt"]
 
 
+@pytest.mark.skipif(
+    plotly.__version__ < "6", reason="saved by plotly 6 or later, whose packed numbers plotly 5 does not read"
+)
 @pytest.mark.parametrize("path", sorted(SOLUTIONS.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_every_figure_of_the_chapters_is_described(path):
     """Their own titles, and values that are in them: the website reads these words out."""

@@ -195,6 +195,35 @@ def test_files_with_undefined_names_in_shapes_grow_fewer():
     assert found == listed
 
 
+# axis as nobody spells it → as everybody does
+OTHER_SPELLINGS = {
+    **{"position": "pos", "seq": "pos", "T": "pos", "B": "batch", "N": "batch", "batch_size": "batch", "D": "d_model"},
+    **{
+        "H": "head",
+        "heads": "head",
+        "K": "kv_head",
+        "d": "d_head",
+        "V": "d_vocab",
+        "vocab": "d_vocab",
+        "layers": "layer",
+    },
+}
+
+
+def test_axes_are_spelled_in_one_way():
+    files = [
+        *(ROOT / "utils").rglob("*.py"),
+        *(ROOT / "tests" / "checks").glob("*.py"),
+        *(ROOT / "solutions").glob("*.py"),
+    ]
+    found = {}
+    for path in files:
+        for shape in re.findall(r'(?:Float|Int|Bool)\[[\w. ]+, ?"([^"]*)"\]', path.read_text(encoding="utf-8")):
+            for axis in {axis.lstrip("#*_") for axis in shape.split()} & OTHER_SPELLINGS.keys():
+                found.setdefault(path.relative_to(ROOT).as_posix(), set()).add(f"{axis}: {OTHER_SPELLINGS[axis]}")
+    assert found == {}
+
+
 def test_exceptions_from_checked_shapes_name_modules_that_exist():
     assert set(shapes.NOT_YET) | set(shapes.SHAPES_ONLY) <= shapes.rooms()
     assert "-p tests.shapes -p" in (ROOT / "pyproject.toml").read_text(encoding="utf-8"), "loaded before utils is"

@@ -179,7 +179,7 @@ EXPLORERS = {
 def test_every_control_has_a_name_and_can_be_reached_with_the_keyboard(name):
     for control in EXPLORERS[name]().controls:
         assert control.description and not control.disabled
-        assert control.tabbable in (None, True)
+        assert getattr(control, "tabbable", None) in (None, True)  # ipywidgets 7 has no such setting
 
 
 def test_saved_notebooks_and_pages_keep_the_figure(tmp_path):

@@ -234,7 +234,7 @@ def copying_scores(
     alone = ids[:, None] if bos is None else torch.stack([torch.full_like(ids, bos), ids], dim=1)
     n, rows = len(ids), []
 
-    def read(values: Float[Tensor, "n seq kv_head d_head"], hook) -> None:
+    def read(values: Float[Tensor, "n pos kv_head d_head"], hook) -> None:
         layer = int(hook.name.split(".")[1])
         values = repeat_kv(values[:, -1], model.cfg.n_heads)  # n head d_head
         through = model.W_O[layer] @ model.W_U[:, ids]  # head d_head n

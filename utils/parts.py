@@ -4,7 +4,7 @@ The bridge's own modules do the arithmetic; only attention is written out here, 
 beginning must attend to keys and values of another run. Whoever uses the parts compares the result with the model: an
 architecture that does more than this (sliding windows, soft caps, parallel blocks) is found out by its numbers.
 
-Shapes: B prompts, T positions, n of them computed, D d_model, H query heads, K key/value heads.
+Axes: pos is all positions, n those of them that are computed, head query heads, kv_head key/value heads.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
-def position_ids(attention_mask: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+def position_ids(attention_mask: Bool[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
     """Positions counted from each prompt's first real token, as the bridge derives them from a mask."""
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def rotate(x: Float[Tensor, "... n heads d"], cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding in the half-split layout of Llama: `cos` and `sin` are [B, n, d]."""
+def rotate(x: Float[Tensor, "... n head d_head"], cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding in the half-split layout of Llama: `cos` and `sin` are [batch, n, d_head]."""
     cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
     left, right = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-right, left], dim=-1) * sin
@@ -40,39 +40,45 @@ class Parts:
         self.d_head = model.cfg.d_head
         self.scale = model.cfg.d_head**-0.5
 
-    def rotations(self, embedded: Float[Tensor, "B T D"], places: Int[Tensor, "B T"]) -> tuple[Tensor, Tensor] | None:
-        """cos and sin [B, T, d_head] from the model's own module: cfg.rotary_base can differ from what it uses."""
+    def rotations(
+        self, embedded: Float[Tensor, "batch pos d_model"], places: Int[Tensor, "batch pos"]
+    ) -> tuple[Tensor, Tensor] | None:
+        """cos and sin [batch, pos, d_head] from the model's own module: cfg.rotary_base can differ from what it uses."""
         module = getattr(self.model, "rotary_emb", None)
         return None if module is None else module.original_component(embedded, places)
 
-    def qkv(self, layer: int, x: Float[Tensor, "... n D"]) -> tuple[Tensor, Tensor, Tensor]:
+    def qkv(self, layer: int, x: Float[Tensor, "... n d_model"]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys, values [..., n, heads, d_head], before rotation (what hook_q and hook_k hold)."""
         attn = self.blocks[layer].attn
         h = self.blocks[layer].ln1.original_component(x)
         return tuple(part.original_component(h).unflatten(-1, (-1, self.d_head)) for part in (attn.q, attn.k, attn.v))
 
-    def pattern(self, q, k, allowed: Bool[Tensor, "B n T"]) -> Float[Tensor, "B H n T"]:
-        """Attention pattern from q [B, n, H, d] and k [B, T, K, d]."""
+    def pattern(self, q, k, allowed: Bool[Tensor, "batch n pos"]) -> Float[Tensor, "batch head n pos"]:
+        """Attention pattern from q [batch, n, head, d_head] and k [batch, pos, kv_head, d_head]."""
         scores = torch.einsum("bqhd,bkhd->bhqk", q, repeat_kv(k, q.shape[-2])) * self.scale
         return scores.masked_fill(~allowed[:, None], float("-inf")).softmax(-1)
 
-    def read(self, pattern: Float[Tensor, "B H n T"], v: Float[Tensor, "B T K d"]) -> Float[Tensor, "B n H d"]:
+    def read(
+        self, pattern: Float[Tensor, "batch head n pos"], v: Float[Tensor, "batch pos kv_head d_head"]
+    ) -> Float[Tensor, "batch n head d_head"]:
         """z: what each head reads with its pattern."""
         return torch.einsum("bhqk,bkhd->bqhd", pattern, repeat_kv(v, pattern.shape[1]))
 
-    def attend(self, q, k, v, allowed: Bool[Tensor, "#N n T"]) -> Float[Tensor, "N n H d"]:
+    def attend(self, q, k, v, allowed: Bool[Tensor, "#batch n pos"]) -> Float[Tensor, "batch n head d_head"]:
         q, k, v = (part.transpose(-3, -2) for part in (q, k, v))  # [N, heads, n, d]
         z = F.scaled_dot_product_attention(q, k, v, allowed[:, None], scale=self.scale, enable_gqa=True)
         return z.transpose(-3, -2)
 
-    def attn_out(self, layer: int, z: Float[Tensor, "... n H d"]) -> Float[Tensor, "... n D"]:
+    def attn_out(self, layer: int, z: Float[Tensor, "... n head d_head"]) -> Float[Tensor, "... n d_model"]:
         return self.blocks[layer].attn.o.original_component(z.flatten(-2))
 
-    def mlp_out(self, layer: int, mid: Float[Tensor, "... n D"]) -> Float[Tensor, "... n D"]:
+    def mlp_out(self, layer: int, mid: Float[Tensor, "... n d_model"]) -> Float[Tensor, "... n d_model"]:
         block = self.blocks[layer]
         return block.mlp(block.ln2.original_component(mid))
 
-    def unembed(self, x: Float[Tensor, "... D"], tokens: Int[Tensor, " V"] | None = None) -> Float[Tensor, "... V"]:
+    def unembed(
+        self, x: Float[Tensor, "... d_model"], tokens: Int[Tensor, " d_vocab"] | None = None
+    ) -> Float[Tensor, "... d_vocab"]:
         """Logits of the whole vocabulary, or of these tokens only, which takes next to no time."""
         normed, unembedding = self.model.ln_final.original_component(x), self.model.unembed.original_component
         if tokens is None:

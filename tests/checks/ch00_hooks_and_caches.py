@@ -74,7 +74,7 @@ def check_attention_to_first_token(learner: Callable) -> str:
     return f"every head of a GPT-2 and of a Llama agrees, on five prompts ({held})"
 
 
-@exercise("00", look="section 4: z has the axes [batch, position, head, d_head]")
+@exercise("00", look="section 4: z has the axes [batch, pos, head, d_head]")
 def check_zero_head(learner: Callable) -> str:
     for model in both_models():
         for layer, head in HEADS:
@@ -86,7 +86,7 @@ def check_zero_head(learner: Callable) -> str:
                 f"z with head {head} set to zero on {model.cfg.model_name}",
                 axes="batch position head d_head",
                 mistakes={
-                    "you zeroed a position, not a head: the head is axis 2 of [batch, position, head, d_head]":
+                    "you zeroed a position, not a head: the head is axis 2 of [batch, pos, head, d_head]":
                         lambda z=z, head=head: _zeroed(z, (slice(None), head)),
                     "you zeroed one coordinate of every head: the head is axis 2, d_head is axis 3":
                         lambda z=z, head=head: _zeroed(z, (..., head)),

@@ -308,7 +308,7 @@ def _has_b_o(model: TransformerBridge) -> bool:
 
 @cache
 def _head_results(model: TransformerBridge) -> Tensor:
-    """[layer, head, batch, position, d_model], by the built-in."""
+    """[layer, head, batch, pos, d_model], by the built-in."""
     results = _run(model)[2].stack_head_results(layer=-1)  # layer × head, batch, position, d_model
     return results.unflatten(0, (model.cfg.n_layers, model.cfg.n_heads))
 

@@ -79,7 +79,7 @@ def _resid_mistakes(runs: Runs) -> Mistakes:
 
     return once(
         {
-            "layer and position are transposed: return [layer, position]": lambda: want.T,
+            "layer and position are transposed: return [layer, pos]": lambda: want.T,
             "this is noising: the corrupted tokens run, and get something clean, not the other way round": noised,
             "every value is that of the unpatched corrupted run: does the hook function return the patched activation, "
             "and is it in fwd_hooks?": lambda: torch.full_like(want, BASE),
@@ -200,7 +200,7 @@ def _block_mistakes(runs: Runs) -> Mistakes:
         "all panels patch every position: index position `pos` only":
             lambda: torch.stack([panel(name, every=True) for name in names]),
         "all three panels are the residual stream: use the name of each": lambda: want[:1].expand_as(want),
-        "the panels stand last: return [3, layer, position]": lambda: want.permute(1, 2, 0),
+        "the panels stand last: return [3, layer, pos]": lambda: want.permute(1, 2, 0),
         "resid_mid in place of attn_out: the stream after attention holds everything before it too":
             lambda: torch.stack([want[0], panel("resid_mid"), want[2]]),
     })  # fmt: skip
@@ -211,7 +211,7 @@ def _block_mistakes(runs: Runs) -> Mistakes:
 
 @exercise(
     "03",
-    look="section 5: z is [batch, position, head, d_head]; z[:, :, head] is one head everywhere",
+    look="section 5: z is [batch, pos, head, d_head]; z[:, :, head] is one head everywhere",
     points=2,
     takes="model corrupted_tokens clean_cache metric layers",
 )

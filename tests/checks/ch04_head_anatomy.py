@@ -124,7 +124,7 @@ def _score_mistakes(whole: Tensor, name: str, offset: int, seq_len: int, start: 
 
 @exercise(
     "04",
-    look="section 4: z has the axes [batch, position, head, d_head]; END is position -1",
+    look="section 4: z has the axes [batch, pos, head, d_head]; END is position -1",
     takes="model tokens layer head",
 )
 def check_ablate_at_end(learner: Callable) -> str:
@@ -249,9 +249,7 @@ def check_direct_effect_change(learner: Callable) -> str:
     return f"two independent attributions, each with its own scale, differ by just this ({held})"
 
 
-@exercise(
-    "04", look="section 6: cache['ln_final.hook_scale'] is [batch, position, 1]", takes="clean_cache ablated_cache"
-)
+@exercise("04", look="section 6: cache['ln_final.hook_scale'] is [batch, pos, 1]", takes="clean_cache ablated_cache")
 def check_layernorm_ratio(learner: Callable) -> str:
     inner = "blocks.2.ln2.hook_scale"
     for model in both_models():

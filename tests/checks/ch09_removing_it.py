@@ -36,7 +36,7 @@ def _tokens(model: TransformerBridge) -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def _alone(model: TransformerBridge) -> list[Tensor]:
-    """Per prompt, run by itself: z as [layer, position, head, d_head]."""
+    """Per prompt, run by itself: z as [layer, pos, head, d_head]."""
     runs = [model.run_with_cache(model.to_tokens(prompt))[1] for prompt in PROMPTS]
     return [torch.stack([cache["z", layer][0] for layer in range(model.cfg.n_layers)]) for cache in runs]
 
@@ -135,9 +135,9 @@ def check_ablate_heads(learner: Callable) -> str:
                 "position 1 keeps its own value: leave out position 0 alone": lambda: run(at=slice(2, None)),
                 "every head of these layers gets the mean of the head in the list: index z[:, 1:, head]":
                     lambda: _run_rows(model, tokens, means, lambda z, head: z[:, 1:]),
-                "the first prompt keeps its heads: z is [batch, position, head, d_head], so leave out position 0, not row 0":
+                "the first prompt keeps its heads: z is [batch, pos, head, d_head], so leave out position 0, not row 0":
                     lambda: _run_rows(model, tokens, means, lambda z, head: z[1:, :, head]),
-                "position and head are exchanged: z is [batch, position, head, d_head]":
+                "position and head are exchanged: z is [batch, pos, head, d_head]":
                     lambda: _run_rows(model, tokens, means, lambda z, head: z[:, head, 1:]),
             },
         )  # fmt: skip

@@ -32,13 +32,13 @@ def _tokens(n_prompts: int = 4) -> tuple[Tensor, Tensor]:
 
 @cache
 def _residuals(model, n_prompts: int = 4) -> tuple[Tensor, Tensor]:
-    """resid_pre of every layer in both runs: [layer, batch, position, d_model]."""
+    """resid_pre of every layer in both runs: [layer, batch, pos, d_model]."""
     runs = [model.run_with_cache(tokens)[1] for tokens in _tokens(n_prompts)]
     return tuple(torch.stack([run["resid_pre", layer] for layer in range(model.cfg.n_layers)]) for run in runs)
 
 
 def _patched_run(model, tokens: Tensor, clean: Tensor, layer: int, pos: int | slice) -> Tensor:
-    """Logits [batch, position, d_vocab] of the slow way: a whole hooked pass."""
+    """Logits [batch, pos, d_vocab] of the slow way: a whole hooked pass."""
 
     def patch(resid, hook):
         resid[:, pos] = clean[layer][:, pos]
@@ -74,7 +74,7 @@ def _counted(model) -> Iterator[list[int]]:
 
 
 def _by_hand() -> tuple[Tensor, Tensor]:
-    """Streams [layer 3, batch 2, position 5, d_model 7] that differ in one coordinate here, in opposite ways there."""
+    """Streams [layer 3, batch 2, pos 5, d_model 7] that differ in one coordinate here, in opposite ways there."""
     clean = torch.randn(3, 2, 5, 7, generator=torch.Generator().manual_seed(1))
     corrupted = clean.clone()
     corrupted[0, 1, 2, 4] = torch.nextafter(corrupted[0, 1, 2, 4], torch.tensor(9.0))  # one coordinate, by one bit
@@ -97,7 +97,7 @@ def check_cells_that_can_change(learner: Callable) -> str:
     for model in both_models():
         cases[model.cfg.model_name] = _residuals(model, 4)
     for name, (clean, corrupted) in cases.items():
-        differs = clean != corrupted  # [layer, batch, position, d_model]
+        differs = clean != corrupted  # [layer, batch, pos, d_model]
         want = differs.any(-1).any(1)
         held = require_equal(
             call(learner, clean, corrupted),

@@ -181,7 +181,7 @@ class PathPatcher:
 
     def _read(
         self, copies: Tensor, layer: int, reading: dict, message: Tensor | None, group: Group, added: bool
-    ) -> list[Float[Tensor, "path rows n heads d_head"]]:
+    ) -> list[Float[Tensor, "path rows n head d_head"]]:
         """Queries, keys and values of every copy; those of the receivers from what they are to read."""
         run, own = self.run, list(self.run.qkv(layer, copies))
         receiving = {i: reading[site, layer] for i, site in enumerate(COMPONENTS) if (site, layer) in reading}

@@ -100,7 +100,7 @@ class CorruptedRun(Parts):
             self.k.append(k)
             self.v.append(v)
 
-    def rotated(self, x: Float[Tensor, "... n heads d"], prompts: Int[Tensor, " rows"], start: int) -> Tensor:
+    def rotated(self, x: Float[Tensor, "... n head d_head"], prompts: Int[Tensor, " rows"], start: int) -> Tensor:
         """Queries or keys at the positions from `start` on, rotated where the model rotates."""
         if self.rotary is None:
             return x

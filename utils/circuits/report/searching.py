@@ -52,7 +52,7 @@ def unaligned_reason(task: ReportTask) -> str:
 def patching_step(task: ReportTask) -> dict[str, Any]:
     """Clean activations patched into the corrupted run, by layer and position and by head; heads the other way too.
 
-    streams: [3, layer, position], residual stream, attention and MLP, on those pairs that have the commonest shape.
+    streams: [3, layer, pos], residual stream, attention and MLP, on those pairs that have the commonest shape.
     """
     if reason := unaligned_reason(task):
         return {"skipped": reason}
