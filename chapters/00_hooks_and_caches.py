@@ -154,7 +154,7 @@ print(model.to_str_tokens(prompt))
 #   logits are the prediction of the next token.
 
 # %%
-logits = model(tokens)  # [batch, position, d_vocab]
+logits = model(tokens)  # [batch, pos, d_vocab]
 probabilities, candidates = logits[0, -1].softmax(-1).topk(5)
 for probability, token in zip(probabilities, candidates, strict=True):
     print(f"{probability:6.3f}  {model.to_string(token)!r}")
@@ -171,15 +171,16 @@ plots.hooks_drawing()
 
 # %% [markdown]
 # The copies have names. `cache["pattern", 5]` is short for
-# `cache["blocks.5.attn.hook_pattern"]`, and `list(cache.keys())` shows all the names. The ones you will use most:
+# `cache["blocks.5.attn.hook_pattern"]`, and `list(cache.keys())` shows all the names. Below are those that you will
+# use most. In shapes, `pos` is short for position.
 #
 # | short name | shape | what it is |
 # |---|---|---|
-# | `resid_pre` | `[batch, position, d_model]` | the residual stream as it enters a layer |
-# | `q`, `k`, `v` | `[batch, position, head, d_head]` | queries, keys, values |
+# | `resid_pre` | `[batch, pos, d_model]` | the residual stream as it enters a layer |
+# | `q`, `k`, `v` | `[batch, pos, head, d_head]` | queries, keys, values |
 # | `pattern` | `[batch, head, query, key]` | attention: how much position *query* reads from position *key*; rows add up to 1 |
-# | `z` | `[batch, position, head, d_head]` | what each head has read, before it is written back |
-# | `attn_out`, `mlp_out` | `[batch, position, d_model]` | what a layer's attention (all heads together) and MLP add to the residual stream |
+# | `z` | `[batch, pos, head, d_head]` | what each head has read, before it is written back |
+# | `attn_out`, `mlp_out` | `[batch, pos, d_model]` | what a layer's attention (all heads together) and MLP add to the residual stream |
 
 # %%
 logits, cache = model.run_with_cache(tokens)
@@ -312,8 +313,8 @@ compare("hooks.share_of_heads_above_half", above_half, model)
 
 # %%
 def zero_head(
-    z: Float[Tensor, "batch position head d_head"], hook: HookPoint, head_index: int
-) -> Float[Tensor, "batch position head d_head"]:
+    z: Float[Tensor, "batch pos head d_head"], hook: HookPoint, head_index: int
+) -> Float[Tensor, "batch pos head d_head"]:
     """A copy of `z` in which one head is zero at every position. `hook` is not needed; TransformerLens passes it."""
     raise NotImplementedError("this exercise is not written yet: put your code here")
 
@@ -352,8 +353,8 @@ from functools import partial
 
 
 def logits_without_head(
-    model: TransformerBridge, tokens: Int[Tensor, "batch position"], layer: int, head_index: int
-) -> Float[Tensor, "batch position d_vocab"]:
+    model: TransformerBridge, tokens: Int[Tensor, "batch pos"], layer: int, head_index: int
+) -> Float[Tensor, "batch pos d_vocab"]:
     """The model's logits when the head `layer`, `head_index` writes nothing. Leaves no hooks on the model."""
     raise NotImplementedError("this exercise is not written yet: put your code here")
 
@@ -378,7 +379,7 @@ check_logits_without_head(logits_without_head)
 mary, john = model.to_single_token(" Mary"), model.to_single_token(" John")
 
 
-def mary_over_john(logits: Float[Tensor, "batch position d_vocab"]) -> float:
+def mary_over_john(logits: Float[Tensor, "batch pos d_vocab"]) -> float:
     return (logits[0, -1, mary] - logits[0, -1, john]).item()
 
 

@@ -283,8 +283,8 @@ check_answer_token_ids(answer_token_ids)
 
 # %%
 def logit_diff(
-    logits: Float[Tensor, "batch position d_vocab"], answer_tokens: Int[Tensor, "batch 2"], per_prompt: bool = False
-) -> Float[Tensor, ""] | Float[Tensor, "batch"]:
+    logits: Float[Tensor, "batch pos d_vocab"], answer_tokens: Int[Tensor, "batch 2"], per_prompt: bool = False
+) -> Float[Tensor, ""] | Float[Tensor, " batch"]:
     """Logit of the correct answer minus that of the incorrect one at END: per prompt [batch], or the mean, 0-d."""
     raise NotImplementedError("this exercise is not written yet: put your code here")
 
@@ -314,8 +314,8 @@ check_logit_diff(logit_diff)
 
 # %%
 def logprob_diff(
-    logits: Float[Tensor, "batch position d_vocab"], answer_tokens: Int[Tensor, "batch 2"]
-) -> Float[Tensor, "batch"]:
+    logits: Float[Tensor, "batch pos d_vocab"], answer_tokens: Int[Tensor, "batch 2"]
+) -> Float[Tensor, " batch"]:
     """Log-probability of the correct answer minus that of the incorrect one at END, per prompt."""
     raise NotImplementedError("this exercise is not written yet: put your code here")
 

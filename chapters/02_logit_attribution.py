@@ -230,7 +230,7 @@ print("largest difference:", (directions - (built_in[:, 0] - built_in[:, 1])).ab
 # </details>
 # <details><summary>Hint 2 · shapes</summary>
 #
-# `cache["ln_final.hook_scale"]` is `[batch, position, 1]`. At END it is `[batch, 1]`, which broadcasts against `[..., batch, d_model]`.
+# `cache["ln_final.hook_scale"]` is `[batch, pos, 1]`. At END it is `[batch, 1]`, which broadcasts against `[..., batch, d_model]`.
 # </details>
 # <details><summary>Hint 3 · the line that people miss</summary>
 #
@@ -428,7 +428,7 @@ compare("ioi.attribution.worst_attention_layer", attention_parts.argmin(), model
 # %%
 def attribution_total(
     model: TransformerBridge, cache: ActivationCache, answer_tokens: Int[Tensor, "batch 2"]
-) -> Float[Tensor, "batch"]:
+) -> Float[Tensor, " batch"]:
     """All components' contributions at END and the bias term, summed: each prompt's logit difference."""
     raise NotImplementedError("this exercise is not written yet: put your code here")
 
@@ -502,7 +502,7 @@ prediction = {"heads that matter directly": None}
 #
 # <details><summary>Hint 1 · shapes</summary>
 #
-# `cache["z", layer]` is `[batch, position, head, d_head]`, and `model.W_O` is `[layer, head, d_head, d_model]`. Stack `z` at END
+# `cache["z", layer]` is `[batch, pos, head, d_head]`, and `model.W_O` is `[layer, head, d_head, d_model]`. Stack `z` at END
 # over layers.
 # </details>
 # <details><summary>Hint 2 · the line that people miss</summary>

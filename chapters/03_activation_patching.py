@@ -152,7 +152,7 @@ compare("ioi.prompt_tokens", pairs.clean_tokens.shape[1], model)
 # </details>
 
 # %%
-def relative_difference(layer: int) -> Float[Tensor, "position"]:
+def relative_difference(layer: int) -> Float[Tensor, " pos"]:
     """How far apart the two residual streams are, as a share of their length."""
     clean_stream, corrupted_stream = clean_cache["resid_pre", layer], corrupted_cache["resid_pre", layer]
     return ((clean_stream - corrupted_stream).norm(dim=-1) / clean_stream.norm(dim=-1)).mean(0)
@@ -199,7 +199,7 @@ plots.imshow(
 
 # %%
 def ioi_metric(
-    logits: Float[Tensor, "batch position d_vocab"],
+    logits: Float[Tensor, "batch pos d_vocab"],
     answer_tokens: Int[Tensor, "batch 2"],
     clean: Float[Tensor, ""] | float,
     corrupted: Float[Tensor, ""] | float,
@@ -222,7 +222,7 @@ check_ioi_metric(ioi_metric)
 
 # %%
 def noising_metric(
-    logits: Float[Tensor, "batch position d_vocab"],
+    logits: Float[Tensor, "batch pos d_vocab"],
     answer_tokens: Int[Tensor, "batch 2"],
     clean: Float[Tensor, ""] | float,
     corrupted: Float[Tensor, ""] | float,
@@ -277,8 +277,8 @@ clean_logits, corrupted_logits = clean_logits[:, -1:].clone(), corrupted_logits[
 
 # %%
 def patch_position(
-    activation: Float[Tensor, "batch position ..."], hook: HookPoint, pos: int, clean_cache: ActivationCache
-) -> Float[Tensor, "batch position ..."]:
+    activation: Float[Tensor, "batch pos ..."], hook: HookPoint, pos: int, clean_cache: ActivationCache
+) -> Float[Tensor, "batch pos ..."]:
     """A copy of `activation` with the clean run's values at position `pos` (an index) and its own everywhere else."""
     raise NotImplementedError("this exercise is not written yet: put your code here")
 
@@ -322,11 +322,11 @@ check_patch_position(patch_position)
 # %%
 def get_act_patch_resid_pre(
     model: TransformerBridge,
-    corrupted_tokens: Int[Tensor, "batch position"],
+    corrupted_tokens: Int[Tensor, "batch pos"],
     clean_cache: ActivationCache,
     metric: Callable[[Tensor], Float[Tensor, ""]],
     layers: Sequence[int] | None = None,
-) -> Float[Tensor, "layer position"]:
+) -> Float[Tensor, "layer pos"]:
     """The metric of the corrupted run with the clean residual stream before one layer, at one position.
 
     layers: the layers to patch, one row each; None means all of them.
@@ -354,17 +354,17 @@ check_get_act_patch_resid_pre(get_act_patch_resid_pre)
 # </details>
 
 # %% [markdown]
-# The stream is a sum, so you can patch its parts as well. Write the same sweep for `resid_pre`, `attn_out` and `mlp_out` of every layer, in this order, as `[3, layer, position]`. Only one activation is
+# The stream is a sum, so you can patch its parts as well. Write the same sweep for `resid_pre`, `attn_out` and `mlp_out` of every layer, in this order, as `[3, layer, pos]`. Only one activation is
 # patched in each run. The axes of all three are the same, so `patch_position` works for them.
 
 # %%
 def get_act_patch_block_every(
     model: TransformerBridge,
-    corrupted_tokens: Int[Tensor, "batch position"],
+    corrupted_tokens: Int[Tensor, "batch pos"],
     clean_cache: ActivationCache,
     metric: Callable[[Tensor], Float[Tensor, ""]],
     layers: Sequence[int] | None = None,
-) -> Float[Tensor, "3 layer position"]:
+) -> Float[Tensor, "3 layer pos"]:
     """As `get_act_patch_resid_pre`, for resid_pre, attn_out and mlp_out: one activation at one position in each run."""
     layers = range(model.cfg.n_layers) if layers is None else layers
     raise NotImplementedError("this exercise is not written yet: put your code here")
@@ -394,7 +394,7 @@ check_get_act_patch_block_every(get_act_patch_block_every)
 
 # %%
 few = run_experiment(model, ioi_pairs(model, TEMPLATES[:1], NAMES[:1]))  # two prompts
-yours = few.denoise(get_act_patch_block_every, layers=[0])  # [3, 1, position]; its first row is the sweep of resid_pre
+yours = few.denoise(get_act_patch_block_every, layers=[0])  # [3, 1, pos]; its first row is the sweep of resid_pre
 cell = {"index_axis_names": None, "index_df": pd.DataFrame({"layer": [0], "pos": [S2]})}
 for row, name in enumerate(("resid_pre", "attn_out", "mlp_out")):
     theirs = few.denoise(getattr(built_in, f"get_act_patch_{name}"), **cell).item()
@@ -407,7 +407,7 @@ for row, name in enumerate(("resid_pre", "attn_out", "mlp_out")):
 # it draws the full figures, on all eight prompts.
 
 # %%
-by_block = experiment.denoise(patching.get_act_patch_block_every)  # [3, layer, position]
+by_block = experiment.denoise(patching.get_act_patch_block_every)  # [3, layer, pos]
 plots.imshow(
     by_block[0],
     "Residual stream: how much of the clean answer one position brings back",
@@ -471,7 +471,7 @@ bos = torch.full_like(answer_tokens[:, 1], model.tokenizer.bos_token_id)
 _, alone = model.run_with_cache(torch.stack([bos, answer_tokens[:, 1]], dim=1), names_filter=get_act_name("mlp_out", 0))
 
 
-def put_alone(mlp_out: Float[Tensor, "batch position d_model"], hook: HookPoint) -> Float[Tensor, "batch position d_model"]:
+def put_alone(mlp_out: Float[Tensor, "batch pos d_model"], hook: HookPoint) -> Float[Tensor, "batch pos d_model"]:
     mlp_out = mlp_out.clone()
     mlp_out[:, S2] = alone[hook.name][:, 1]
     return mlp_out
@@ -501,7 +501,7 @@ compare("ioi.patching.mlp_0_of_the_name_alone", from_alone, model)
 #
 # <details><summary>Hint 1 · shapes</summary>
 #
-# `z` is `[batch, position, head, d_head]`: the head is axis 2.
+# `z` is `[batch, pos, head, d_head]`: the head is axis 2.
 # </details>
 # <details><summary>Hint 2 · the line that people miss</summary>
 #
@@ -511,7 +511,7 @@ compare("ioi.patching.mlp_0_of_the_name_alone", from_alone, model)
 # %%
 def get_act_patch_attn_head_out_all_pos(
     model: TransformerBridge,
-    corrupted_tokens: Int[Tensor, "batch position"],
+    corrupted_tokens: Int[Tensor, "batch pos"],
     clean_cache: ActivationCache,
     metric: Callable[[Tensor], Float[Tensor, ""]],
     layers: Sequence[int] | None = None,
@@ -568,7 +568,7 @@ check_get_act_patch_attn_head_out_all_pos(get_act_patch_attn_head_out_all_pos)
 # %%
 def get_act_patch_attn_head_all_pos_every(
     model: TransformerBridge,
-    corrupted_tokens: Int[Tensor, "batch position"],
+    corrupted_tokens: Int[Tensor, "batch pos"],
     clean_cache: ActivationCache,
     metric: Callable[[Tensor], Float[Tensor, ""]],
     layers: Sequence[int] | None = None,
@@ -914,7 +914,7 @@ for pair in tqdm(ten):
         "name": head_name(*pair), "layer": pair[0], "effect": round(every[0][pair].item(), 3), "at": at,
         "share of the effect there": round(effects[at] / every[0][pair].item(), 2), "reads": reads,
         "attention": round(share, 2), "why": reasons[pair], "direct attribution": round(direct[pair].item(), 2) + 0.0,
-    })  # fmt: skip
+    })
 pd.DataFrame(found).set_index("name").drop(columns="layer")
 
 # %%
@@ -1034,8 +1034,8 @@ plots.gates_drawing()
 # %%
 def noising_sweep(
     model: TransformerBridge,
-    clean_tokens: Int[Tensor, "batch position"],
-    corrupted_tokens: Int[Tensor, "batch position"],
+    clean_tokens: Int[Tensor, "batch pos"],
+    corrupted_tokens: Int[Tensor, "batch pos"],
     answer_tokens: Int[Tensor, "batch 2"],
     layers: Sequence[int] | None = None,
 ) -> Float[Tensor, "layer head"]:

@@ -120,8 +120,8 @@ all_heads = [head_name(layer, head) for layer in range(n_layers) for head in ran
 # %%
 seq_len = 100
 random_tokens = heads.repeated_tokens(seq_len, batch=2, seed=0).to(model.cfg.device)  # [2, 200]
-log_probs = model(random_tokens).log_softmax(-1)[:, :-1]  # [batch, position, d_vocab]
-correct = log_probs.gather(-1, random_tokens[:, 1:, None])[..., 0]  # [batch, position]
+log_probs = model(random_tokens).log_softmax(-1)[:, :-1]  # [batch, pos, d_vocab]
+correct = log_probs.gather(-1, random_tokens[:, 1:, None])[..., 0]  # [batch, pos]
 del log_probs  # 80 MB with this vocabulary
 plots.line(
     {"log-probability": correct.mean(0)},
@@ -179,7 +179,7 @@ compare("anatomy.random_tokens.second_copy", correct[:, seq_len:].mean(), model)
 
 # %%
 def head_scores(
-    model: TransformerBridge, tokens: Int[Tensor, "batch position"], seq_len: int
+    model: TransformerBridge, tokens: Int[Tensor, "batch pos"], seq_len: int
 ) -> dict[str, Float[Tensor, "layer head"]]:
     """Mean attention of every head along three diagonals: "previous_token", "duplicate_token", "induction".
 
@@ -393,14 +393,14 @@ prediction = {"without the head, nearer to": None}
 # </details>
 # <details><summary>Hint 2 · the line that people miss</summary>
 #
-# `z` is `[batch, position, head, d_head]`. Clone before you write, and write at the last position only. `names_filter=small_cache` keeps all that this
+# `z` is `[batch, pos, head, d_head]`. Clone before you write, and write at the last position only. `names_filter=small_cache` keeps all that this
 # chapter reads.
 # </details>
 
 # %%
 def ablate_at_end(
-    model: TransformerBridge, tokens: Int[Tensor, "batch position"], layer: int, head: int
-) -> tuple[Float[Tensor, "batch position d_vocab"], ActivationCache]:
+    model: TransformerBridge, tokens: Int[Tensor, "batch pos"], layer: int, head: int
+) -> tuple[Float[Tensor, "batch pos d_vocab"], ActivationCache]:
     """Logits and cache of a run in which one head's z is zero at the last position. Leaves no hooks on the model."""
     raise NotImplementedError("this exercise is not written yet: put your code here")
 
@@ -412,7 +412,7 @@ check_ablate_at_end(ablate_at_end)
 # <details><summary>Answer</summary>
 #
 # ```python
-# def zero_at_end(z: Float[Tensor, "batch position head d_head"], hook: HookPoint) -> Tensor:
+# def zero_at_end(z: Float[Tensor, "batch pos head d_head"], hook: HookPoint) -> Tensor:
 #     z = z.clone()
 #     z[:, -1, head] = 0
 #     return z
@@ -549,7 +549,7 @@ compare("backup.changed.by", torch.stack([others[head] for head in changed]), mo
 # ### Exercise 4.3, second part · The ratio of scales
 #
 # Return the mean over prompts of `clean scale / ablated scale` at the last position, as a 0-d tensor. The scale is `cache["ln_final.hook_scale"]`,
-# `[batch, position, 1]`.
+# `[batch, pos, 1]`.
 #
 # <details><summary>Hint</summary>
 #
@@ -632,10 +632,10 @@ compare("backup.share_by_scale_alone", explained, model)
 # %%
 def mean_ablate(
     model: TransformerBridge,
-    tokens: Int[Tensor, "batch position"],
+    tokens: Int[Tensor, "batch pos"],
     heads: list[tuple[int, int]],
     reference_cache: ActivationCache,
-) -> Float[Tensor, "batch position d_vocab"]:
+) -> Float[Tensor, "batch pos d_vocab"]:
     """Logits of a run in which each head's z at the last position is its mean there over the reference prompts."""
     raise NotImplementedError("this exercise is not written yet: put your code here")
 
@@ -647,7 +647,7 @@ check_mean_ablate(mean_ablate)
 # <details><summary>Answer</summary>
 #
 # ```python
-# def put_at_end(z: Float[Tensor, "batch position head d_head"], hook: HookPoint, head: int, value: Tensor) -> Tensor:
+# def put_at_end(z: Float[Tensor, "batch pos head d_head"], hook: HookPoint, head: int, value: Tensor) -> Tensor:
 #     z = z.clone()
 #     z[:, -1, head] = value
 #     return z
@@ -727,7 +727,7 @@ def effect_factors(
     directions: Float[Tensor, "batch d_model"],
     layer: int,
     head: int,
-) -> tuple[Float[Tensor, "batch key"], Float[Tensor, "batch key"], Float[Tensor, "batch"]]:
+) -> tuple[Float[Tensor, "batch key"], Float[Tensor, "batch key"], Float[Tensor, " batch"]]:
     """The three factors of one head's direct effect at END: its attention, what each key's value would write along the
     direction, and the final norm's scale."""
     pattern = cache["pattern", layer][:, head, -1]  # batch key

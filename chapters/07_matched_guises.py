@@ -350,7 +350,7 @@ widgets.guise_explorer(model, "he be working", "he's usually working", PROMPTS[2
 # </details>
 
 # %%
-def last_token_index(attention_mask: Int[Tensor, "batch position"]) -> Int[Tensor, "batch"]:
+def last_token_index(attention_mask: Int[Tensor, "batch pos"]) -> Int[Tensor, " batch"]:
     """The index of each prompt's last real token, wherever the padding is."""
     raise NotImplementedError("this exercise is not written yet: put your code here")
 
@@ -384,12 +384,12 @@ check_last_token_index(last_token_index)
 # </details>
 # <details><summary>Hint 2 · shapes</summary>
 #
-# The logits are `[batch, position, d_vocab]`. Pick one position per prompt, then take `log_softmax` over the whole vocabulary, and only then pick columns.
+# The logits are `[batch, pos, d_vocab]`. Pick one position per prompt, then take `log_softmax` over the whole vocabulary, and only then pick columns.
 # </details>
 
 # %%
 def log_probs_at_end(
-    model: TransformerBridge, prompts: list[str], attribute_tokens: Int[Tensor, "attribute"]
+    model: TransformerBridge, prompts: list[str], attribute_tokens: Int[Tensor, " attribute"]
 ) -> Float[Tensor, "batch attribute"]:
     """log p(attribute | prompt) at each prompt's true last token."""
     raise NotImplementedError("this exercise is not written yet: put your code here")
@@ -403,7 +403,7 @@ check_log_probs_at_end(log_probs_at_end)
 #
 # ```python
 # tokens, mask = tokenize(model, prompts)
-# logits = model(tokens)  # [batch, position, d_vocab]
+# logits = model(tokens)  # [batch, pos, d_vocab]
 # at_end = logits[torch.arange(len(prompts)), mask.sum(-1) - 1]  # [batch, d_vocab]
 # return at_end.log_softmax(-1)[:, attribute_tokens]
 # ```
@@ -421,13 +421,13 @@ U, F = dialect.traits()  # ten unfavourable traits; every trait rated +1 or high
 
 def naive_gaps(
     model: TransformerBridge, pairs: Sequence[dialect.Pair], frames: Sequence[str]
-) -> tuple[Float[Tensor, "row"], Float[Tensor, "row"]]:
+) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
     """Gaps per row read at the last column of one right-padded batch, and at the true last tokens."""
     texts = [frame.format(getattr(pair, side)) for side in ("aae", "sae") for frame in frames for pair in pairs]
     tokens, mask = tokenize(model, texts)
     ids = dialect.attribute_tokens(model, [*U, *F])
     columns, gaps = (torch.full((len(texts),), -1), last_token_index(mask)), []
-    logits = torch.cat([model(part)[:, :, ids] for part in tokens.split(32)])  # [row, position, trait]
+    logits = torch.cat([model(part)[:, :, ids] for part in tokens.split(32)])  # [row, pos, trait]
     for at in columns:
         values = dialect.preference(logits[torch.arange(len(texts)), at], [*U, *F], U, F)
         gaps.append(values[: len(values) // 2] - values[len(values) // 2 :])
@@ -476,7 +476,7 @@ compare("guises.wrong_sign_at_last_column", wrong_sign, model)
 # %%
 def association_scores(
     logp_aae: Float[Tensor, "row attribute"], logp_sae: Float[Tensor, "row attribute"]
-) -> Float[Tensor, "attribute"]:
+) -> Float[Tensor, " attribute"]:
     """q(x): mean over rows of log p(x | AAE) - log p(x | SAE)."""
     raise NotImplementedError("this exercise is not written yet: put your code here")
 
@@ -579,9 +579,9 @@ compare("guises.favourability_correlations", [np.corrcoef(profile, list(rating.v
 def trait_gap(
     model: TransformerBridge,
     pairs: list[tuple[str, str]],
-    unfavourable: Int[Tensor, "u"],
-    favourable: Int[Tensor, "f"],
-) -> Float[Tensor, "pair"]:
+    unfavourable: Int[Tensor, " u"],
+    favourable: Int[Tensor, " f"],
+) -> Float[Tensor, " pair"]:
     """(mean unfavourable logit - mean favourable logit) after the AAE prompt, minus the same after the SAE prompt."""
     raise NotImplementedError("this exercise is not written yet: put your code here")
 
@@ -671,7 +671,7 @@ print(", ".join(dialect.swap_names()))
 # </details>
 
 # %%
-def null_swaps(observed: Float[Tensor, "feature"], null: Float[Tensor, "swap"]) -> Float[Tensor, "feature"]:
+def null_swaps(observed: Float[Tensor, " feature"], null: Float[Tensor, " swap"]) -> Float[Tensor, " feature"]:
     """Two-sided rank p-value of each observed gap among the gaps of null swaps, itself included."""
     raise NotImplementedError("this exercise is not written yet: put your code here")
 
@@ -732,7 +732,7 @@ compare("guises.pilot.spread", swap_gaps.std(), model)
 # </details>
 
 # %%
-def bootstrap_interval(values: Float[Tensor, "row"], clusters: Sequence[Hashable]) -> tuple[float, float]:
+def bootstrap_interval(values: Float[Tensor, " row"], clusters: Sequence[Hashable]) -> tuple[float, float]:
     """(low, high): 95 % percentile bootstrap of the mean, resampling clusters and not rows."""
     raise NotImplementedError("this exercise is not written yet: put your code here")
 
@@ -986,7 +986,7 @@ compare("guises.ladder.gap_intervals", [bounds["gap"][name] for name in ("be / '
 # Whole profiles tell the same story with more words. Which step resembles the whole?
 
 # %%
-def correlation(one: Float[Tensor, "trait"], other: Float[Tensor, "trait"]) -> float:
+def correlation(one: Float[Tensor, " trait"], other: Float[Tensor, " trait"]) -> float:
     return float(np.corrcoef(one, other)[0, 1])
 
 
@@ -1248,7 +1248,7 @@ compare("guises.interpretation.misspellings_as_large", as_large, model)
 
 # %%
 def pooled_test(
-    gaps: Float[Tensor, "feature"], units: Sequence[Hashable], null: Float[Tensor, "swap"]
+    gaps: Float[Tensor, " feature"], units: Sequence[Hashable], null: Float[Tensor, " swap"]
 ) -> tuple[float, float]:
     """(mean over units, two-sided p): one value per unit, against means of as many swaps with random signs."""
     raise NotImplementedError("this exercise is not written yet: put your code here")
@@ -1320,7 +1320,7 @@ def surprisal(model: TransformerBridge, start: str, guises: Sequence[str]) -> di
     found, first = {}, len(model.to_tokens(start)[0])
     for at in range(0, len(guises), 32):
         tokens, mask = tokenize(model, [f"{start} {guise}" for guise in guises[at : at + 32]])
-        logp = model(tokens)[:, first - 1 : -1].log_softmax(-1).gather(-1, tokens[:, first:, None])[..., 0]  # [guise, position]
+        logp = model(tokens)[:, first - 1 : -1].log_softmax(-1).gather(-1, tokens[:, first:, None])[..., 0]  # [guise, pos]
         found |= dict(zip(guises[at : at + 32], -(logp * mask[:, first:]).sum(-1), strict=True))
     return {guise: value.item() for guise, value in found.items()}
 
@@ -1336,7 +1336,7 @@ fit_without = scipy.stats.linregress([more[i] for i in spelled_right], [gap_of[i
 px.scatter(
     x=more, y=gap_of, color=[kind for kind, _ in compared], hover_name=[name for _, name in compared],
     title="Does surprise explain the gap?", labels={"x": "surprisal, first side minus second (nats)", "y": "gap (nats)", "color": ""},
-)  # fmt: skip
+)
 
 # %%
 for label, found in (("all", fit), ("without_misspellings", fit_without)):
@@ -1457,7 +1457,7 @@ slopes = {name: prestige_slope(listed) for name, listed in job_groups.items()}
 plots.scatter(
     list(prestige.values()), job_ratios(job_groups["done"]).mean((0, 1)), "Occupations after he done … against he has …",
     x="prestige of the occupation (1 to 9)", y="q(occupation)", labels=list(prestige),
-)  # fmt: skip
+)
 
 # %%
 wrong_article = end_logits(model, [job_frames[0].format("he is working")], model.to_tokens(" engineer", prepend_bos=False)[0], log_softmax=True)
@@ -1487,19 +1487,16 @@ verdicts = {}
 for kind in ("guilt", "penalty"):
     against, in_favour = dialect.grammar()["attributes"][kind].values()
     court = GuiseBank(model, [*against, *in_favour])
-    for name, listed in job_groups.items():
-        found = court.log_ratios(listed, dialect.frames(kind))  # [verb, frame, (worse, better)]
-        verdicts[name, f"{against[0]} − {in_favour[0]}"] = (found[..., 0] - found[..., 1]).mean().item()
-verdict_table = pd.Series(verdicts).unstack(sort=False)
+    found = [court.log_ratios(listed, dialect.frames(kind)) for listed in job_groups.values()]  # each [verb, frame, (worse, better)]
+    verdicts[f"{against[0]} − {in_favour[0]}"] = [(one[..., 0] - one[..., 1]).mean().item() for one in found]
 plots.bar(
-    {outcome: verdict_table[outcome].tolist() for outcome in verdict_table},
-    "Worse outcome minus better outcome: AAE, a control without it, and three neutral swaps",
-    x="pair of guises", y="log-ratio (nats)", x_labels=verdict_table.index.tolist(),
-)  # fmt: skip
+    verdicts, "Worse outcome minus better outcome: AAE, a control without it, and three neutral swaps",
+    x="pair of guises", y="log-ratio (nats)", x_labels=list(job_groups),
+)
 
 # %%
-for outcome in verdict_table:
-    compare(f"guises.verdicts.{outcome.split(' ')[0]}", verdict_table[outcome].tolist(), model)
+for outcome, by_group in verdicts.items():
+    compare(f"guises.verdicts.{outcome.split(' ')[0]}", by_group, model)
 
 
 # %% [markdown]

@@ -304,7 +304,7 @@ check_gap_direction(gap_direction)
 # %%
 def reconcile(
     model: TransformerBridge,
-    logits: Float[Tensor, "batch position d_vocab"],
+    logits: Float[Tensor, "batch pos d_vocab"],
     cache: ActivationCache,
     answers: tuple[Int[Tensor, " u"], Int[Tensor, " f"]],
 ) -> Float[Tensor, "2 batch"]:
@@ -560,7 +560,7 @@ compare("tracing.cosine_of_attention", cosine(looks["done"], looks["twice"]), mo
 #
 # > Difficulty: ●●●○○  Importance: ●●●●●  15 minutes
 #
-# Run the **SAE** prompts; at each layer and position, put in the residual stream of the **AAE** run. Return `[layer, position]` of the preference for
+# Run the **SAE** prompts; at each layer and position, put in the residual stream of the **AAE** run. Return `[layer, pos]` of the preference for
 # unfavourable traits, averaged over the pairs and rescaled: 0 is the SAE run, 1 the AAE run. Use `patching.get_act_patch_resid_pre(model,
 # corrupted_tokens, clean_cache, metric)` from `utils` (the built-in of the same name works too, more slowly).
 #
@@ -576,10 +576,10 @@ compare("tracing.cosine_of_attention", cosine(looks["done"], looks["twice"]), mo
 # %%
 def patch_guise(
     model: TransformerBridge,
-    aae_tokens: Int[Tensor, "batch position"],
-    sae_tokens: Int[Tensor, "batch position"],
+    aae_tokens: Int[Tensor, "batch pos"],
+    sae_tokens: Int[Tensor, "batch pos"],
     answers: tuple[Int[Tensor, " u"], Int[Tensor, " f"]],
-) -> Float[Tensor, "layer position"]:
+) -> Float[Tensor, "layer pos"]:
     """AAE residual streams patched into the SAE run: 1 where one patch restores the whole gap."""
     raise NotImplementedError("this exercise is not written yet: put your code here")
 
@@ -659,7 +659,7 @@ FEW = 2
 few = {name: run_experiment(model, batch[:FEW], preference) for name, batch in (("done", done), ("swap", swap))}
 
 
-def some_layers(experiment, sweep, layers: range, **options) -> Float[Tensor, "layer position ..."]:
+def some_layers(experiment, sweep, layers: range, **options) -> Float[Tensor, "layer pos ..."]:
     """A sweep in some of the layers, at the positions from the swapped word on; the positions before it cannot change."""
     cells = itertools.product(layers, range(experiment.pairs.position, experiment.pairs.clean_tokens.shape[1]))
     index = pd.DataFrame(cells, columns=["layer", "pos"])
@@ -708,7 +708,7 @@ prediction = {"two neutral swaps, compared with done and twice": None}
 coarse = range(0, n_layers, 5)
 
 
-def coarse_map(experiment) -> Float[Tensor, "layer position pair"]:
+def coarse_map(experiment) -> Float[Tensor, "layer pos pair"]:
     """The residual map in every fifth layer, from the swapped word on: what each pair gains, as a share of the mean gap."""
     return some_layers(experiment, patching.get_act_patch_resid_pre, coarse, reduce="none", baseline=True)
 
@@ -724,7 +724,7 @@ maps, own_gap = {}, {}
 for some in (list(batches)[i : i + 4] for i in range(0, len(batches), 4)):  # four batches as one take less time
     texts = ([text for name in some for text in getattr(batches[name], side)] for side in ("clean_text", "corrupted_text"))
     together = run_experiment(model, make_pairs(model, *texts), preference)
-    gains = (coarse_map(together) * (together.clean - together.corrupted)).unflatten(-1, (-1, N))  # [layer, position, batch, pair]
+    gains = (coarse_map(together) * (together.clean - together.corrupted)).unflatten(-1, (-1, N))  # [layer, pos, batch, pair]
     of_batches = (together.clean_scores - together.corrupted_scores).unflatten(0, (-1, N)).mean(1)
     maps |= dict(zip(some, (gains / of_batches[:, None]).unbind(2), strict=True))
     own_gap |= dict(zip(some, of_batches.tolist(), strict=True))
@@ -1193,7 +1193,7 @@ claims = [
      "bos", f"{len(null_maps['any swap'])} and {len(null_maps['same place'])} swaps", "a null large enough to reach .05, and a head that does"),
     ("features share a direction at the closing quote", f"mean cosine {within['feature']:.2f}", f"{pm(shared_interval)} (jackknife); errors with features: {across['error']:.2f}",
      f"bos; end-of-text {elsewhere[0]:.2f}", f"random signs: p {by_chance:.3f}", "features that agree with each other and not with errors"),
-]  # fmt: skip
+]
 pd.DataFrame(claims, columns=["claim", "number", "interval or range", "prefix", "null", "what would change it"]).set_index("claim")
 
 # %% [markdown]

@@ -202,12 +202,12 @@ compare("removal.shares_of_top_5_and_20", [sum(effect[pair] for pair in ranking[
 # </details>
 # <details><summary>Hint 2 · shapes</summary>
 #
-# `cache["z", layer]` is `[batch, position, head, d_head]`, and the mask is `[batch, position]`: as booleans, it picks the tokens that count. Leave its first column out.
+# `cache["z", layer]` is `[batch, pos, head, d_head]`, and the mask is `[batch, pos]`: as booleans, it picks the tokens that count. Leave its first column out.
 # </details>
 
 # %%
 def mean_z(
-    model: TransformerBridge, tokens: Int[Tensor, "batch position"], mask: Int[Tensor, "batch position"]
+    model: TransformerBridge, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "layer head d_head"]:
     """Each head's mean z over real tokens but the first of each prompt."""
     raise NotImplementedError("this exercise is not written yet: put your code here")
@@ -224,7 +224,7 @@ check_mean_z(mean_z)
 # _, cache = model.run_with_cache(tokens)
 # z = torch.stack(
 #     [cache["z", layer] for layer in range(model.cfg.n_layers)]
-# )  # [layer, batch, position, head, d_head]
+# )  # [layer, batch, pos, head, d_head]
 # counted = mask[:, 1:].bool()
 # return z[:, :, 1:][:, counted].mean(1)  # [layer, token, head, d_head] → [layer, head, d_head]
 # ```
@@ -250,10 +250,10 @@ check_mean_z(mean_z)
 # %%
 def ablate_heads(
     model: TransformerBridge,
-    tokens: Int[Tensor, "batch position"],
+    tokens: Int[Tensor, "batch pos"],
     heads: list[tuple[int, int]],
     means: Float[Tensor, "layer head d_head"],
-) -> Float[Tensor, "batch position d_vocab"]:
+) -> Float[Tensor, "batch pos d_vocab"]:
     """Logits with every (layer, head) replaced by its mean at all positions but 0. Leaves no hooks."""
 
     raise NotImplementedError("this exercise is not written yet: put your code here")
@@ -479,11 +479,11 @@ compare("removal.ranking.correlation_of_effects", agreement, model)
 # %%
 def run_projected(
     model: TransformerBridge,
-    tokens: Int[Tensor, "batch position"],
+    tokens: Int[Tensor, "batch pos"],
     direction: Float[Tensor, " d_model"],
     layer: int,
     positions: Int[Tensor, " batch"],
-) -> Float[Tensor, "batch position d_vocab"]:
+) -> Float[Tensor, "batch pos d_vocab"]:
     """Logits with the direction taken out of the stream before a layer, at one position of each row. Leaves no hooks."""
     raise NotImplementedError("this exercise is not written yet: put your code here")
 
@@ -955,7 +955,7 @@ claims = [
      f"directions of swaps: {range_of(of_swaps)}", "as much as the direction of done"),
     ("twenty heads chosen for a swap are often the same", f"{in_common} of 20", f"p {chance_matched:.4f}", "bos",
      "lists from the same layers", "an overlap of one or two heads"),
-]  # fmt: skip
+]
 pd.DataFrame(claims, columns=["claim", "number", "interval", "prefix", "null or control", "what would change it"]).set_index("claim")
 
 # %% [markdown]

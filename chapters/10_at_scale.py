@@ -104,7 +104,7 @@ model = load_model()
 
 # %%
 pairs = ioi_pairs(model, TEMPLATES[:1], NAMES[:1])
-clean_tokens, corrupted_tokens = pairs.clean_tokens, pairs.corrupted_tokens  # each [prompt, position]
+clean_tokens, corrupted_tokens = pairs.clean_tokens, pairs.corrupted_tokens  # each [prompt, pos]
 experiment = run_experiment(model, pairs)
 clean_cache, corrupted_cache, metric = experiment.clean_cache, experiment.corrupted_cache, experiment.denoising_metric
 n_layers, (n_prompts, n_pos) = model.cfg.n_layers, corrupted_tokens.shape
@@ -145,7 +145,7 @@ def timed(function, *args) -> tuple[float, object]:
     return time.perf_counter() - start, result
 
 
-def builtin_cells(some: pd.DataFrame) -> Float[Tensor, "cell"]:
+def builtin_cells(some: pd.DataFrame) -> Float[Tensor, " cell"]:
     """The built-in's value in the given cells, one forward pass each."""
     setter = builtin.layer_pos_patch_setter
     return builtin.generic_activation_patch(
@@ -176,7 +176,7 @@ print(f"{len(sample)} cells in {took:.1f} s, so about {seconds['built-in']:.0f} 
 #
 # > Difficulty: ●●○○○  Importance: ●●●○○  10 minutes
 #
-# Given the residual streams of both runs, `[layer, batch, position, d_model]`, return a boolean `[layer, position]`: True where
+# Given the residual streams of both runs, `[layer, batch, pos, d_model]`, return a boolean `[layer, pos]`: True where
 # patching that cell can change something. A cell is patched in all prompts at once, so a difference in one prompt is enough.
 #
 # <details><summary>Hint 1 · a question</summary>
@@ -244,7 +244,7 @@ print(f"{seconds['1 skip cells']:.0f} s, {seconds['built-in'] / seconds['1 skip 
 #
 # > Difficulty: ●●○○○  Importance: ●●●●○  10 minutes
 #
-# Return the logits `[batch, position, d_vocab]` of a run whose residual stream just before block `layer` is `resid`. No earlier block
+# Return the logits `[batch, pos, d_vocab]` of a run whose residual stream just before block `layer` is `resid`. No earlier block
 # may run.
 #
 # <details><summary>Hint 1 · a question</summary>
@@ -293,7 +293,7 @@ def patched(layer: int, pos: int) -> Float[Tensor, "batch pos d_model"]:
     return resid
 
 
-def by_layer(some: pd.DataFrame) -> Float[Tensor, "cell"]:
+def by_layer(some: pd.DataFrame) -> Float[Tensor, " cell"]:
     return torch.stack([metric(run_from_layer(model, patched(layer, pos), layer)) for layer, pos in some.values])
 
 
@@ -383,7 +383,7 @@ def run_from_position(resid: Float[Tensor, "batch new d_model"], layer: int, sta
     return run.unembed(resid[:, -1:])
 
 
-def by_position(some: pd.DataFrame) -> Float[Tensor, "cell"]:
+def by_position(some: pd.DataFrame) -> Float[Tensor, " cell"]:
     return torch.stack([metric(run_from_position(patched(layer, pos)[:, pos:], layer, pos)) for layer, pos in some.values])
 
 

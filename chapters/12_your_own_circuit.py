@@ -122,7 +122,7 @@ n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
 # </details>
 # <details><summary>Hint 2 · the tools</summary>
 #
-# `model.to_tokens(text)` has shape `[1, position]`. `(a != b).sum()` counts differences, if both have the same shape.
+# `model.to_tokens(text)` has shape `[1, pos]`. `(a != b).sum()` counts differences, if both have the same shape.
 # </details>
 # <details><summary>Hint 3 · the line that people miss</summary>
 #

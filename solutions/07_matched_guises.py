@@ -1437,19 +1437,16 @@ verdicts = {}
 for kind in ("guilt", "penalty"):
     against, in_favour = dialect.grammar()["attributes"][kind].values()
     court = GuiseBank(model, [*against, *in_favour])
-    for name, listed in job_groups.items():
-        found = court.log_ratios(listed, dialect.frames(kind))  # [verb, frame, (worse, better)]
-        verdicts[name, f"{against[0]} − {in_favour[0]}"] = (found[..., 0] - found[..., 1]).mean().item()
-verdict_table = pd.Series(verdicts).unstack(sort=False)
+    found = [court.log_ratios(listed, dialect.frames(kind)) for listed in job_groups.values()]  # each [verb, frame, (worse, better)]
+    verdicts[f"{against[0]} − {in_favour[0]}"] = [(one[..., 0] - one[..., 1]).mean().item() for one in found]
 plots.bar(
-    {outcome: verdict_table[outcome].tolist() for outcome in verdict_table},
-    "Worse outcome minus better outcome: AAE, a control without it, and three neutral swaps",
-    x="pair of guises", y="log-ratio (nats)", x_labels=verdict_table.index.tolist(),
+    verdicts, "Worse outcome minus better outcome: AAE, a control without it, and three neutral swaps",
+    x="pair of guises", y="log-ratio (nats)", x_labels=list(job_groups),
 )
 
 # %%
-for outcome in verdict_table:
-    compare(f"guises.verdicts.{outcome.split(' ')[0]}", verdict_table[outcome].tolist(), model)
+for outcome, by_group in verdicts.items():
+    compare(f"guises.verdicts.{outcome.split(' ')[0]}", by_group, model)
 
 
 # %% [markdown]

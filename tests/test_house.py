@@ -229,6 +229,14 @@ def test_exceptions_from_checked_shapes_name_modules_that_exist():
     assert "-p tests.shapes -p" in (ROOT / "pyproject.toml").read_text(encoding="utf-8"), "loaded before utils is"
 
 
+def test_no_table_is_turned_in_a_way_that_old_pandas_gets_wrong():
+    """pandas 2.2, which Colab has, puts values into other cells when it unstacks without sorting, and says nothing."""
+    files = [*(ROOT / "utils").rglob("*.py"), *(ROOT / "solutions").glob("*.py")]
+    assert [
+        path.name for path in files if re.search(r"unstack\([^)]*sort=False", path.read_text(encoding="utf-8"))
+    ] == []
+
+
 # --- the chapters' text -------------------------------------------------------------------------------------------------
 
 FOLD = re.compile(r"<details>\s*<summary>(.*?)</summary>(.*?)</details>", re.DOTALL)

@@ -16,9 +16,13 @@ def build(tmp_path, monkeypatch):
 
 def test_a_missing_interpreter_is_said_and_is_no_failure(build, monkeypatch, capsys):
     monkeypatch.setattr(matrix, "interpreter", lambda version: None)
-    assert matrix.main(["newest", "--write", str(build / "page.md")]) == 0
+    page = build / "page.md"
+    page.write_text("# Old\n\nAn old table.\n\n## On a GPU\n\nBy hand.\n", encoding="utf-8")
+    assert matrix.main(["newest", "--write", str(page)]) == 0
     assert "there is no Python 3.13 here" in capsys.readouterr().out
-    assert "there is no Python 3.13 here" in (build / "page.md").read_text(encoding="utf-8")
+    written = page.read_text(encoding="utf-8")
+    assert "there is no Python 3.13 here" in written and "old table" not in written
+    assert written.endswith("\n\n## On a GPU\n\nBy hand.\n")
 
 
 def test_an_environment_that_cannot_be_made_has_its_own_status_and_reason(build, monkeypatch, capsys):

@@ -274,7 +274,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--quick", action="store_true", help="only the unit tests that are quick, as in make check")
     parser.add_argument(
-        "--write", type=Path, help="write the table as a page, with the last result of each environment"
+        "--write",
+        type=Path,
+        help="write the table into a page, with the last result of each environment; its sections stay",
     )
     given = parser.parse_args(arguments)
     BUILD.mkdir(parents=True, exist_ok=True)
@@ -286,7 +288,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (BUILD / f"{name}.json").write_text(json.dumps(asdict(rows[-1]), indent=1), encoding="utf-8")
     show(rows)
     if given.write:
-        given.write.write_text(as_markdown(_last_rows()), encoding="utf-8")
+        said = given.write.read_text(encoding="utf-8") if given.write.exists() else ""
+        more = said[said.index("\n## ") :] if "\n## " in said else ""  # sections that were written by hand stay
+        given.write.write_text(as_markdown(_last_rows()) + more, encoding="utf-8")
     if any(not row.passed and not row.problem for row in rows):
         return 1
     return NOT_MADE if any(row.problem and row.python for row in rows) else 0
