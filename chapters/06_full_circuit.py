@@ -928,7 +928,7 @@ def flip_signals(
     circuit: Mapping[str, Sequence[tuple[int, int]]],
     roles: Mapping[str, Int[Tensor, " batch"]],
     score: Callable[[Tensor], Float[Tensor, ""]],
-) -> Float[Tensor, "token pos"]:
+) -> Float[Tensor, "token place"]:
     """The score of the original prompts when the circuit's heads, at their roles, write what they write in a variant.
 
     Rows: the repeated token is kept, random, inverted. Columns: its position is kept, inverted.

@@ -5,10 +5,6 @@ from importlib.util import find_spec
 
 import pytest
 
-from utils.loading import DEFAULT_EMBEDDED
-from utils.models import load_model
-from utils.tiny_models import tiny_model
-
 # Tests of how notebooks are made: they need the maintainers' tools, which a learner's machine does not have.
 PRESS = [
     *("test_address.py", "test_house.py", "test_notebooks.py", "test_packaging.py", "test_site.py", "test_run.py"),
@@ -78,12 +74,17 @@ def pytest_terminal_summary(terminalreporter):
 @pytest.fixture(params=["gpt2", "llama"])
 def model(request):
     """Both tiny models, one after the other."""
+    from utils.tiny_models import tiny_model  # here and below: what hands out the tests (-n 2) imports no torch
+
     return tiny_model(request.param)
 
 
 @pytest.fixture(scope="session")
 def smollm2():
     """The embedded model: real weights."""
+    from utils.loading import DEFAULT_EMBEDDED
+    from utils.models import load_model
+
     return load_model(DEFAULT_EMBEDDED)
 
 

@@ -46,8 +46,14 @@ def rooms() -> set[str]:
 
 
 if find_spec("beartype"):
-    for name in LARGE:
-        import_module(name)
     checked = rooms() - set(() if os.environ.get("COURSE_SHAPES") == "all" else NOT_YET)
     install_import_hook(sorted(checked - set(SHAPES_ONLY)), "tests.shapes.every_annotation")
     install_import_hook(sorted(checked & set(SHAPES_ONLY)), "tests.shapes.shapes_only")
+
+
+def pytest_sessionstart(session) -> None:
+    """Before the tests are collected. A process that only hands them out to others (-n 2) needs none of it."""
+    hands_out = session.config.getoption("numprocesses", None) and not hasattr(session.config, "workerinput")
+    if find_spec("beartype") and not hands_out:
+        for name in LARGE:
+            import_module(name)

@@ -62,6 +62,7 @@ def machine(request, monkeypatch, tmp_path):
     monkeypatch.setattr(install, "VENV", stand_in.root / ".venv")
     monkeypatch.setattr(install.subprocess, "run", stand_in.run)
     monkeypatch.setattr(install, "fits", stand_in.answer)
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
     return stand_in
 
 

@@ -166,9 +166,10 @@ def test_a_library_that_cannot_be_read_is_said_in_one_line(course, monkeypatch, 
     assert said.startswith("references.bib: ") and why in said and len(said.splitlines()) == 1
 
 
-def test_the_press_reads_the_library_without_torch():
+def test_the_press_derives_a_chapter_and_reads_the_library_without_torch():
     code = (
         "import sys; from utils.course import deriving\n"
+        "assert deriving.derived_from(deriving.SOLUTIONS / '00_hooks_and_caches.py')\n"
         "from utils.course.reading import read_next\n"
         "assert read_next(deriving.ROOT / 'references.bib', '00')\n"
         "assert 'torch' not in sys.modules and 'transformer_lens' not in sys.modules"

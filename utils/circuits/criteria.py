@@ -149,7 +149,7 @@ def copy_scores(model: TransformerBridge, names: Int[Tensor, " name"], k: int = 
 @torch.no_grad()
 def flip_signals(
     test: CircuitTest, tokens: Mapping[tuple[str, str], Int[Tensor, "batch pos"]], circuits: Sequence[Circuit]
-) -> Float[Tensor, "circuit token pos"]:
+) -> Float[Tensor, "circuit token place"]:
     """The mean score when a circuit's heads, at their roles, write what they write in a prompt with another repeated name.
 
     tokens: the prompts of each of `utils.ioi.SIGNALS`, (token, position) → tokens; each is run once for all circuits. Rows:
@@ -164,7 +164,7 @@ def flip_signals(
     return torch.stack(found).unflatten(0, (3, 2, len(circuits))).movedim(-1, 0)
 
 
-def signal_strengths(scores: Float[Tensor, "token pos"]) -> tuple[float, float]:
+def signal_strengths(scores: Float[Tensor, "token place"]) -> tuple[float, float]:
     """How much of the score goes with the token and how much with the position: half of what inverting each one takes away.
 
     The least-squares fit of score = constant + a · token + b · position, where kept is 1, random 0 and inverted -1.
