@@ -68,7 +68,8 @@ def test_every_command_has_a_make_target_and_the_other_way_round():
     ],
 )
 def test_make_only_passes_on(target, expected):
-    of_make = ("MAKE", "ARGS", "CHAPTER", "OUT", "EXECUTE", "REPOSITORY", "BRANCH")  # these tests may themselves run in make
+    # these tests may themselves run in make, with arguments
+    of_make = ("MAKE", "ARGS", "CHAPTER", "OUT", "EXECUTE", "REPOSITORY", "BRANCH")
     outer = {name: value for name, value in os.environ.items() if not name.startswith(of_make)}
     command = ["make", "-n", *target, "PYTHON=py"]
     done = subprocess.run(command, cwd=ROOT, env=outer, capture_output=True, text=True)

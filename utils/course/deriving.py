@@ -34,7 +34,7 @@ from utils.course.teaching import with_minutes
 from utils.course.timing import RUN_TIMES, read_run_times
 
 ROOT = Path(__file__).resolve().parents[2]
-SOLUTIONS, CHAPTERS = (ROOT / name for name in ("solutions", "chapters"))
+SOLUTIONS, CHAPTERS, CHECKS = (ROOT / name for name in ("solutions", "chapters", "tests/checks"))
 STUB = 'raise NotImplementedError("this exercise is not written yet: put your code here")'
 FORMAT = "py:percent"
 REGION = re.compile(r"^ *### BEGIN SOLUTION\n(.*?)^ *### END SOLUTION", re.DOTALL | re.MULTILINE)
@@ -134,7 +134,7 @@ def _mark(notebook: NotebookNode) -> None:
 
 def _points(source: str) -> int:
     """Points of the check that is called here: stated once, where the check is."""
-    name, known = re.match(r"check_(\w+)\(", source)[1], points_of_checks(ROOT / "tests" / "checks")
+    name, known = re.match(r"check_(\w+)\(", source)[1], points_of_checks(CHECKS)
     if name not in known:
         raise NotebookError(f"check_{name} is called in a notebook but is not in tests.checks.REGISTRY")
     return known[name]
