@@ -90,8 +90,8 @@ def smollm2():
 
 @pytest.fixture
 def workers_by_fork():
-    """Dask's workers are forks of one process that has imported what they need, and start within a second. For tests of what
-    becomes of a worker that is killed; other tests start workers as the course does, each a Python of its own."""
+    """Dask's workers are forks of one process that has imported what they need, and start within a second. The atlas
+    of two workers and the survey's command are tested with workers as the course starts them, each a Python of its own."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         yield
         return

@@ -418,7 +418,7 @@ def test_the_command_writes_a_page_or_says_what_is_wrong(csv, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, id="two_workers")])
-def test_several_files_and_models_make_a_folder_with_an_index(workers, csv, tmp_path, capsys):
+def test_several_files_and_models_make_a_folder_with_an_index(workers, csv, tmp_path, capsys, workers_by_fork):
     models = [str(save_task_model(tmp_path / family, family)) for family in ("gpt2", "llama")]
     other = write_csv(tmp_path / "other.csv", GOOD[::-1])
     out = tmp_path / "reports"
