@@ -13,9 +13,9 @@ PRESS = [
 ]
 collect_ignore = [] if find_spec("nbgrader") else PRESS
 # What `make check` leaves to `make test`: what takes more than about a second of a processor, or waits for other processes,
-# kernels and wheels. Each word is a part of names of tests, or of their modules.
+# kernels and wheels. Each word is a part of names of tests, of their modules or of a folder of modules.
 SLOW = """
-    two_workers killed scheduler a_worker_that all_workers_vanish test_command[ mosaic_has_a_panel test_survey.py
+    two_workers killed scheduler a_worker_that all_workers_vanish test_command[ mosaic_has_a_panel survey/
     of_699_lines of_315_rows memory_stays_under greedy_set every_sweep_reads loops_agree_in_full
     test_equals_builtin attn_head_by_pos_every- few_tokens_give several_metrics_are_the_builtins[options padding_and_different
     cannot_reproduce per_prompt_results the_units_of_the_exact_sweep library_on_every_architecture
@@ -36,13 +36,20 @@ for names, also in LONG_CHECKS.items():
     tests = f"{also}mistake_is_named answers_pass".split()
     SLOW += [f"{test}[{name}" for test in tests for name in names.split()]
 
-# Behind the notebooks, which pytest is given first, `make test` starts these: a long file that came last would be waited for.
-LONGEST = "test_checks test_kit test_survey test_report test_atlas test_tracing test_patching test_edges".split()
+# Behind the notebooks, which pytest is given first, `make test` starts these modules, or folders of modules: a long one that
+# came last would be waited for.
+LONGEST = "test_checks test_kit survey report atlas test_tracing patching edges".split()
 
 
 def pytest_collection_modifyitems(items):
-    order = {None: -1} | {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.path.stem if item.path.suffix == ".py" else None, len(order)))
+    def place(path):
+        if path.suffix != ".py":
+            return -1  # a notebook
+        return min(
+            (LONGEST.index(name) for name in (path.stem, path.parent.name) if name in LONGEST), default=len(LONGEST)
+        )
+
+    items.sort(key=lambda item: place(item.path))
     for item in items:
         parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
         fixtures = getattr(item, "fixturenames", ())  # a notebook's cell has none
@@ -51,7 +58,7 @@ def pytest_collection_modifyitems(items):
         in_browser = "browser" in item.path.parts
         if in_browser:
             item.add_marker("browser")
-        if in_browser or any(part in f"{item.path.name} {item.name}" for part in SLOW):
+        if in_browser or any(part in f"{item.path.parent.name}/{item.path.name} {item.name}" for part in SLOW):
             item.add_marker("slow")
 
 
@@ -97,6 +104,6 @@ def workers_by_fork():
         return
     dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed.utils")
     with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
-        imported = ["distributed", "tests.test_atlas", "tests.test_survey"]
+        imported = ["distributed", "tests.atlas.test_workers", "tests.survey.test_runs"]
         distributed.get_mp_context().set_forkserver_preload(imported)
         yield

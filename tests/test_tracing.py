@@ -1,34 +1,19 @@
-"""Tracing and edited runs against independent runs, the solutions against utils, and files through the pipeline."""
+"""Tracing a guise through a model: patching, attention, directions; and the solutions of chapter 08."""
 
 import random
-from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
 from transformer_lens import patching as builtin
 
 from tests.solutions import solution_functions
+from tests.tracing_cases import DONE, F_WORDS, FRAME, U_WORDS, answers, residual_sweep
 from utils import dialect, inference, patching, stats
 from utils.dialect import DialectError, Pair, removing, tracing
 from utils.dialect.removing import Edit, GuiseRuns, matched_heads
 from utils.experiment import run_experiment
 from utils.inference import end_logits
 from utils.prompts import tokenize
-
-U_WORDS, F_WORDS = ["lazy", "rude", "loud"], ["kind", "honest", "smart"]
-FRAME = 'A person who says " {} " is'
-DONE = [Pair(f"{p} done {v}", f"{p} has {v}", v, "done") for p in ("he", "she") for v in ("walked", "car")]
-
-
-def answers(model):
-    return tuple(dialect.attribute_tokens(model, group) for group in (U_WORDS, F_WORDS))
-
-
-def residual_sweep(model, batch):
-    experiment = run_experiment(model, batch, tracing.preference_of(*answers(model)))
-    return experiment.denoise(patching.get_act_patch_resid_pre, progress=False)
-
 
 # --- tracing ----------------------------------------------------------------------------------------------------------
 
@@ -146,136 +131,6 @@ def test_means_of_heads_and_the_loss(model):
     assert loss == pytest.approx(by_hand.item(), abs=1e-4)
 
 
-# --- removing ---------------------------------------------------------------------------------------------------------
-
-
-PAIRS = [*DONE, *dialect.pairs_of("be_usually", 3)]
-OTHER_FRAMES = [FRAME, 'He says: " {} " He is a']
-
-
-def test_guise_runs_say_what_the_model_says(model):
-    runs, (u, f) = GuiseRuns(model, PAIRS, OTHER_FRAMES), answers(model)
-    expected = dialect.trait_gaps(model, PAIRS, OTHER_FRAMES, U_WORDS, F_WORDS, share_prefix=False)
-    assert torch.allclose(runs.gaps(u, f), expected, atol=1e-4)
-    log_p = runs.end_logits(u, log_softmax=True)
-    alone = model(model.to_tokens(OTHER_FRAMES[1].format(PAIRS[2].sae)))[0, -1].log_softmax(-1)[u]
-    assert torch.allclose(log_p[1, 2, 1], alone, atol=1e-4)
-    for layer in (0, 1, model.cfg.n_layers):
-        found = runs.at_quote(layer)
-        for side, text in enumerate((PAIRS[5].aae, PAIRS[5].sae)):
-            tokens = model.to_str_tokens(FRAME.format(text))
-            _, cache = model.run_with_cache(model.to_tokens(FRAME.format(text)))
-            streams = [*(cache["resid_pre", at] for at in range(model.cfg.n_layers)), cache["resid_post", -1]]
-            closing = max(i for i, token in enumerate(tokens) if '"' in token)
-            assert torch.allclose(found[side, 5, 0], streams[layer][0, closing], atol=1e-4)
-
-
-def _by_hooks(model, hooks):
-    """Gaps of `PAIRS` in `OTHER_FRAMES`, every prompt run whole."""
-    u, f = answers(model)
-    prompts = [frame.format(getattr(pair, side)) for side in ("aae", "sae") for pair in PAIRS for frame in OTHER_FRAMES]
-    logits = inference.hooked_end_logits(model, prompts, hooks)
-    aae, sae = (logits[:, u].mean(-1) - logits[:, f].mean(-1)).unflatten(0, (2, len(PAIRS), len(OTHER_FRAMES)))
-    return aae - sae
-
-
-def test_an_edit_of_shared_runs_is_the_edit_of_the_model(model):
-    runs, (u, f) = GuiseRuns(model, PAIRS, OTHER_FRAMES), answers(model)
-    generator = torch.Generator().manual_seed(3)
-    means = torch.randn(model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_head, generator=generator)
-    direction = torch.randn(model.cfg.d_model, generator=generator)
-    edits = [
-        Edit([(1, 2), (0, 1), (1, 0)], means),
-        Edit([(model.cfg.n_layers - 1, 3)], means),
-        Edit(direction=direction, layer=1),
-        Edit([(0, 3)], means, direction, 0),
-    ]
-    plain = _by_hooks(model, [])
-    assert torch.allclose(runs.gaps(u, f), plain, atol=1e-4)
-    for edit in edits:
-        changed = _by_hooks(model, edit.hooks())
-        assert not torch.allclose(changed, plain, atol=1e-3)
-        assert torch.allclose(runs.gaps(u, f, edit), changed, atol=1e-4)
-
-
-def test_hooks_of_an_edit_leave_the_first_position_and_put_in_what_they_should(model):
-    means = torch.ones(model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_head)
-    direction, seen = torch.randn(model.cfg.d_model, generator=torch.Generator().manual_seed(0)), {}
-    edit = Edit([(1, 2), (0, 1), (1, 0)], means, direction, 1)
-    names = ("blocks.1.attn.hook_z", "blocks.1.hook_resid_pre", "blocks.0.attn.hook_z")
-    watch = [(name, lambda x, hook, name=name: seen.update({name: x.clone()})) for name in names]
-    tokens = model.to_tokens(FRAME.format("he done walked"))
-    _, before = model.run_with_cache(tokens)
-    model.run_with_hooks(tokens, fwd_hooks=[*edit.hooks(), *watch])
-    assert seen[names[0]][0, 1:, [0, 2]].eq(1).all() and not seen[names[0]][0, 1:, [1, 3]].eq(1).any()
-    assert seen[names[2]][0, 1:, 1].eq(1).all()
-    assert torch.allclose(seen[names[2]][0, 0], before[names[2]][0, 0])
-    along = seen[names[1]] @ direction
-    assert along[0, 1:].abs().max() < 1e-4 < along[0, 0].abs()
-
-
-def test_an_edit_at_the_closing_quote_changes_that_position_alone(model):
-    u, f = answers(model)
-    direction, layer = torch.randn(model.cfg.d_model, generator=torch.Generator().manual_seed(1)), 1
-    edit = Edit(direction=direction, layer=layer, quote_only=True)
-    found = GuiseRuns(model, PAIRS, [FRAME]).gaps(u, f, edit)
-    unit = direction / direction.norm()
-
-    def preference(text):
-        tokens = model.to_tokens(FRAME.format(text))
-        closing = max(i for i, token in enumerate(model.to_str_tokens(FRAME.format(text))) if '"' in token)
-
-        def project(x, hook):
-            x = x.clone()
-            x[:, closing] -= (x[:, closing] @ unit)[:, None] * unit
-            return x
-
-        logits = model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.hook_resid_pre", project)])[0, -1]
-        return logits[u].mean() - logits[f].mean()
-
-    expected = torch.stack([preference(pair.aae) - preference(pair.sae) for pair in PAIRS])
-    assert torch.allclose(found[:, 0], expected, atol=1e-4)
-    assert not torch.allclose(found, GuiseRuns(model, PAIRS, [FRAME]).gaps(u, f), atol=1e-3)
-    with pytest.raises(ValueError, match="closing quote"):
-        edit.hooks()
-    with pytest.raises(DialectError, match="no closing quote"):
-        GuiseRuns(model, PAIRS, ["He says {} and is"]).gaps(u, f, edit)
-
-
-def test_a_closing_quote_is_told_from_the_same_mark_within_a_longer_guise(model):
-    """Up to that mark the two prompts are equal, but only in the first does the edit apply to it."""
-    u, f = answers(model)
-    pairs = [Pair(f"he done walked{more}", f"he has walked{more}", more or "walked") for more in ("", ' " is kind')]
-    direction = torch.randn(model.cfg.d_model, generator=torch.Generator().manual_seed(4))
-    edit = Edit(direction=direction, layer=1, quote_only=True)
-    alone = torch.cat([GuiseRuns(model, [pair], [FRAME]).gaps(u, f, edit) for pair in pairs])
-    assert torch.allclose(GuiseRuns(model, pairs, [FRAME]).gaps(u, f, edit), alone, atol=1e-4)
-
-
-def test_an_edit_without_means_is_refused():
-    with pytest.raises(ValueError, match="give the means"):
-        Edit([(0, 1)])
-
-
-def test_matched_heads_keep_the_layers():
-    heads = [(3, 1), (0, 0), (3, 2), (7, 8)]
-    draws = [matched_heads(heads, 9, random.Random(seed)) for seed in range(300)]
-    for draw in draws:
-        assert len(set(draw)) == 4 and Counter(layer for layer, _ in draw) == {0: 1, 3: 2, 7: 1}
-    seen = Counter(head for draw in draws for head in draw)
-    assert {head for layer, head in seen if layer == 3} == set(range(9))
-    assert max(seen[3, head] for head in range(9)) < 2 * min(seen[3, head] for head in range(9))
-    assert draws[0] == matched_heads(heads, 9, random.Random(0))
-
-
-def test_slope_removed_keeps_signs():
-    before = torch.tensor([1.0, -2.0, 0.5])
-    assert removing.slope_removed(before, before) == 0 and removing.slope_removed(before, -before) == 2
-    assert removing.slope_removed(before, 0.4 * before) == pytest.approx(0.6)
-    moved = before + torch.tensor([0.2, 0.1, 0.0])  # at right angles to `before`: sizes change, the slope does not
-    assert removing.slope_removed(before, moved) == pytest.approx(0, abs=1e-6)
-
-
 # --- solutions and utils ----------------------------------------------------------------------------------------------
 
 
@@ -342,69 +197,3 @@ def test_chapter_09_takes_a_direction_out_as_utils_does(model):
             closing = max(at for at, token in enumerate(model.to_str_tokens(prompt)) if '"' in token)
             logits = run_projected(model, model.to_tokens(prompt), direction, 1, torch.tensor([closing]))
             assert torch.allclose(logits[0, -1, u], expected[side, i], atol=1e-4)
-
-
-# --- whole files of the two public formats ------------------------------------------------------------------------------
-
-
-def pairs_file(path: Path) -> Path:
-    """699 pairs with what public files hold: no final newline, curly apostrophes, sides of different lengths."""
-    verbs = [forms[3] for forms in dialect.grammar()["verbs"].values()]
-    lines = [
-        f"{p} {a}\t{p}{b}"
-        for v in verbs
-        for p in ("he", "she", "they")
-        for a, b in (
-            (f"be {v}", f"’s usually {v}"),
-            (f"be {v} now", f"'s usually {v} now"),
-            (f"done {v}", f" has {v}"),
-            (f"be out {v}", f" is out {v}"),
-            (f"be {v} too", f" is {v} too"),
-            (f"stay {v}", f" keeps {v}"),
-            (f"been {v}", f"’s been {v}"),
-        )
-    ]
-    path.write_text("\n".join(lines[:699]), encoding="utf-8")
-    return path
-
-
-def test_a_pairs_file_of_699_lines_through_gap_and_patching(tmp_path, model):
-    pairs = dialect.read_pairs(pairs_file(tmp_path / "pairs.txt"))
-    assert len(pairs) == 699 and not any("’" in pair.sae for pair in pairs)
-    gaps = dialect.trait_gaps(model, pairs, [FRAME], U_WORDS, F_WORDS, progress=False)
-    assert gaps.shape == (699, 1) and torch.isfinite(gaps).all()
-    one = pairs[500]
-    alone = dialect.trait_gaps(model, [one], [FRAME], U_WORDS, F_WORDS)
-    assert gaps[500, 0] == pytest.approx(alone.item(), abs=1e-4)
-    low, high = stats.bootstrap_interval(gaps[:, 0], [pair.cluster for pair in pairs])
-    assert low <= gaps.mean() <= high
-    aligned = dialect.aligned_pairs(model, pairs, FRAME)
-    assert 0 < len(aligned) < 699
-    batch = tracing.guise_batch(model, pairs, FRAME, n=6)
-    assert residual_sweep(model, batch)[0, batch.position] == pytest.approx(
-        1, abs=1e-3
-    )  # in units of a small difference
-
-
-def test_a_dataset_of_315_rows_through_gap_and_patching(tmp_path, model):
-    lines = [",".join(dialect.COLUMNS)]
-    for i in range(315):
-        pair = [*dialect.pairs_of("done"), *dialect.pairs_of("be_usually")][i % 70]
-        texts = [FRAME.format(side).replace("'", "’" if i % 5 == 0 else "'") for side in (pair.aae, pair.sae)]
-        quoted = ['"' + text.replace('"', '""') + f" {'too ' * (i // 70)}" + '"' for text in texts]
-        lines.append(f"{quoted[0]},{quoted[1]},lazy,kind,{i / 7:.3f},{-i / 9:.3f}")
-    path = tmp_path / "data.csv"
-    path.write_text("\n".join(lines), encoding="utf-8")
-    rows = dialect.read_dataset(path, model)
-    assert len(rows) == 315
-    prompts = [row.prompt_aae for row in rows] + [row.prompt_sae for row in rows]
-    logits = end_logits(model, prompts, torch.cat(answers(model)), progress=False)
-    values = dialect.preference(logits, [*U_WORDS, *F_WORDS], U_WORDS, F_WORDS)
-    gaps = values[:315] - values[315:]
-    assert torch.isfinite(gaps).all()
-    pairs = [Pair(row.prompt_aae, row.prompt_sae) for row in rows]
-    batch = tracing.guise_batch(model, pairs, "{}", n=5)
-    assert residual_sweep(model, batch)[0, batch.position] == pytest.approx(1, abs=1e-4)
-    assert [row for row in rows if len(dialect.aligned_pairs(model, [Pair(row.prompt_aae, row.prompt_sae)])) == 0]
-    with pytest.raises(DialectError, match=r"tokens in tiny-"):
-        dialect.read_dataset(path, model, aligned=True)

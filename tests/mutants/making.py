@@ -161,11 +161,7 @@ def _changes(node: ast.AST) -> Iterator[ast.AST]:
     elif isinstance(node, ast.IfExp):
         yield from (node.body, node.orelse)
     elif isinstance(node, (ast.ListComp, ast.GeneratorExp, ast.SetComp)):
-        for i, loop in enumerate(node.generators):
-            if loop.ifs:
-                loops = list(node.generators)
-                loops[i] = _with(loop, ifs=[])
-                yield _with(node, generators=loops)
+        yield from _without_conditions(node)
     elif isinstance(node, ast.Tuple) and len(node.elts) == 2 and isinstance(node.ctx, ast.Load):
         yield _with(node, elts=node.elts[::-1])
     elif isinstance(node, (ast.Assign, ast.AugAssign, ast.Expr)):
@@ -180,6 +176,14 @@ def _changes(node: ast.AST) -> Iterator[ast.AST]:
         yield _with(node, value=ast.Constant(None))
         yield _with(node, value=_method(node.value, "half"))
         yield _with(node, value=_method(node.value, "int"))
+
+
+def _without_conditions(node: ast.ListComp | ast.GeneratorExp | ast.SetComp) -> Iterator[ast.AST]:
+    for i, loop in enumerate(node.generators):
+        if loop.ifs:
+            loops = list(node.generators)
+            loops[i] = _with(loop, ifs=[])
+            yield _with(node, generators=loops)
 
 
 def _method(value: ast.expr, name: str) -> ast.expr:

