@@ -187,19 +187,7 @@ def share_excluding(
     return float(((bounds[:, 0] > value) | (value > bounds[:, 1])).mean())
 
 
-# --- tests --------------------------------------------------------------------------------------------------------------
-
-
-def sign_flip_p(values: ArrayLike | Sequence, n_resamples: int = N_RESAMPLES, seed: int = 0) -> float:
-    """Two-sided p-value of a mean of paired differences: the labels of each pair are exchanged at random.
-
-    Give cluster means, not rows. Exact when there are few enough of them.
-    """
-    values = _array(values)
-    both = values, np.zeros_like(values)
-    options = {"permutation_type": "samples", "vectorized": True, "n_resamples": n_resamples, "rng": seed}
-    result = stats.permutation_test(both, lambda a, b, axis: (a - b).mean(axis), **options)
-    return float(result.pvalue)
+# --- p-values ------------------------------------------------------------------------------------------------------------
 
 
 def rank_p(observed: float | Tensor, null: ArrayLike | Sequence) -> float:
@@ -217,8 +205,3 @@ def holm(p_values: ArrayLike | Sequence) -> np.ndarray:
     order = np.argsort(p, kind="stable")
     adjusted = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
     return np.minimum(adjusted, 1.0)[np.argsort(order, kind="stable")]
-
-
-def false_discovery(p_values: ArrayLike | Sequence) -> np.ndarray:
-    """Benjamini-Hochberg-adjusted p-values: below q means that at most a share q of the claims is expected to be false."""
-    return stats.false_discovery_control(_array(p_values))

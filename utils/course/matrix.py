@@ -106,7 +106,7 @@ def make(name: str, base: str) -> Path:
     _, _, packages = ENVIRONMENTS[name]
     _quietly(["uv", "venv", "--quiet", "--clear", "--python", base, str(home)])
     local = ["--find-links", links] if (links := os.environ.get("PIP_FIND_LINKS")) else []
-    install = ["uv", "pip", "install", "--quiet", "--python", str(python), *local]
+    install = ["uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", str(python), *local]
     _quietly([*install, *packages, *(["pip"] if name == "colab" else [])])
     if name == "colab":
         _install_as_colab_does(home, python)
