@@ -1,4 +1,4 @@
-"""Figures that several tests draw."""
+"""Values that several tests of figures draw."""
 
 import torch
 

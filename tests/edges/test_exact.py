@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from transformer_lens import patching as built_in
 
 from tests.edges.cases import FAMILIES, TOLERANCE, case, exact
+from tests.paths.cases import direct_path
 from tests.plain_paths import edge_by_hooks, written
 from utils.attribution import logit_diff
 from utils.circuits import edges
@@ -104,17 +104,7 @@ def test_edges_between_heads_agree_with_the_built_in(component):
     experiment = case("gpt2")
     graph = edge_graph(experiment.model.cfg)
     for layer, head in ((0, 1), (1, 3)):
-        want = built_in.get_act_patch_direct_path(
-            experiment.model,
-            experiment.pairs.corrupted_tokens,
-            experiment.clean_cache,
-            experiment.corrupted_cache,
-            experiment.denoising_metric,
-            layer,
-            head,
-            component,
-            verbose=False,
-        )
+        want = direct_path(experiment, (layer, head), component)
         for at, to in itertools.product(range(layer + 1, 3), range(4)):
             found = exact("gpt2")[graph.reader(component, at, to), graph.writer((layer, head))]
             torch.testing.assert_close(found, want[at, to], **TOLERANCE)

@@ -2,6 +2,8 @@
 
 from functools import cache
 
+from transformer_lens import patching as built_in
+
 from utils.experiment import run_experiment
 from utils.prompts import make_pairs
 from utils.tiny_models import tiny_model
@@ -52,3 +54,11 @@ RECEIVERS = [
     ([(1, 0), (2, 2)], "q"),
     ([(1, 1), (1, 2), (2, 0)], "v"),
 ]
+
+
+def direct_path(experiment, sender, component):
+    """The library's own edges from one head, [layer, head] of the receivers; it has no grouped keys and values."""
+    given = experiment.pairs.corrupted_tokens, experiment.clean_cache, experiment.corrupted_cache
+    return built_in.get_act_patch_direct_path(
+        experiment.model, *given, experiment.denoising_metric, *sender, component, verbose=False
+    )

@@ -5,11 +5,11 @@ from functools import partial
 
 import pytest
 import torch
-from transformer_lens import patching as built_in
 
 from tests.paths.cases import (
     RECEIVERS,
     TOLERANCE,
+    direct_path,
     experiment_of,
     given_of,
 )
@@ -129,19 +129,8 @@ def test_the_memory_bound_changes_nothing(case, options):
 @pytest.mark.parametrize(("family", "component"), [("gpt2", "q"), ("gpt2", "k"), ("gpt2", "v"), ("llama", "q")])
 def test_edges_agree_with_the_built_in(family, component):
     experiment = experiment_of(family)
-    model, pairs = experiment.model, experiment.pairs
     for layer, head in ((0, 1), (1, 3)):
-        want = built_in.get_act_patch_direct_path(
-            model,
-            pairs.corrupted_tokens,
-            experiment.clean_cache,
-            experiment.corrupted_cache,
-            experiment.denoising_metric,
-            layer,
-            head,
-            component,
-            verbose=False,
-        )
+        want = direct_path(experiment, (layer, head), component)
         found = edge_patch(*given_of(experiment), (layer, head), component, progress=False)
         torch.testing.assert_close(found[layer + 1 :], want[layer + 1 :], atol=TOLERANCE, rtol=TOLERANCE)
         torch.testing.assert_close(found[: layer + 1], torch.zeros(layer + 1, 4), atol=TOLERANCE, rtol=TOLERANCE)

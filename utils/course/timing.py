@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -49,7 +48,7 @@ def read_run_times(path: Path) -> dict[str, dict[str, int]]:
 
 def record_run_times(path: Path, chapter: str, times: Mapping[str, int]) -> None:
     """Put a chapter's times into the file. Chapters that are executed side by side wait for one another."""
-    with FileLock(Path(tempfile.gettempdir()) / "mechinterp-course-run-times.lock"):
+    with FileLock(path.with_suffix(".lock")):
         known = read_run_times(path) | {chapter: dict(times)}
         text = json.dumps(dict(sorted(known.items())), ensure_ascii=False, indent=1)
         path.write_text(text + "\n", encoding="utf-8")
