@@ -14,9 +14,10 @@
 
 # %% [markdown] tags=["model"]
 # **The model.** `load_model()` prints which model you have. Every figure of the course was computed on SmolLM2-135M-Instruct, a
-# small chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text behind its BOS token,
+# small chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text after its BOS token,
 # `<|im_start|>`, and not a chat. With gpt2-small, the model of Wang et al. 2022, the code is the same and the numbers differ;
-# the chapters have not been run on it yet. `load_model("gpt2-small")` takes it, where a model hub can be reached.
+# the chapters have not been run on it yet. `load_model()` takes gpt2-small where it is cached or a model hub answers, except on
+# Colab. To see the numbers of the text anywhere, write `load_model("smollm2-135m")`.
 
 # %% tags=["setup"]
 # This cell finds the course's code. On Colab it first installs the course, and keeps Colab's own torch, numpy and pandas.
@@ -95,9 +96,10 @@ model = load_model()
 #
 # - The text is cut into **tokens**. A token is usually a word or a part of one, and the model knows it by a number.
 # - Each token becomes a vector, its **embedding**, with 576 numbers in SmolLM2-135M and 768 in gpt2-small. This vector starts the
-#   **residual stream** of its position.
+#   **residual stream** of its position. The model must also know where a token stands: gpt2-small adds a second vector, for the position, and SmolLM2
+#   tells its attention how far apart two positions are.
 # - The model has several **layers**: 30 in SmolLM2-135M, 12 in gpt2-small. Each layer consists of two parts, **attention** and an **MLP**
-#   (multi-layer perceptron). Each part reads the residual stream and *adds* its output to it. Nothing is overwritten. A later part can cancel what an earlier one wrote, but only by adding the opposite.
+#   (multi-layer perceptron). Each part reads the residual stream, scaled to a standard size, and *adds* its output to it. Nothing is overwritten. A later part can cancel what an earlier one wrote, but only by adding the opposite.
 # - After the last layer, the stream at the last position is scaled to a standard size (the **final norm**) and multiplied by a matrix, the
 #   **unembedding**. That gives the **logits**, one score for every token of the vocabulary. **Softmax** turns scores into
 #   probabilities: it exponentiates them and divides by their sum.
@@ -132,10 +134,10 @@ plots.head_drawing()
 #
 # ## 2 · What does the model read?
 #
-# *What do you expect?* How many tokens is `"When John and Mary went to the shops"`: fewer than its words, as many, or more?
+# *What do you expect?* How many tokens is `"When John and Mary went to the shops, John gave the bag to"`: fewer than its thirteen words, as many, or more?
 # <details><summary>Our guess</summary>
-# One more than its words. These words are common enough for a token each, and the tokenizer puts a token of its own in
-# front.
+# Two more than its words. These words are common enough for a token each, the comma is a token, and the tokenizer puts a token
+# of its own in front.
 # </details>
 
 # %%
@@ -276,15 +278,15 @@ compare("hooks.share_of_heads_above_half", above_half, model)
 
 
 # %% [markdown]
-# **How to read it.** There is one cell for each head, and a dark head rests on BOS most of the time. A head has a name, `L9H6` for layer 9, head 6, and you will meet some of them again and again.
+# **How to read it.** There is one cell for each head, and a dark head rests on BOS most of the time. Layer 0 is in the top row, so the heatmap is read downward, whereas the drawings above are read upward. All heatmaps of the course are drawn this way. A head has a name, `L9H6` for layer 9, head 6, and you will meet some of them again and again.
 #
 # *What do you see?* Which layers are pale? And what might a pale head in a dark layer be doing?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# On average a head spends .54 of its attention on BOS, and 59 % of all heads spend more than half. The first layers are the palest. A pale head in a later, darker layer looks at something in this sentence instead. Chapter 04 asks what such heads look at.
+# On average a head spends .54 of its attention on BOS, and 59 % of all heads spend more than half. Four layers are pale: 0 and 1 at the bottom of the model, and 10 and 11 in its middle, where the average is .12 and .05. From layer 12 on most heads are dark. A pale head in a dark layer looks at something in this sentence instead. Chapter 04 asks what such heads look at.
 # </details>
 #
-# **Try.** Change `prompt` to `"2 4 6 8 10 12 14"`. Which heads become darker, and which become paler?
+# **Try.** Change `prompt` to `"2 4 6 8 10 12 14"` and run the cells from there to the heatmap. Which heads become darker, and which become paler? (Change it back before you go on.)
 # <details><summary>What you should find, on SmolLM2</summary>
 #
 # The mean falls from .54 to .47. L13H8 (+.41) and L14H8 (+.36) now rest on BOS, and L25H8 (−.56) and L28H8 (−.54) have found something to do. So "this head rests" is a statement about a head *and* a text.
@@ -309,7 +311,7 @@ compare("hooks.share_of_heads_above_half", above_half, model)
 # > Difficulty: ●●○○○  Importance: ●●●●●  15 minutes
 #
 # Write two functions. `zero_head` is the hook function: it returns `z` with one head set to zero. Work on a copy, because a hook that writes into its input
-# also changes what others see.
+# also changes the tensor that a cache, or another hook, may hold.
 
 # %%
 def zero_head(
@@ -403,11 +405,11 @@ compare("hooks.most_needed_head", f"L{layer}H{min(range(len(drops)), key=drops._
 #
 # ### Interpret: what does a bar above zero mean?
 #
-# An earlier draft of this chapter said: *"A head with a bar above zero argues for John."* The sentence is tempting, and it does not follow. When a head is removed, every later head and MLP may read something else. The bar is therefore a sum: the loss of what the head itself wrote, and all of these reactions. Take the head with the tallest bar. Which of these is true of it?
+# An earlier draft of this chapter said: *"A head with a bar above zero argues for John."* The sentence is tempting, and it does not follow. When a head is removed, every later head and MLP may read something else. The final norm divides by another number, too. The bar is therefore a sum: the loss of what the head itself wrote at the last position, and everything that follows from its absence. Take the head with the tallest bar. Which of these is true of it?
 #
 # - **a** It writes for John, and the bar is about as large as what it wrote.
-# - **b** It writes for Mary, and what others do in its absence outweighs this.
-# - **c** It writes next to nothing about the two names. The bar is what others do in its absence.
+# - **b** It writes for Mary, and what follows from its absence outweighs this.
+# - **c** It writes next to nothing about the two names. The bar is what follows from its absence.
 #
 # Which experiment would tell them apart? Choose first; the next cell then computes what the head itself adds to the difference of the two logits. (Chapter 02 explains
 # that line. It multiplies the head's output by the difference of two columns of the unembedding.)
@@ -428,7 +430,7 @@ compare("hooks.tallest_bar_decided", decided, model)
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# **c.** The tallest bar belongs to L23H0. Without it the difference grows by .52, but on this prompt the head itself writes only −.07. Nearly the whole bar is the reaction of later parts. Over eight prompts, chapter 02 finds that L23H0 even writes *for* the right name, and chapter 04 finds out who reacts.
+# **c.** The tallest bar belongs to L23H0. Without it the difference grows by .52, but on this prompt the head itself writes only −.07. Nearly the whole bar comes from what happens after the head: later parts read something else, and the final norm divides by another number. Over eight prompts, chapter 02 finds that L23H0 even writes *for* the right name, and chapter 04 finds out who reacts.
 # </details>
 #
 # **What the bars do not show.** A head can matter and yet have no bar, if another head does its work when it is gone.

@@ -13,9 +13,10 @@
 
 # %% [markdown] tags=["model"]
 # **The model.** `load_model()` prints which model you have. Every figure of the course was computed on SmolLM2-135M-Instruct, a
-# small chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text behind its BOS token,
+# small chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text after its BOS token,
 # `<|im_start|>`, and not a chat. With gpt2-small, the model of Wang et al. 2022, the code is the same and the numbers differ;
-# the chapters have not been run on it yet. `load_model("gpt2-small")` takes it, where a model hub can be reached.
+# the chapters have not been run on it yet. `load_model()` takes gpt2-small where it is cached or a model hub answers, except on
+# Colab. To see the numbers of the text anywhere, write `load_model("smollm2-135m")`.
 
 # %% tags=["setup"]
 # This cell finds the course's code. On Colab it first installs the course, and keeps Colab's own torch, numpy and pandas.
@@ -141,7 +142,7 @@ widgets.prompt_explorer(model, prompt, answers=("Mary", "John"))
 # There are two demands, and both have to do with what comes later.
 #
 # **Equal length.** Chapter 03 moves activations from one prompt to another at the same position. That makes sense only
-# if position 10 is the second mention of the subject in both. So all prompts need the same number of tokens, and names must be single tokens. (Where lengths differ, prompts are *padded* with a token that the model is told to ignore. Padding is easy to get wrong, and chapter 07 shows what happens then.)
+# if position 10 is the second mention of the subject in both. So the two prompts of a pair need the same number of tokens, and names must be single tokens. Our eight prompts all have the same length, which also makes them easy to run together. (Where lengths differ, prompts are *padded* with a token that the model is told to ignore. Padding is easy to get wrong, and chapter 07 shows what happens then.)
 #
 # **Mirrored pairs.** If every answer were `" Mary"`, a model that simply likes Mary would look clever. So each template
 # is used twice, with the roles of its two names exchanged: the same words, the same names in the first clause, and only
@@ -380,6 +381,9 @@ compare("ioi.accuracy", (by_prompt > 0).float().mean(), model)
 # %%
 choice = {"what makes neighbors differ": None}
 
+# %% [markdown]
+# Each pair of names now has four logit differences. Call them *a* and *b* where the names stand in their usual places (first one name is the answer, then the other), and *c* and *d* where the places are exchanged. If the model likes one of the names, *a* and *c* rise and *b* and *d* fall, so the preference for a name is (a − b + c − d)/4. A preference for one of the places turns round when the places do, so it is (a − b − c + d)/4.
+
 # %%
 first_of_pair = [ioi.TEMPLATES[i].index(one) < ioi.TEMPLATES[i].index(other) for i, (one, other) in enumerate(ioi.NAMES)]
 exchanged = [
@@ -390,7 +394,7 @@ swapped = ioi.ioi_pairs(model, exchanged, ioi.NAMES)
 by_swapped = logit_diff(model(swapped.clean_tokens), swapped.answer_tokens, per_prompt=True)
 (a, b), (c, d) = by_prompt.reshape(-1, 2).T, by_swapped.reshape(-1, 2).T  # each [pair]: one name is the answer, then the other
 sign = 2 * torch.tensor(first_of_pair, device=a.device).int() - 1
-preference = {"for the name that is listed first in NAMES": (a - b + c - d) / 4, "for the first place": sign * (a - b - c + d) / 4}
+preference = {"for the name that stands first in the label": (a - b + c - d) / 4, "for the first place": sign * (a - b - c + d) / 4}
 plots.bar(
     preference,
     "What the model prefers besides the indirect object",
@@ -407,6 +411,8 @@ compare("ioi.preference.for_name", (a - b + c - d) / 4, model)
 compare("ioi.preference.for_first_place", sign * (a - b - c + d) / 4, model)
 
 # %% [markdown]
+# **How to read it.** There are two bars for each pair. Above zero, the model prefers the name that stands first in the label, or the first place in the sentence. Below zero, it prefers the other one.
+#
 # <details><summary>What we see, for SmolLM2</summary>
 #
 # **c.** For John and Mary the name matters more (.60 against .12), for Dan and Sid the place (.71 against .28). For Martin and Amy both are large: the model prefers Amy by 1.8 logits and the second place by 2.3. Amy stands in the second place in our prompts, so the two add up. That explains the extreme pair.
@@ -421,7 +427,7 @@ probability = clean[:, -1].softmax(-1).gather(-1, answer_tokens[:, :1])[:, 0]
 plots.scatter(
     by_prompt,
     probability,
-    "The probability of the answer also falls when the model thinks of words that are not names",
+    "The same logit difference can go with very different probabilities",
     x="logit difference",
     y="probability of the correct answer",
     labels=[f"{i}{correct}" for i, (correct, _) in enumerate(answers)],
@@ -429,7 +435,11 @@ plots.scatter(
 
 # %% [markdown]
 # **How to read it.** If the two measured the same thing, the points would lie on one rising curve. Find two prompts with nearly the same
-# logit difference and different probabilities: they differ in how much the model expects *a name* at all.
+# logit difference and different probabilities. They differ in how much probability the model gives to all *other* tokens.
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# The prompts with the answers John and James have differences of 3.7 and 3.6, and probabilities of .78 and .17. Dan has the second largest difference, 5.8, and only .21.
+# </details>
 #
 # ## 4 · How far does this hold?
 #
@@ -439,7 +449,7 @@ plots.scatter(
 #
 # ### Predict before you look
 #
-# In how many of the 96 prompts does the model prefer the right name? Write down a number.
+# In how many of the 96 prompts does the model prefer the right name? Answer `"fewer than 80"`, `"80 to 90"` or `"more than 90"`.
 
 # %%
 prediction = {"right in how many of 96": None}
@@ -458,11 +468,12 @@ by_structure = [scores[[s == number for s in structure]].mean().item() for numbe
 pd.DataFrame({"structure": ioi.STRUCTURES, "mean logit difference": by_structure}).round(2).set_index("structure")
 
 # %%
-score_predictions(prediction, {"right in how many of 96": int((scores > 0).sum())})
+right = (scores > 0).sum()
+score_predictions(prediction, {"right in how many of 96": "fewer than 80" if right < 80 else "80 to 90" if right <= 90 else "more than 90"})
 compare("ioi.dataset.mean", scores.mean(), model)
 compare("ioi.dataset.interval_over_prompts", torch.tensor(over_prompts), model)
 compare("ioi.dataset.interval_over_structures", torch.tensor(over_structures), model)
-compare("ioi.dataset.right", (scores > 0).sum(), model)
+compare("ioi.dataset.right", right, model)
 compare("ioi.dataset.answer_is_the_top_token", on_top.sum(), model)
 compare("ioi.dataset.by_structure", torch.tensor(by_structure), model)
 
@@ -471,7 +482,7 @@ compare("ioi.dataset.by_structure", torch.tensor(by_structure), model)
 #
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# All 96 are right, and in 71 of them the right name is the most probable of all tokens. The mean is 3.42, [3.11, 3.74] over prompts and [2.93, 3.95] over structures. The structures lie between 2.6 and 4.5, all below the 4.72 of the eight published prompts. So the eight are easy ones.
+# All 96 are right, and in 71 of them the right name is the most probable of all tokens. The mean is 3.42, [3.11, 3.74] over prompts and [2.93, 3.95] over structures. The structures lie between 2.6 and 4.5. The eight published prompts have 4.72, but one of them alone has 10.1: without the pair of Martin and Amy, the other six have 4.3. So the eight are at the upper end of what these sentences show.
 # </details>
 #
 # ## 5 · Before you look inside: how would *you* do it?
@@ -487,7 +498,7 @@ compare("ioi.dataset.by_structure", torch.tensor(by_structure), model)
 # 4. *Go by position.* Work out at which of the first two places the repeated name stands, and copy from the other place.
 # </details>
 #
-# **How many steps does each need?** Before the first layer, the stream at a name holds which word stands there. It holds nothing about the other positions. So one attention layer has to find the repetition, and a later one has to use it: procedures 1 and 4 need two steps. Procedures 2 and 3 could do with one. For procedure 3, a head at END could look at all names alike and write against each. The name that stands there twice then gets twice as much, although nothing has found the repetition.
+# **How many steps does each need?** Before the first layer, the stream at a name holds which word stands there. It holds nothing about the other positions. So one attention layer has to find the repetition, and later ones have to use it. Procedures 1 and 4, as written above, need three attention layers. In the first, S2 finds the repetition. In the second, END reads from S2 what was found. Only in the third can END choose the name to copy, or the place to copy from. (S1 cannot carry the mark, because it cannot read S2.) Procedures 2 and 3 could do with one. For procedure 3, a head at END could look at all names alike and write against each. The name that stands there twice then gets twice as much, although nothing has found the repetition.
 #
 # **What success does not tell you.** On our prompts all four procedures give the right answer. A high logit difference cannot choose among them. You need a prompt on which they *disagree*.
 #
@@ -526,10 +537,10 @@ compare("ioi.abc.share_of_prompts", (lead > 0).float().mean(), model)
 # *What do you see?* Which of the two procedures is refuted, and is the other one confirmed?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# The third name stands 2.4 logits below the other two, [1.7, 3.2] over structures, and is lower in 93 % of the prompts. Nothing is repeated there. So "avoid the repeated name" cannot be the whole story: this model marks down the third name although it is new. That name is the latest one, and it is also the name of the person who acts; this experiment cannot say which of the two matters. The first procedure is not refuted altogether, since with a repetition the difference is a logit larger (3.4). Chapters 03 to 06 find both at work: a head that writes against the name in the third place, and a chain of heads that finds the repetition.
+# The third name stands 2.4 logits below the other two, [1.7, 3.2] over structures, and is lower in 93 % of the prompts. Nothing is repeated there. So "avoid the repeated name" cannot be the whole story: this model marks down the third name although it is new. That name is the latest one, and it is also the name of the person who acts; this experiment cannot say which of the two matters. But the repetition seems to count as well, since with it the difference is a logit larger (3.4). Procedures 1, 3 and 4 would all explain that. Chapters 03 to 06 find two mechanisms side by side: a head that writes against the name in the third place, and a chain of heads that finds the repetition.
 # </details>
 #
-# For gpt2-small, [Wang et al. (2022)](https://arxiv.org/abs/2211.00593) found heads for the first procedure. They call them duplicate-token heads, induction heads, S-inhibition heads and name movers; chapters 03 and 04 explain these names.
+# For gpt2-small, [Wang et al. (2022)](https://arxiv.org/abs/2211.00593) describe the first procedure, and found heads for its steps. What these heads tell END is mostly *where* the repeated name stood, as in procedure 4; chapter 06 comes back to this. They call them duplicate-token heads, induction heads, S-inhibition heads and name movers; chapters 03 and 04 explain these names.
 # Whether your model does it that way is what the next chapters let you find out.
 #
 # **Try.** Use a template of your own with another verb: `ioi.ioi_pairs(model, [your_template], [(" Tom", " Mary")])`. Keep the slot `{S}`. What happens if you use a name of several tokens, such as Siobhan?
@@ -538,7 +549,7 @@ compare("ioi.abc.share_of_prompts", (lead > 0).float().mean(), model)
 # The verb need not be one of giving. "When Tom and Mary went to the shops,{S} smiled at" has differences of 6.6 and 7.3, and "talked to" 3.3 and 4.2. It can also be weak and lopsided: "Tom and Mary had dinner, and then{S} kissed" has 0.2 and 3.5. If the two sides of a pair differ in length, `ioi_pairs` refuses them and says how many tokens each has.
 # </details>
 #
-# Later chapters take prompts and tokens from `utils.ioi`, which is what you have just written, with error messages:
+# Later chapters take prompts and tokens from `utils.ioi`. Its functions are those that you have just written, with error messages added:
 
 # %%
 pairs = ioi.ioi_pairs(model)

@@ -1,20 +1,21 @@
 # %% [markdown]
 # # 06 · The whole circuit
 #
-# Three hours. You have followed single paths. Now put the heads together and ask a harder question: can these heads do the task without all the others?
+# Three and a half hours. You have followed single paths. Now put the heads together and ask a harder question: can these heads do the task without all the others?
 #
 # You will be able to
 # - build a data set with templates, and means that keep the template and lose the names;
 # - run a circuit: every head outside it is replaced by its mean;
-# - report a circuit's faithfulness so that nobody is fooled, with an interval, an error per prompt and controls;
+# - report a circuit's faithfulness with an interval, an error per prompt, and controls to compare it with;
 # - test completeness and minimality, and keep the sign;
 # - find out *what* a head carries: the name, or its place.
 
 # %% [markdown] tags=["model"]
 # **The model.** `load_model()` prints which model you have. Every figure of the course was computed on SmolLM2-135M-Instruct, a
-# small chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text behind its BOS token,
+# small chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text after its BOS token,
 # `<|im_start|>`, and not a chat. With gpt2-small, the model of Wang et al. 2022, the code is the same and the numbers differ;
-# the chapters have not been run on it yet. `load_model("gpt2-small")` takes it, where a model hub can be reached.
+# the chapters have not been run on it yet. `load_model()` takes gpt2-small where it is cached or a model hub answers, except on
+# Colab. To see the numbers of the text anywhere, write `load_model("smollm2-135m")`.
 
 # %% tags=["setup"]
 # This cell finds the course's code. On Colab it first installs the course, and keeps Colab's own torch, numpy and pandas.
@@ -345,7 +346,7 @@ compare("circuit.empty.spread", test.empty.std(), model)
 #
 # ## 3 · The circuit, from path patching
 #
-# Chapter 05 found the paths by hand. Here is the same search with thresholds, on the same eight prompts. None of these prompts is in the data set, so the test is on new sentences.
+# Chapter 05 found the paths by hand. Here is a similar search with thresholds, on the same eight prompts. A head that feeds the writers' queries from an earlier layer counts as a *broker*, even where it also has a small direct effect of its own. None of these prompts is in the data set, so the test is on new sentences.
 
 # %%
 pairs = ioi.ioi_pairs(model)
@@ -367,7 +368,9 @@ def at_least(threshold: float, effects: Float[Tensor, "layer head"]) -> list[tup
 direct = lost(flip)
 writers = at_least(0.02, direct)
 into_query = lost(flip, writers, "q")
-brokers = [head for head in at_least(0.02, into_query) if head not in writers]
+writing_layer = min(layer for layer, _ in writers[:5])  # as in chapter 05
+brokers = [head for head in at_least(0.02, into_query) if head[0] < writing_layer]
+writers = [head for head in writers if head not in brokers]
 into_value = lost(flip, brokers, "v", "S2")
 repeaters = at_least(0.01, into_value)
 into_key = lost(fresh, repeaters, "k", "S1+1")
@@ -386,6 +389,8 @@ compare("circuit.previous", heads.names(previous), model)
 
 
 # %% [markdown]
+# We call the four rows **writers**, **brokers**, **repeaters** and **previous-token heads**.
+#
 # ### Exercise 6.5 · Faithfulness
 #
 # > Difficulty: ●●●○○  Importance: ●●●●●  20 minutes
@@ -470,13 +475,12 @@ for name, row in rows.items():
 # *What do you see?* Which row is the better explanation of the model?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# **One head, L23H3, reaches 68 % of the mean score. The circuit of 19 heads, which contains it, reaches 38 %.** If you looked at the mean alone, you would throw the circuit away. Look at the other columns. On a single prompt the lone head is off by 2.0 logits, in a task whose mean is 3.5, and its correlation with
-# the model is .56. Most of that correlation is there without any circuit, since some names are likelier than others (section 4 gives the number). The circuit follows the model better from prompt to prompt (.80), but it gives too little.
+# **One head, L23H3, reaches 68 % of the mean score. The circuit of 22 heads, which contains it, reaches 44 %.** If you looked at the mean alone, you would throw the circuit away. The error per prompt does not save it, since both are off by 2.0 logits on a single prompt. The correlation tells them apart: it is .56 for the lone head and .81 for the circuit. Most of the .56 is there without any circuit, since some names are likelier than others (section 4 gives the number). So the circuit follows the model better from prompt to prompt, but something that lifts its score is missing.
 # </details>
 #
 # ### What is missing?
 #
-# Section 7 of chapter 05 has the answer. In both runs of the first corruption, the name at S2 is a repeated one. So heads that mark it as *repeated* write the same in both, and the first corruption cannot show them. With a fresh name at S1 they write something else. So we add the heads that feed the writers' **keys** at S2 under the second corruption.
+# Section 7 of chapter 05 has the answer. In both runs of the first corruption, the name at S2 is a repeated one. So heads that mark it as *repeated* write the same in both, and the first corruption cannot show them. With a fresh name at S1 they write something else. So we add the heads that feed the writers' **keys** at S2 under the second corruption. We call them **markers**.
 
 # %%
 into_writers_key = lost(fresh, writers, "k", "S2")
@@ -603,17 +607,17 @@ compare("circuit.empty.mae", rows["empty"]["mae"], model)
 # *What do you see?* Three questions. Which column tells the found circuit apart from random ones most clearly? What does a random circuit with the strongest head score? How well does the *empty* circuit correlate with the model?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# - Random circuits without L23H3 explain nothing: their mean value is −.11.
+# - Random circuits without L23H3 explain nothing: their mean value is −.07.
 # - Random circuits **with** L23H3 have a mean value of .60, a little less than L23H3 reaches alone. Their other heads add nothing. If you drew random circuits without thinking of the dominant head, some would look faithful, and you would not know why.
 # - The empty circuit, which knows nothing about the task, correlates with the model at .49. A correlation has to be compared with *that*, and not with 0.
-# - The found circuit stands out most clearly in the error per prompt: .9 logits, where every other circuit has 1.8 or more. Its correlation is .86. The circuit without L23H3 has .76, so it follows the model's ups and downs as well, but it gives far too little.
+# - The found circuit stands out most clearly in the error per prompt: .85 logits, where every other circuit has 1.8 or more. Its correlation is .88. The circuit without L23H3 has .79, so it follows the model's ups and downs as well, but it gives far too little.
 #
 # A mean alone cannot show any of this. So a circuit is reported with four numbers: value with interval, error per prompt, correlation, and the same for the controls.
 # </details>
 #
 # ## 5 · Complete? Minimal?
 #
-# Faithfulness does not ask whether we missed a stand-in: a head that does nothing while its colleague works. **Completeness** does. Remove some heads K from the circuit and from the whole model: both should fall alike. If the model still copes where the circuit fails, it has heads that the circuit lacks. We write F(M) for the mean score of the whole model, F(C) for that of the circuit, and C∖K for the circuit without the heads K.
+# A circuit can be faithful and still lack a stand-in: a head that matters only when another head is gone. **Completeness** asks about that. Remove some heads K from the circuit and from the whole model: both should fall alike. If the model still copes where the circuit fails, it has heads that the circuit lacks. We write F(M) for the mean score of the whole model, F(C) for that of the circuit, and C∖K for the circuit without the heads K.
 #
 # ### Exercise 6.7 · Look for the worst K
 #
@@ -695,7 +699,7 @@ for name, (of_circuit, of_model) in pairs_of_scores.items():
 # *What do you see?* For which class does the model cope best, and what is the largest distance of the search?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# All points lie within about half a logit of the diagonal. Without the writers nothing is left of either score; without the repeaters and markers both keep .7. The largest distance belongs to the previous-token heads. Without them the circuit falls from 3.5 to 2.7, and the model only from 3.7 to 3.2. So the model seems to have stand-ins for them that the circuit lacks. The search finds no larger distance (.5). It took three steps with four tries each, on one prompt of each template, and a greedy search gives a lower bound: a worse set may exist. In the paper, the worst sets had distances of about 3 logits.
+# All points lie within .7 logits of the diagonal. Without the writers nothing is left of either score. Without the brokers both fall to 1.9 or 2.0, and without the repeaters and markers to .7 (circuit) and .5 (model). The largest distance belongs to the previous-token heads. Without them the circuit falls from 3.5 to 2.5, and the model only from 3.7 to 3.1. Of this distance of .68, .26 is there before anything is removed. The rest says that the model seems to have stand-ins for these heads, which the circuit lacks. The search finds no larger distance (.67). It took three steps with four tries each, on one prompt of each template, and a greedy search gives a lower bound: a worse set may exist. In the paper, the worst sets had distances of about 3 logits.
 # </details>
 #
 # ### Exercise 6.8 · Does every head earn its place?
@@ -751,8 +755,8 @@ compare("circuit.minimality.below_a_tenth", sum(abs(change) < 0.1 for change in 
 # *What do you see?* Which heads could go? Which would the circuit be *better* without?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# L23H3 (−2.4), L17H4 (−1.2) and L20H0 (−.9) carry the circuit. At the other end, removing L29H0 (+.8), L24H5 (+.3) or L24H7 (+.3) makes the score *higher*. All three work against the answer in the whole model as well: their direct effects in section 3 are negative. So a faithful circuit needs them, although its score would be higher without them. If we had taken
-# absolute values, these heads would look like helpers. Ten heads change the score by less than a tenth of a logit: the threshold on paths let them in, and the circuit does not need them one by one.
+# L23H3 (−2.4), L17H4 (−1.1) and L20H0 (−1.0) carry the circuit. At the other end, removing L29H0 (+.8), L24H5 (+.3) or L24H7 (+.2) makes the score *higher*. All three work against the answer in the whole model as well: their direct effects are negative (the blue arrows into the logits in section 7). So a faithful circuit needs them, although its score would be higher without them. If we had taken
+# absolute values, these heads would look like helpers. Thirteen heads change the score by less than a tenth of a logit: the threshold on paths let them in, and the circuit does not need them one by one.
 # </details>
 #
 # ### Can you improve the circuit?
@@ -786,7 +790,7 @@ compare("circuit.tinkered.eight", heads.names([head for _, head in order[:8]]), 
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# Without the nine heads that hurt, the value is 1.50: half as much again as the whole model. The error per prompt doubles, from .91 to 1.90, and the correlation falls from .86 to .79. A value above 1 is no success. It says that you have left out what holds the score back. The eight heads that are needed most have a value of 1.07, which looks nearly perfect. But their error is 1.78, and their correlation of .59 is hardly better than the empty circuit's .49. All eleven writers without their feeders have .20: name movers alone do not know where to look. So by the value the eight heads look about as good as all 29. By the error per prompt they are twice as bad.
+# Without the nine heads that hurt, the value is 1.47: nearly half as much again as the whole model. The error per prompt doubles, from .85 to 1.75, and the correlation falls from .88 to .79. A value above 1 is no success. It says that you have left out what holds the score back. The eight heads that are needed most have a value of 1.07, which looks nearly perfect. But their error is 1.78, and their correlation of .59 is hardly better than the empty circuit's .49. All ten writers without their feeders have .20, less than L23H3 alone (.68). Four of the other nine write against the answer, and nothing tells the name movers where to look. Which of the two weighs more was not tested here. So by the value the eight heads look about as good as all 30. By the error per prompt they are twice as bad.
 # </details>
 #
 # ## 6 · What does a head carry?
@@ -892,7 +896,7 @@ for name, share in left.items():
 # *What do you see?* Which class does the model miss least, and how can that be?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# The name movers: without L23H0, L23H1, L23H2 and L23H7 the model keeps its whole score (1.00). The heads of the last layer are nearly as dispensable (.95), since they work against each other. Without the two brokers the model keeps about half (.52), without the whole chain .34, and without L23H3 .43. So a class can matter in path patching and be replaceable all the same. Chapter 04 showed one reason: when a name mover is gone, L24H4 writes less against the answer.
+# The name movers: without L23H0, L23H1, L23H2 and L23H7 the model keeps its whole score (1.00). The heads of the last layer are nearly as dispensable (.95), since they work against each other. Without the two strongest brokers, L20H0 and L19H2, the model keeps about half (.52), without the chain up to these brokers .33, and without L23H3 .43. So a class can matter in path patching and be replaceable all the same. Chapter 04 showed one reason: when a name mover is gone, L24H4 writes less against the answer.
 #
 # Isn't it odd that the brokers matter so much more than the name movers, whose queries they feed? If the brokers are gone, the name movers still write, but they may look at the wrong name. If the name movers are gone, they write nothing. This would explain the figures; the chapter does not test it.
 # </details>
@@ -1002,7 +1006,7 @@ for key, scores in zip(("brokers", "repeater", "strongest_writer", "both"), flip
 #
 # - **a** Brokers carry the position, and the strongest writer carries the token.
 # - **b** Brokers carry the token, and the strongest writer carries the position.
-# - **c** Both carry both.
+# - **c** Neither: both carry mainly the same, or it is another mixture.
 #
 # Which is true of the model at hand, and which two numbers say so?
 
@@ -1027,7 +1031,7 @@ compare("circuit.flip.decided", decided, model)
 #
 # ## 7 · The circuit as a graph
 #
-# The next figure shows the paths between heads of the circuit that carry at least 2 to 4 % of the answer. Paths into logits, queries and values are measured with S2 flipped, and paths into keys with a fresh S1. So compare the widths of arrows of one kind only.
+# The next figure shows the main paths: into the logits, into the queries of the five strongest writers, into the values of the two strongest brokers, and into the keys of the strongest repeater and of the strongest writer. An arrow is drawn from a loss of 2 to 4 % on. Where there is no arrow, the path is weaker, or it was not measured. Paths into logits, queries and values are measured with S2 flipped, and paths into keys with a fresh S1. So compare the widths of arrows of one kind only.
 
 # %%
 def edges_into(experiment, senders, at: str, receiver, to: str, component: str, least: float) -> list[Edge]:
@@ -1056,7 +1060,7 @@ compare("circuit.graph.edges", len(edges), model)
 #
 # ## 8 · Beside the published circuit
 #
-# For gpt2-small, Wang et al. (2022) published 26 heads. If your model is gpt2-small, the next cell runs their circuit; no circuit has been published for other models.
+# For gpt2-small, Wang et al. (2022) published 26 heads. If your model is gpt2-small, the next cell runs their circuit; the course holds no published circuit for other models (there are some, for gpt2-medium and for Pythia).
 
 # %%
 PUBLISHED_ROLES = {
@@ -1073,7 +1077,7 @@ if "paper.heads.name_mover" in known:
     for name, value in row.items():
         compare(f"circuit.published.{name}", value, model)
 else:
-    print(f"no circuit has been published for {model.cfg.model_name}")
+    print(f"the course holds no published circuit for {model.cfg.model_name}")
 
 # %% [markdown]
 # One circuit has several published scores, so say which one you compare with:
@@ -1089,7 +1093,7 @@ else:
 #
 # ## 9 · What we may say
 #
-# **For SmolLM2, in one paragraph.** A circuit of 29 heads at three positions reproduces the logit difference of the model with a mean error of .9 logits per prompt. The prompts of this test were not used to find it. Two mechanisms run side by side. One works out the *place* of the repeated name; it has the published shape, from previous-token head to name
+# **For SmolLM2, in one paragraph.** A circuit of 30 heads at three positions reproduces the logit difference of the model with a mean error of .85 logits per prompt. The prompts of this test were not used to find it. Two mechanisms run side by side. One works out the *place* of the repeated name; it has the published shape, from previous-token head to name
 # mover. The other is one strong head that writes against the *name* at S2, and a repetition makes it look there harder. The strong head alone reaches two thirds of the mean score and explains hardly anything from prompt to prompt.
 #
 # **What it does not show.**
@@ -1101,7 +1105,7 @@ else:
 # **Try.** Build the circuit with thresholds twice as large. Which numbers change most?
 # <details><summary>What you should find, on SmolLM2</summary>
 #
-# 19 heads are left of 29. The value falls from .98 to .82, but the error per prompt hardly grows (from .91 to .96 logits) and the correlation stays at .86. The ten weakest heads shift the mean and explain little from prompt to prompt.
+# 19 heads are left of 30. The value falls from .96 to .82, the error per prompt grows from .85 to .96 logits, and the correlation falls from .88 to .86. So the eleven weakest heads mostly shift the mean, and explain little from prompt to prompt.
 # </details>
 #
 # ## Recap

@@ -17,9 +17,10 @@
 
 # %% [markdown] tags=["model"]
 # **The model.** `load_model()` prints which model you have. Every figure of the course was computed on SmolLM2-135M-Instruct, a
-# small chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text behind its BOS token,
+# small chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text after its BOS token,
 # `<|im_start|>`, and not a chat. With gpt2-small, the model of Wang et al. 2022, the code is the same and the numbers differ;
-# the chapters have not been run on it yet. `load_model("gpt2-small")` takes it, where a model hub can be reached.
+# the chapters have not been run on it yet. `load_model()` takes gpt2-small where it is cached or a model hub answers, except on
+# Colab. To see the numbers of the text anywhere, write `load_model("smollm2-135m")`.
 
 # %% tags=["setup"]
 # This cell finds the course's code. On Colab it first installs the course, and keeps Colab's own torch, numpy and pandas.
@@ -118,7 +119,7 @@ n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
 # 1. The gap gets smaller **on words and prompts that were not used** to find out what to remove.
 # 2. Gaps of **neutral swaps** stay. Otherwise the model has not lost a prejudice, it has lost the difference between any two sentences.
 # 3. **Other abilities** stay: IOI, and the next word of plain text.
-# 4. **Uptake** stays: the model still uses what was said *in AAE*, at least as well as what was said in SAE.
+# 4. **Uptake** stays: the model still uses what was said *in AAE* as well as it did before.
 #
 # For the fourth we need a measure. After `Someone says: " he done worked " This means that the person has`, the word *worked* carries over what was said. Its log-probability is a crude sign of uptake: a model of this size explains little, but it can repeat. Here is the model as it is:
 
@@ -145,7 +146,7 @@ compare("removal.uptake.intact", as_it_is, model)
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# After the AAE guises the verb has a mean log-probability of −2.02, and after the SAE guises −2.72. Do not read this as "AAE is understood better": in the SAE prompt, *has* comes a second time, and the model avoids saying the same phrase twice. The two columns cannot be compared with each other. Each can be compared with itself, before and after a removal.
+# After the AAE guises the verb has a mean log-probability of −2.02, and after the SAE guises −2.72. Do not read this as "AAE is understood better": in the SAE prompt, *has* comes a second time. An induction head (chapter 04) would make the verb likelier there. It is less likely all the same, and we did not look for the reason. The two columns cannot be compared with each other. Each can be compared with itself, before and after a removal.
 # </details>
 #
 # ## 2 · Which heads?
@@ -183,7 +184,7 @@ compare("removal.shares_of_top_5_and_20", [sum(effect[pair] for pair in ranking[
 # **How to read it.** One cell per head. Red heads carry the gap, and blue heads work *against* it: with their AAE output the SAE run prefers unfavourable traits less. Whoever wants the gap smaller should not remove those. An earlier edition of this chapter ranked heads by the *size* of their effect, and two of its first five were blue. From here on, "top" means: restores most, with its sign.
 #
 # **What it does not show:** that the list has anything to do with
-# dialect. Every map has darkest cells; chapter 08 put the maps of neutral swaps beside this one. Nor do the shares add up: the first twenty together restore more than the whole gap, because heads pass on to each other what they carry.
+# dialect. Every map has darkest cells; chapter 08 put the maps of neutral swaps beside this one. Nor do the shares add up: those of the first twenty come to 2.4 gaps. Heads pass on to each other what they carry, so it is counted more than once, and the heads that work against the gap are not among them.
 #
 # ## 3 · Switching off
 #
@@ -326,7 +327,7 @@ compare("removal.means.loss_added_with_means_of_guises_and_of_text", list(loss_a
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# With means of guises, twenty heads cost 32 % of the IOI logit difference and .36 nats on plain text. With means of IOI prompts and of plain text they cost 25 % and .17 nats. So a quarter of the damage to IOI, and half of that to plain text, was made by the means and not by the missing heads.
+# With means of guises, twenty heads cost 32 % of the IOI logit difference and .36 nats on plain text. With means of IOI prompts and of plain text they cost 25 % and .17 nats. So a fifth of the damage to IOI, and half of that to plain text, was made by the means and not by the missing heads.
 # </details>
 #
 # ### Exercise 9.3 · How much is gone?
@@ -463,7 +464,7 @@ compare("removal.ranking.correlation_of_effects", agreement, model)
 #
 # > Difficulty: ●●●●○  Importance: ●●●●○  15 minutes
 #
-# Heads are a coarse unit: each carries many things. Chapter 08 found that for some layers the whole difference sits at the closing quotation mark. So one can try something smaller: take one **direction** out of the stream, there.
+# Heads are a coarse unit: each carries many things. Chapter 08 found that in the middle layers much of the difference sits at the closing quotation mark: on SmolLM2, .71 of the gap of *done* in layer 13. So one can try something smaller: take one **direction** out of the stream, there.
 #
 # Return the logits of a run in which, before layer `layer`, the stream at each row's own position has no component along `direction`: $x - (x \cdot \hat d)\,\hat d$, where $\hat d$ is the direction scaled to length 1.
 #
@@ -473,7 +474,7 @@ compare("removal.ranking.correlation_of_effects", agreement, model)
 # </details>
 # <details><summary>Hint 2 · the line that people miss</summary>
 #
-# The component is one number per row. It needs an axis behind it, `[:, None]`, before it multiplies the unit vector.
+# The component is one number per row. It needs one more axis at its end, `[:, None]`, before it multiplies the unit vector.
 # </details>
 
 # %%
@@ -580,8 +581,8 @@ def outcome(edits: dict[str, Edit], side_effects: bool = True) -> dict:
         "uptake AAE": change[0].item(),
         "uptake SAE": change[1].item(),
     }
-    if edits["guises"].quote_only:  # these texts have no closing quotation mark: nothing can change
-        return found | {"IOI lost": 0.0, "loss added": 0.0}
+    if edits["guises"].quote_only:  # IOI prompts and plain text have no closing quotation mark: there is nothing to measure
+        return found
     return found | {
         "IOI lost": 1 - ioi_score(edits["ioi"]) / ioi_intact,
         "loss added": text_loss(edits["text"]) - loss_intact,
@@ -646,7 +647,7 @@ def shown(found: dict) -> dict:
         "gap left": f"{found['table'].mean():.2f} [{left[0]:.2f}, {left[1]:.2f}]",
         "gap that went": f"{(intact['done'] - found['table']).mean():.2f} [{went[0]:.2f}, {went[1]:.2f}]",
     }
-    return row | {column: f"{found[column]:+.2f}" for column in COLUMNS}
+    return row | {column: f"{found[column]:+.2f}" if column in found else "n/a" for column in COLUMNS}
 
 
 def values_of(found: list[dict], column: str) -> list[float]:
@@ -654,11 +655,17 @@ def values_of(found: list[dict], column: str) -> list[float]:
     return [one[column] for one in found if column in one]
 
 
+def mean_of(found: list[dict], column: str) -> float:
+    """The mean of a column over draws, nan where it was measured in none."""
+    values = values_of(found, column)
+    return float(np.mean(values)) if values else float("nan")
+
+
 def shown_range(found: list[dict]) -> dict:
     """One row of a control: mean over draws, smallest and largest."""
     values = {column: values_of(found, column) for column in COLUMNS}
     row = {"gap left": f"{np.mean([one['table'].mean() for one in found]):.2f}", "gap that went": ""}
-    return row | {c: f"{np.mean(v):+.2f} ({min(v):+.2f} to {max(v):+.2f})" for c, v in values.items()}
+    return row | {c: f"{np.mean(v):+.2f} ({min(v):+.2f} to {max(v):+.2f})" if v else "n/a" for c, v in values.items()}
 
 
 low, high = stats.anova_interval(intact["done"])
@@ -670,11 +677,12 @@ pd.DataFrame(table).T.fillna("").rename_axis("taken out")
 # %%
 print(
     "Shares are of what there was before: 1 is all of it, below 0 is more than before. Loss and uptake are in nats.\n"
-    "Intervals are over verbs and prompts (chapter 07); in brackets behind a control, its smallest and largest draw.\n"
-    f"To save time, only the first few draws of a control ({WITH_SIDE_EFFECTS} of heads) have the columns after the first."
+    "Intervals are over verbs and prompts (chapter 07); in brackets after a control, its smallest and largest draw.\n"
+    f"To save time, only the first few draws of a control ({WITH_SIDE_EFFECTS} of heads) have the columns after the first.\n"
+    "n/a: the edit changes only what stands at a closing quotation mark, and these texts have none."
 )
 plots.bar(
-    {column: [found[column] for found in results.values()] + [np.mean(values_of(found, column)) for found in controls.values()] for column in COLUMNS[:3]},
+    {column: [mean_of([found], column) for found in results.values()] + [mean_of(found, column) for found in controls.values()] for column in COLUMNS[:3]},
     "What goes with heads and directions, and with their controls",
     x="what is taken out",
     y="share",
@@ -697,11 +705,11 @@ went = stats.anova_interval(intact["done"] - elsewhere["table"])
 compare("removal.direction.another_layer", [later, elsewhere["gap of done removed"], *went], model)
 for name, found in results.items():
     key = name.replace(",", "").replace(" ", "_")
-    compare(f"removal.{key}", [found[column] for column in COLUMNS], model)
+    compare(f"removal.{key}", [found[column] for column in COLUMNS if column in found], model)
     compare(f"removal.gap_left.{key}", [found["table"].mean(), *stats.anova_interval(found["table"])], model)
 for name, found in controls.items():
     key = name.split(" (")[0].replace(",", "").replace("'", "").replace(" ", "_")
-    compare(f"removal.control.{key}", [np.mean(values_of(found, column)) for column in COLUMNS], model)
+    compare(f"removal.control.{key}", [mean_of(found, column) for column in COLUMNS if values_of(found, column)], model)
     compare(f"removal.most_of_the_gap.{key}", max(one["gap of done removed"] for one in found), model)
 compare("removal.rank_p_among_matched_draws", list(draw_p.values()), model)
 
@@ -713,11 +721,11 @@ compare("removal.rank_p_among_matched_draws", list(draw_p.values()), model)
 #
 # **Heads.** The top five remove .45 of the gap, and .19 logits, [.06, .32]. No matched draw of five removes as much: the mean is .10 and the most .43, so p = .05, the smallest that nineteen draws allow. An honest reader will not bet on it. The top twenty remove .80; nine draws of twenty remove .34 on average and at most .57. Ranked by size, with its two heads that work against the gap, a list of five removes only .29.
 #
-# **What else goes.** Five heads leave the rest nearly alone: .11 of the swaps' gaps, nothing of IOI, .03 nats. The same is true of five *random* heads, so this is no praise of the list. Twenty heads take .53 of the gaps of swaps, three times what random heads take (.17), and 1.65 nats of the uptake of AAE, where random heads take .55. The SAE column goes the other way, by +.77. So the twenty heads are, for the most part, how this model takes in what is quoted, and removing them is close to the harm of section 1. IOI (.25 against .08) and loss (.17 against .08) alone would have told a milder story.
+# **What else goes.** Five heads leave the rest nearly alone: .11 of the swaps' gaps, nothing of IOI, .03 nats. The same is true of five *random* heads, so this is no praise of the list. Twenty heads take .53 of the gaps of swaps, where three random draws take .17 (.05 to .35), and 1.65 nats of the uptake of AAE, where these draws take .55 (from −1.32 to +.51). After SAE guises the verb becomes *likelier*, by .77. So these heads carry much of what tells one quotation from another, whatever its words are, and without them speakers of AAE would be the ones who lose. That is close to the harm of section 1. IOI (.25) and loss (.17 nats) suffer as well, two to three times as much as with random heads.
 #
-# **Directions.** On the training verbs, in prompts of the kind that made it, the direction of *done* in layer 13 removes .71 of the gap. On other verbs in other prompts it removes .18, and .07 logits, [.02, .13]. The difference between .71 and .18 is what testing on held-out *prompts* is for. It leaves swaps, IOI and uptake alone at the quote, and no swap's direction removes more than .12 of the gap of *done*. In layer 18 it is .20, [.05, .12] logits. Taken out at all positions, the direction removes no more, and costs .07 of IOI and .10 nats. So it is cleaner than any list of heads, and it is a small part of the gap.
+# **Directions.** On the training verbs, in prompts of the kind that made it, the direction of *done* in layer 13 removes .71 of the gap. On other verbs in other prompts it removes .18, and .07 logits, [.02, .13]. The difference between .71 and .18 is what testing on held-out words and prompts is for. (Part of it is selection: .71 is the best of ten layers.) At the quote the edit leaves swaps and uptake alone. It cannot touch IOI or plain text, which have no closing quote. No swap's direction removes more than .12 of the gap of *done*. (Each of those is a mean over one prompt, and that of *done* over four, so this control is a little weak.) In layer 18 it is .20, [.05, .12] logits. Taken out at all positions, the direction removes no more, and costs .07 of IOI and .10 nats, more than the top five heads do. So at the quote it is a clean edit of a small part of the gap.
 #
-# **Errors.** Their direction removes nothing (−.02), although features and errors share one later in the network (chapter 08). What makes the model notice an unusual form is not what makes it think less of the speaker, at least not here.
+# **Errors, and other features.** The direction of plain errors removes nothing of the gap of *done* (−.02). Nor does the common direction of the twelve *other* features (.03, [−.02, .04] logits). So this result says nothing about errors in particular: in layer 13 the gap of *done* hangs on a direction of its own. What features and errors share appears in later layers (chapter 08), and was not removed here.
 # </details>
 #
 # **What it does not show.** Nineteen draws say roughly what chance does, not exactly: no p-value can be below 1/20, and with nine none below 1/10. And a share of a small gap is an unsteady
@@ -729,21 +737,22 @@ compare("removal.rank_p_among_matched_draws", list(draw_p.values()), model)
 # Heads chosen for *it's* / *there's* remove nearly as much of the gap of *done* as its own heads do: .41 with five of them, and .79 with twenty. The two lists of five have no head in common, and the lists of twenty share six. The price is higher. The five heads take .23 of the gaps of swaps and .96 nats of the uptake of AAE, and the twenty .54 and 2.14 nats.
 # </details>
 #
-# ### Behind another prefix
+# ### With another prefix
 #
-# The same heads and the same direction, with the end-of-text token in front:
+# Here are the same heads with the end-of-text token in front. Their means, and the direction of *done*, are made anew there from the training verbs: the means in the prompts of the test, as before, and the direction in prompts that are not tested.
 
 # %%
 other_gone = {}
 try:
     with behind(model, "end-of-text") as front:
         other_train, other_runs = (GuiseRuns(model, some, front(TEST_FRAMES)) for some in (train, held_out[:3]))
+        makers = GuiseRuns(model, train, front(dialect.frames("paper")[2:6]))  # as train_runs, of section 4
         other_means = tracing.mean_z(model, other_train.prompts)
         before = other_runs.gaps(U, F)
         edits = {
             "top 5 heads": Edit(ranking[:5], other_means),
             "top 20 heads": Edit(ranking[:20], other_means),
-            "done, at the quote": Edit(direction=direction_at(quote, other_train), layer=quote, quote_only=True),
+            "done, at the quote": Edit(direction=direction_at(quote, makers), layer=quote, quote_only=True),
         }
         other_gone = {name: 1 - (other_runs.gaps(U, F, edit).mean() / before.mean()).item() for name, edit in edits.items()}
     compare("removal.end_of_text.intact", [before.mean(), *stats.anova_interval(before)], model)
@@ -754,7 +763,7 @@ except dialect.DialectError as lacking:
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# Behind the end-of-text token the gap is .31, with an interval from −.19 to .82, so there is little to remove that one can be sure of. The shares are .46 and .91 for the heads and .10 for the direction. A share of a gap that may be zero is not worth an interval of its own.
+# After the end-of-text token the gap is .31, with an interval from −.19 to .82, so there is little to remove that one can be sure of. The shares are .46 and .91 for the heads and .16 for the direction. If the gap itself may be zero, a share of it means little, so we give no interval.
 # </details>
 #
 # ## 6 · The mirror
@@ -870,9 +879,9 @@ compare("removal.mirror.correlation_of_effects", np.corrcoef(effect.flatten(), m
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# **Twenty: c.** The list chosen for *done* removes .80 of its gap and .62 of that of *once* / *twice*. The list chosen for *once* / *twice* removes .71 of its own, and .80 of the gap of *done*: exactly as much as the list that was chosen for it. Nine of the twenty heads are the same. For random lists the probability is one in a million, and for lists from the same layers p = .0004.
+# **Twenty: c.** The list chosen for *done* removes .80 of its gap and .62 of that of *once* / *twice*. The list chosen for *once* / *twice* removes .71 of its own, and .80 of the gap of *done*: as much as the list that was chosen for it. Nine of the twenty heads are the same. For random lists the probability is one in a million, and for lists from the same layers p = .0004.
 #
-# **Five: b**, and this is the trap. The list chosen for *done* looks selective: .45 of its own gap, .13 of the other. The list chosen for *once* / *twice* does not: .38 and .27. "Heads of the dialect"? The second mirror says no. The five heads chosen for *car* / *truck* remove .42 of the gap of *done*, and .03 of their own. They have never seen the dialect. What differs between the gaps is how easily they are disturbed: that of *done* falls with many sets of heads in these layers, and the others resist. Selectivity has to be measured against what other lists do to the *same* gap.
+# **Five: b**, and this is the trap. The list chosen for *done* looks selective: .45 of its own gap, .13 of the other. The list chosen for *once* / *twice* does not: .38 and .27. "Heads of the dialect"? The second mirror says no. The five heads chosen for *car* / *truck* remove .42 of the gap of *done*, and .03 of their own. They have never seen the dialect. What differs is how easily the gaps are disturbed. That of *done* falls with the top five of either swap (.27 and .42), though little with random heads (.10 on average). That of *car* / *truck* hardly falls even with its own five. Selectivity has to be measured against what other lists do to the *same* gap.
 # </details>
 #
 # **What it does not show.** Two mirrors are two swaps. With others the bars differ; what they test stays the same.
@@ -916,12 +925,12 @@ compare("removal.shared_with_ioi_p", ioi_chance, model)
 #
 # The lists share two of twenty heads, where chance gives 1.5 (p = .45). So one would have expected IOI to survive, and for the top five it does: it loses nothing. But with five random heads it loses .03. A control that random heads pass as well cannot tell them from the top five. With twenty heads IOI does lose .25, although the lists have hardly a head in common, and twenty random heads cost it .08. Two lists of "top heads" without overlap do not mean two separate mechanisms: what is below the cut of a ranking matters too.
 #
-# So IOI was the wrong control twice. It asks about a sentence without a quotation, while the heads in question pass on what is quoted. The swaps and the uptake of section 5 ask about the same kind of sentence, and they are the columns in which the price shows.
+# So IOI was the wrong control twice. It asks about a sentence without a quotation, while the heads in question pass on what is quoted. The swaps and the uptake of section 5 ask about the same kind of sentence, and they are the columns in which the price shows most directly.
 # </details>
 #
 # ## 8 · What a careful claim looks like
 #
-# > *On [model], replacing the five heads that restore most of the gap of* done / has *by their means removed [x] of the gap on held-out verbs and prompts, [interval]. Nineteen draws of five heads from the same layers removed [mean], at most [largest]. The gaps of twelve neutral swaps fell by [slope]. Behind another prefix it was [y].*
+# > *On [model], replacing the five heads that restore most of the gap of* done / has *by their means removed [x] of the gap on held-out verbs and prompts, [interval]. Nineteen draws of five heads from the same layers removed [mean], at most [largest]. The gaps of twelve neutral swaps fell by [slope]. With another prefix it was [y].*
 #
 # Here are this chapter's claims in that form. Each has what it was compared with, and the result that would have changed it.
 
@@ -943,16 +952,16 @@ claims = [
      f"19 matched draws: {range_of(drawn[5])}", f"a matched draw that removes as much (p {draw_p[5]:.2f})"),
     ("the top twenty carry most of it", f"{twenty['gap of done removed']:.2f}", interval_of(twenty), here.get("top 20 heads", "bos"),
      f"9 matched draws: {range_of(drawn[20])}", f"a matched draw that removes as much (p {draw_p[20]:.2f})"),
-    ("and half of any swap's gap", f"{twenty['swaps removed']:.2f}", f"slope over {len(SWAPS)} swaps", "bos",
-     f"matched draws: {range_of(drawn[20], 'swaps removed')}", "swaps that stay as they were"),
+    ("and half of the swaps' gaps, taken together", f"{twenty['swaps removed']:.2f}", f"slope over {len(SWAPS)} swaps", "bos",
+     f"{WITH_SIDE_EFFECTS} matched draws: {range_of(drawn[20], 'swaps removed')}", "swaps that stay as they were"),
     ("and much of what is said in AAE", f"{twenty['uptake AAE']:.2f} nats", f"{len(held_out)} verbs", "bos",
-     f"matched draws: {range_of(drawn[20], 'uptake AAE')}", "uptake as with matched draws"),
+     f"{WITH_SIDE_EFFECTS} matched draws: {range_of(drawn[20], 'uptake AAE')}", "uptake as with matched draws"),
     ("a direction at the quote carries a small part", f"{at_quote['gap of done removed']:.2f}; in training prompts {max(by_layer):.2f}",
      interval_of(at_quote), here.get("done, at the quote", "bos"), f"directions of swaps: {range_of(of_swaps)}", "a swap's direction that removes as much of done"),
-    ("and leaves swaps alone", f"{at_quote['swaps removed']:.2f}", f"slope over {len(SWAPS)} swaps", "bos",
+    ("and hardly moves swaps", f"{at_quote['swaps removed']:.2f}", f"slope over {len(SWAPS)} swaps", "bos",
      f"random direction: {range_of(at_random, 'swaps removed')}", "swaps that fall with it"),
     ("the direction of errors does not carry it", f"{errors_remove:.2f}", interval_of(results["20 errors, quote"]), "bos",
-     f"directions of swaps: {range_of(of_swaps)}", "as much as the direction of done"),
+     f"12 other features: {results['12 other features, quote']['gap of done removed']:.2f}", "as much as the direction of done"),
     ("twenty heads chosen for a swap are often the same", f"{in_common} of 20", f"p {chance_matched:.4f}", "bos",
      "lists from the same layers", "an overlap of one or two heads"),
 ]

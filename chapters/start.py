@@ -7,9 +7,10 @@
 
 # %% [markdown] tags=["model"]
 # **The model.** `load_model()` prints which model you have. Every figure of the course was computed on SmolLM2-135M-Instruct, a
-# small chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text behind its BOS token,
+# small chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text after its BOS token,
 # `<|im_start|>`, and not a chat. With gpt2-small, the model of Wang et al. 2022, the code is the same and the numbers differ;
-# the chapters have not been run on it yet. `load_model("gpt2-small")` takes it, where a model hub can be reached.
+# the chapters have not been run on it yet. `load_model()` takes gpt2-small where it is cached or a model hub answers, except on
+# Colab. To see the numbers of the text anywhere, write `load_model("smollm2-135m")`.
 
 # %% tags=["setup"]
 # This cell finds the course's code. On Colab it first installs the course, and keeps Colab's own torch, numpy and pandas.
@@ -87,18 +88,18 @@ model = load_model()
 # | [02 · Direct logit attribution](02_logit_attribution.ipynb) | Which parts write the answer? | 90 min |
 # | [03 · Activation patching](03_activation_patching.ipynb) | Which parts carry the information that decides it? | 150 min |
 # | [04 · What kind of head is it?](04_head_anatomy.ipynb) | What do these heads do elsewhere, and what happens without them? | 150 min |
-# | [05 · Path patching](05_path_patching.ipynb) | Which head passes its result to which? | 120 min |
-# | [06 · The whole circuit](06_full_circuit.ipynb) | Can these heads do the task on their own? | 180 min |
+# | [05 · Path patching](05_path_patching.ipynb) | Which head passes its result to which? | 150 min |
+# | [06 · The whole circuit](06_full_circuit.ipynb) | Can these heads do the task on their own? | 210 min |
 # | [07 · Matched guises](07_matched_guises.ipynb) | Does the model judge a speaker by the dialect? | 110 min |
 # | [08 · Where does the gap come from?](08_tracing_prejudice.ipynb) | Where in the network does this happen? | 150 min |
 # | [09 · Can it be removed, and what else goes?](09_removing_it.ipynb) | What changes when those parts are taken out? | 120 min |
 # | [10 · At scale](10_at_scale.ipynb) | How do you do all of this many times faster, and what may you trust? | 90 min |
-# | [11 · Finding circuits automatically](11_circuit_discovery.ipynb) | Can a program find the circuit, and can you trust what it finds? | 120 min |
+# | [11 · Finding circuits automatically](11_circuit_discovery.ipynb) | Can a program find the circuit, and can you trust what it finds? | 150 min |
 # | [12 · Your own circuit](12_your_own_circuit.ipynb) | Which circuit does the model use for a task of yours, and what may you claim? | 90 min |
 #
 # Every chapter can be opened on its own: it loads the model and the prompts itself. But a later chapter does not explain again what an earlier one has explained.
 #
-# **If you have one evening:** 00, 01, and sections 1 to 5 of 03. **If you know TransformerLens:** begin with 02. **If you are here for the second part:** 00, 01, 02, sections 1 to 5 of 03, then 07 to 09. **If you teach:** `docs/teaching.md` says what a class needs, and `docs/coverage.md` lists what is where.
+# **If you have one evening:** 00, 01, sections 5 and 7 of 02, and sections 1 to 5 of 03. **If you know TransformerLens:** begin with 02. **If you are here for the second part:** 00, 01, 02, sections 1 to 5 of 03, then 07 to 09. **If you teach:** `docs/teaching.md` says what a class needs, and `docs/coverage.md` lists what is where.
 #
 # ## How a chapter works
 #
@@ -113,7 +114,7 @@ except CheckFailed as failed:
     print(failed)
 
 # %% [markdown]
-# When you are stuck, unfold the **hints** one at a time. The first is a question, the next one names shapes or tools, and the last one points at the line that people miss. The **answer** is folded, too, after the check. Nobody minds if you read it, and it helps most after you have tried.
+# When you are stuck, unfold the **hints** one at a time. The first usually asks a question that points the way. Later ones name shapes or tools, or the line that people miss. The **answer** is folded, too, after the check. Nobody minds if you read it, and it helps most after you have tried.
 #
 # In a **prediction** you write down what you expect, and in an **interpretation** you choose among sentences about a figure. The next cell sets what you wrote beside what was measured. Neither counts as passed or failed.
 #
@@ -146,7 +147,7 @@ pd.DataFrame({"this model": sizes})
 #
 # - Nanda 2022, [A Comprehensive Mechanistic Interpretability Explainer and Glossary](https://www.neelnanda.io/mechanistic-interpretability/glossary). It explains the words of the field at length. Keep it open while you work.
 # - Olah et al. 2020, [Zoom In: An Introduction to Circuits](https://doi.org/10.23915/distill.00024.001). This essay shows in pictures what the field is after: small parts of a network that a person can understand, and the circuits that they form.
-# - Sharkey et al. 2025, [Open Problems in Mechanistic Interpretability](https://arxiv.org/abs/2501.16496). Many people of the field list together what nobody can do yet.
+# - Sharkey et al. 2025, [Open Problems in Mechanistic Interpretability](https://arxiv.org/abs/2501.16496). A group of researchers list what nobody in the field can do yet.
 
 # %% [markdown]
 # **Next:** [00 · Hooks and caches](00_hooks_and_caches.ipynb).

@@ -12,9 +12,10 @@
 
 # %% [markdown] tags=["model"]
 # **The model.** `load_model()` prints which model you have. Every figure of the course was computed on SmolLM2-135M-Instruct, a
-# small chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text behind its BOS token,
+# small chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text after its BOS token,
 # `<|im_start|>`, and not a chat. With gpt2-small, the model of Wang et al. 2022, the code is the same and the numbers differ;
-# the chapters have not been run on it yet. `load_model("gpt2-small")` takes it, where a model hub can be reached.
+# the chapters have not been run on it yet. `load_model()` takes gpt2-small where it is cached or a model hub answers, except on
+# Colab. To see the numbers of the text anywhere, write `load_model("smollm2-135m")`.
 
 # %% [markdown] tags=["solution"]
 # *This is the solution notebook; the exercises are in `chapters/`. `make sync EXECUTE=1` computed its outputs.*
@@ -118,7 +119,7 @@ compare("ioi.logit_diff.mean_clean", per_prompt.mean(), model)
 #
 # $$x_\text{final} = x_\text{embed} + \sum_l \text{attn}_l + \sum_l \text{mlp}_l$$
 #
-# So "which part did it?" is a question about the terms of a sum. Only one position matters here: END, whose logits are the
+# (In gpt2-small, $x_\text{embed}$ is itself the sum of two terms, one for the token and one for the position.) So "which part did it?" is a question about the terms of a sum. Only one position matters here: END, whose logits are the
 # prediction. `cache.decompose_resid` lists the terms. (People say "layer 5" for the whole block and for either of its two parts. We say *layer* for the block, and *attention of layer 5* or *MLP of layer 5* for the parts.)
 #
 # *What do you expect?* Do all layers write about as much, or do a few write most?
@@ -209,7 +210,7 @@ print("largest difference:", (directions - (built_in[:, 0] - built_in[:, 1])).ab
 #
 # Before the unembedding comes a last **LayerNorm** (in Llama-like models an RMSNorm). It subtracts the mean of the
 # vector (RMSNorm does not), divides by a **scale** (its standard deviation; in RMSNorm its root mean square) and applies learned
-# weights. `load_model` has simplified this, without changing any output. The learned weights are multiplied into $W_U$ and $b_U$ (*folding*). In a model with LayerNorm, the matrices that write to the stream are shifted so that all they write has mean zero. Then there is no mean left to subtract. Finally, from each row of $W_U$ its mean over the vocabulary is subtracted (*centering*). This moves all logits by the same amount, so softmax gives the same probabilities. What is left is a division:
+# weights. `load_model` has simplified this, without changing any probability or any difference between logits. The learned weights are multiplied into $W_U$ and $b_U$ (*folding*). In a model with LayerNorm, the matrices that write to the stream are shifted so that all they write has mean zero. Then there is no mean left to subtract. Finally, from each row of $W_U$ its mean over the vocabulary is subtracted (*centering*). This moves all logits by the same amount, so softmax gives the same probabilities. What is left is a division:
 #
 # $$\text{logit difference} = \frac{x_\text{final}}{\text{scale}} \cdot \text{direction} + \text{bias}$$
 #
@@ -489,7 +490,7 @@ prediction = {"heads that matter directly": "10 to 50"}  # what we guessed
 # Write two functions. `head_attributions` returns `[layer, head]`: what each head writes at END, projected as in exercise 2.2, averaged over prompts.
 #
 # You could loop over layers and heads. One `einops.einsum` is shorter and less error-prone: it multiplies two tensors and sums over every axis that is missing after the arrow. `einops.einsum(a, b, "batch i, i j -> batch j")` is a matrix product, for
-# example. Axes with the same name on both sides are matched.
+# example. Axes with the same name in the two tensors are matched.
 #
 # <details><summary>Hint 1 · shapes</summary>
 #
@@ -654,11 +655,11 @@ compare("ioi.attribution.top_head_on_subject", writes["the subject (S)"][positiv
 compare("ioi.attribution.top_head_on_other_names", writes["other names, mean"][positive[0]], model)
 
 # %% [markdown]
-# **How to read it.** A head that *moves* the answer raises the first bar of its group and leaves the others.
+# **How to read it.** A head that *moves* the answer raises the first bar of its group more than the second, and hardly changes the third.
 #
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# L23H3 leaves the answer where it was and lowers the subject. It reads the repeated name and writes against it. A head that raises the right name and a head that lowers the wrong one can have the same color in the heatmap of section 7. This second figure tells them apart.
+# L23H3 does nothing for the answer, which it lowers by .27. But it lowers the subject by 2.51, and other names by only .09. It reads the repeated name and writes against it. L23H0 is of the other kind: it raises the answer by 1.37. It raises the subject as well, by .60. A head that raises the right name and a head that lowers the wrong one can have the same color in the heatmap of section 7. This second figure tells them apart.
 # </details>
 #
 # We keep the paper's term **name mover** for a head that looks at IO and raises it. Which of your heads deserve it? Look for a head whose attention is on IO in the first figure *and* whose first bar is above zero in the second.
@@ -692,10 +693,10 @@ widgets.head_explorer(model, pairs.clean_text[0], *positive[0])
 # - *Why* the head looks there. Something must have told END which name to read, or not to. Attribution sees only the last step, from
 #   a head to the logits. To go further back you have to intervene.
 #
-# **Try.** `attention_by_role(positive[0], query="S2")`: does the head look at names from every position, or only from END?
+# **Try.** `attention_by_role(positive[0], query="S2")`: does the head look at names from S2, too, or only from END?
 # <details><summary>What you should find, on SmolLM2</summary>
 #
-# Only from END does L23H3 look at S2. From S2 itself it spends .82 of its attention on BOS. From S1+1, the word after the first mention, it pays .32 to S1. So it often looks back at the latest name, and at END it does so most.
+# From S2 itself, L23H3 spends .82 of its attention on BOS. From S1+1, the word after the first mention, it pays .32 to S1 on average. The view above shows every position of the first prompt. There " and", which follows the first John, pays .79 to it, and " gave", which has no role, pays .45 to S2. END pays .60 to S2. So the head often looks back at the latest name, from END and from words that follow a name.
 # </details>
 #
 # ## 9 · How far does this hold?
@@ -739,7 +740,7 @@ compare("ioi.attribution.dataset.weakest_structure_of_positive", torch.tensor(we
 #
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# L23H3 is solid: 1.9 logits, [1.7, 2.2], and at least 1.5 in every structure. So are the two heads of layer 29 (.9 and −.6). The name mover L23H0 is another matter: .4, [.2, .6], and in one of the six structures it adds next to nothing (.06). It was more impressive on the eight prompts (.8). A result on a few sentences of one shape can be a result about that shape.
+# L23H3 is solid: 1.9 logits, [1.7, 2.2], and at least 1.5 in every structure. So are the two heads of layer 29 (.9 and −.6). The name mover L23H0 is another matter: .4, [.2, .6], and in one of the six structures it adds next to nothing (.06). It was more impressive on the eight prompts (.8). So what you find on a few sentences of one shape may not hold for sentences of another shape.
 # </details>
 #
 # ## Recap

@@ -15,9 +15,10 @@
 
 # %% [markdown] tags=["model"]
 # **The model.** `load_model()` prints which model you have. Every figure of the course was computed on SmolLM2-135M-Instruct, a
-# small chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text behind its BOS token,
+# small chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text after its BOS token,
 # `<|im_start|>`, and not a chat. With gpt2-small, the model of Wang et al. 2022, the code is the same and the numbers differ;
-# the chapters have not been run on it yet. `load_model("gpt2-small")` takes it, where a model hub can be reached.
+# the chapters have not been run on it yet. `load_model()` takes gpt2-small where it is cached or a model hub answers, except on
+# Colab. To see the numbers of the text anywhere, write `load_model("smollm2-135m")`.
 
 # %% [markdown] tags=["solution"]
 # *This is the solution notebook; the exercises are in `chapters/`. `make sync EXECUTE=1` computed its outputs.*
@@ -121,7 +122,7 @@ n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
 # > When John and Mary went to the shops, **Mary** gave the bag to → John
 #
 # Why only S2? Whatever the two runs share cannot explain their difference: grammar, shops, bags, the fact that a name comes
-# next, the names themselves. What is left is which of the two was repeated. If you exchange more words, you find the heads that react to any of them, all mixed together.
+# next, the names themselves. What is left is which of the two names stands at S2. With it changes which name is repeated, and also who acts and which name comes last. This corruption cannot tell these three apart; section 6 comes back to this. If you exchange more words, you find the heads that react to any of them, all mixed together.
 #
 # Now carry one activation from the clean run into the corrupted run, and let the rest of the model compute what follows from it. If the clean answer comes back, this activation was enough to bring it back. This is how you *localize* a behavior. You do not look at every number in the model. You ask of one place after another whether it carries the difference.
 
@@ -175,7 +176,13 @@ plots.imshow(
 
 # %% [markdown]
 # **How to read it.** White means that the two runs are the same there, so nothing that you patch there can matter. Everything before
-# S2 is white. The dark cell is S2 in layer 0, and the difference then spreads to the right.
+# S2 is white. The darkest cell is S2 in layer 0, and the difference then spreads to the right.
+#
+# *What do you see?* Does the difference at END grow evenly?
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# It does not. It rises from .05 before layer 18 to .24 before layer 21, shrinks to .18, and jumps to .49 in layer 23. It shrinks in between because the streams themselves grow. At S2 the difference falls from 1.17 to .20.
+# </details>
 #
 # **What it does not show.** Which of these differences the answer depends on. To find out, carry them from one run into
 # the other.
@@ -240,11 +247,11 @@ check_noising_metric(noising_metric)
 
 # %%
 experiment = run_experiment(model, pairs)
-clean_cache, corrupted_cache = experiment.clean_cache, experiment.corrupted_cache  # as before; the first two are given back
+clean_cache, corrupted_cache = experiment.clean_cache, experiment.corrupted_cache  # as before; the two made by hand are freed
 metric = partial(ioi_metric, answer_tokens=answer_tokens, clean=experiment.clean, corrupted=experiment.corrupted)
 for name, logits in (("corrupted", corrupted_logits), ("clean", clean_logits)):
     print(f"{name:9} run: your metric {metric(logits):.3f}, the experiment's {experiment.denoising_metric(logits):.3f}")
-clean_logits, corrupted_logits = clean_logits[:, -1:].clone(), corrupted_logits[:, -1:].clone()  # all of them take 27 MB each
+clean_logits, corrupted_logits = clean_logits[:, -1:].clone(), corrupted_logits[:, -1:].clone()  # all of them take 24 MB each
 
 
 # %% [markdown]
@@ -375,7 +382,7 @@ for row, name in enumerate(("resid_pre", "attn_out", "mlp_out")):
 
 # %% [markdown]
 # Your loop runs the whole model once for every cell: hundreds of runs for one picture. Most of that work is wasted. A patch
-# changes nothing in the layers below it and nothing at the positions before it, and where the two runs are equal it changes nothing at all.
+# changes nothing in the layers before it and nothing at the positions before it, and where the two runs are equal it changes nothing at all.
 # `utils.patching` has the names and arguments of `transformer_lens.patching`, gives the same numbers, and skips that work. From here on
 # it draws the full figures, on all eight prompts.
 
@@ -399,12 +406,14 @@ compare("ioi.patching.first_layer_where_end_holds_more_than_s2", (at_end > at_s2
 compare("ioi.patching.end_before_last_layer", at_end[-1], model)
 
 # %% [markdown]
-# **How to read it.** Read the column of S2 from the top: it is 1, layer after layer. If you put the clean stream back at this one position, the whole answer comes back, although every other position still holds what it held in the corrupted run. Then, within a few layers, the column fades and END's column fills up. By then the information at S2 on which the answer depends has been carried to END.
+# **How to read it.** Read the column of S2 from the top: it is 1, layer after layer. If you put the clean stream back at this one position, the whole answer comes back, although every other position still holds what it held in the corrupted run. Then the column fades and END's column fills up, at once or in steps. By then the information at S2 on which the answer depends has been carried to END.
 #
-# *What do you see?* In which layers does this **handover** happen? Does it begin before or after the layer in which chapter 02 saw the answer appear?
+# *What do you see?* In which layers does this **handover** happen, and is it one step or more? Does it begin before or after the layer in which chapter 02 saw the answer appear (on SmolLM2, in the attention of layer 23)?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# S2 holds everything until layer 19, and from layer 21 on END holds more than S2. The answer itself appeared in the attention of layer 23. So *which* name to say is decided at END before any name can be read there. Hardly any other position matters; there is a faint column just after S2. On gpt2-small the handover is in layers 7 and 8 (TransformerLens' Exploratory Analysis Demo).
+# S2 holds everything until layer 19. Layers 19 and 20 carry a good half of it to END: before layer 21 END holds .55, and S2 still holds .41. Then nothing moves until layer 23, whose attention takes most of the rest from S2 (.40 before it, .08 after it). So the handover has two steps. After the first one, END knows something about *which* name to say before any name can be read there. The second falls into the layer in which chapter 02 saw the answer appear, so in that layer something at END must read S2 directly. Section 7 finds the head.
+#
+# Hardly any other position matters; there is a faint column just after S2. On gpt2-small the handover is in layers 7 and 8 (TransformerLens' Exploratory Analysis Demo).
 # </details>
 #
 # **What it does not show.** How it was carried. The stream holds everything there is at a position, and what moved may be a small part of it.
@@ -470,7 +479,7 @@ compare("ioi.patching.mlp_0_of_the_name_alone", from_alone, model)
 # > Difficulty: ●●●○○  Importance: ●●●●○  15 minutes
 #
 # Return `[layer, head]`: the metric when `z` of one head is patched at *every* position. Patch `z` and not what the head writes
-# after $W_O$ (`result`): the model does not compute that for one head, and TransformerLens refuses a hook there.
+# after $W_O$ (`result`): the model does not compute that for one head, and unless it is told to, TransformerLens refuses a hook there.
 #
 # <details><summary>Hint 1 · shapes</summary>
 #
@@ -516,12 +525,12 @@ check_get_act_patch_attn_head_out_all_pos(get_act_patch_attn_head_out_all_pos)
 #
 # > Difficulty: ●●●●○  Importance: ●●●●○  20 minutes
 #
-# A head's output changes for one of two reasons: it looks elsewhere (its pattern, made of queries and keys), or what it sees there has
+# A head's output changes for two reasons, alone or together: it looks elsewhere (its pattern, made of queries and keys), or what it sees there has
 # changed (its values). Patch each alone. Return `[5, layer, head]` in the order `z`, `q`, `k`, `v`, `pattern`.
 #
 # There are two traps. The axes of `pattern` are `[batch, head, query, key]`: the head is axis 1 there, and axis 2 in the others. And many
 # models share keys and values between heads (*grouped-query attention*: SmolLM2 has 9 query heads and 3 key/value heads). There `k` and
-# `v` have fewer heads: fill the first ones of the row and leave zeros behind, as TransformerLens does.
+# `v` have fewer heads: fill the first cells of the row and leave the others zero, as TransformerLens does.
 #
 # <details><summary>Hint 1 · a question</summary>
 #
@@ -625,8 +634,8 @@ plots.imshow(
 
 # %% [markdown]
 # **How to read it.** Take a red cell of the first panel and look for it in the others. If it is red in *query* and in *pattern*,
-# the head matters because of where it looks. If it is red in *value*, it looks at the same place in both runs, and what it finds
-# there differs.
+# the head matters because of where it looks. If it is red in *value*, what it finds where it looks differs between
+# the runs. A head can have both reasons, so look for it in all of them.
 #
 # If your model shares keys and values, a cell of *key* or *value* stands for several query heads. Two of them may pull in opposite directions, and the cell shows only what they do together. To take it apart, give one *query* head the clean values and leave it its corrupted
 # pattern. Its `z` is then (corrupted pattern) × (clean values): put that into a cache and sweep over outputs again. (Without
@@ -693,15 +702,15 @@ compare("ioi.patching.pattern_matters", [head_name(*pair) for pair in ten if rea
 # *What do you see?* Which heads matter because of what they read, and which because of where they look?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# L17H4 and L23H0 matter because of their pattern. L20H0, L19H2, L23H3 and the pair of layer 29 matter because of their values. L24H4 is off both diagonals: its pattern gives −.25 and its values +.13.
+# L17H4 and L23H0 matter because of their pattern. L20H0, L19H2, L23H3 and the pair of layer 29 matter because of their values. L24H4 and L23H7 are off both diagonals, because their two parts have opposite signs. L24H4's pattern gives −.25 and its values +.13. L23H7's pattern gives +.13 and its values −.08.
 # </details>
 #
 # ### Interpret: do the two reasons add up?
 #
 # An earlier draft said: *"A head that lies off both diagonals needs both to change together."* L24H4 is such a head. If the sentence were true, the effects of pattern alone and values alone would not add up to the effect of the output. Do they?
 #
-# - **a** They add up, for L24H4 as well: the sentence is false.
-# - **b** They do not add up for the heads off the diagonals: the sentence is true.
+# - **a** For each of the ten heads, the sum comes within half of the head's effect: the sentence is false.
+# - **b** For at least one of them, the sum misses by more than half of its effect: the sentence may be true.
 
 # %%
 choice = {"pattern and values": None}
@@ -725,17 +734,18 @@ plots.scatter(
 
 # %%
 misses = together - every[0]
-off_both = [pair for pair in ten if reasons[pair] == "neither"]
-score_predictions(choice, {"pattern and values": "a" if all(misses[pair].abs() < 0.5 * every[0][pair].abs() for pair in off_both) else "b"})
+relative = {head_name(*pair): (misses[pair] / every[0][pair]).abs().item() for pair in ten}
+print({name: round(miss, 2) for name, miss in relative.items()})
+score_predictions(choice, {"pattern and values": "a" if max(relative.values()) < 0.5 else "b"})
 compare("ioi.patching.additivity.correlation", np.corrcoef(together.flatten().cpu(), every[0].flatten().cpu())[0, 1], model)
-compare("ioi.patching.additivity.root_mean_square", misses.pow(2).mean().sqrt(), model)
+compare("ioi.patching.additivity.relative_misses", torch.tensor(list(relative.values())), model)
 compare("ioi.patching.additivity.largest_miss", head_name(*top_heads(misses.abs(), 1)[0]), model)
 compare("ioi.patching.additivity.largest_miss_is", misses.abs().max(), model)
 
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# **a.** The points lie on the diagonal (correlation .998, root mean square of the misses .003). The largest miss is that of L24H4, and it is .05. So the two act side by side in L24H4, in opposite directions: the clean pattern alone takes .25 of the answer away, and the clean values alone bring .13 back.
+# **a.** Nearly all points lie on the diagonal (correlation .998), and for nine of the ten heads the sum comes within 8 % of the effect. The exception is L24H4, with a sum of −.11 and an effect of −.16. So almost a third of its effect needs both together. That is still far from a head that does something *only* if both change. In L24H4 the two act side by side, in opposite directions: the clean pattern alone takes .25 of the answer away, and the clean values alone bring .13 back.
 # </details>
 #
 # On gpt2-small the heads of layers 7 and 8 are the ones whose values matter, and those before and after them are the ones whose
@@ -756,7 +766,7 @@ prediction = {"keys, with a fresh name at S1": None}
 prediction = {"keys, with a fresh name at S1": "lit"}  # what we guessed
 
 # %% [markdown]
-# `ioi_pairs(model, corruption=…)` has several corruptions. Three of them put a name that occurs nowhere else in the place of one mention: of S1, of S2, or of IO.
+# `ioi_pairs(model, corruption=…)` has several corruptions. Three of them put a name that occurs nowhere else in the place of one mention: of S1, of S2, or of IO. The names of the strongest cells that the code below prints are like `L17KV1`: layer 17, key/value head 1, which three query heads of SmolLM2 share.
 
 # %%
 panels, corrupted_to = {"S2 flipped: keys": every[2][:, : model.cfg.n_key_value_heads or n_heads]}, {}
@@ -802,7 +812,7 @@ compare("ioi.corruption.logit_diffs", torch.stack(list(corrupted_to.values())), 
 #
 # | corruption | what differs | what it cannot show |
 # |---|---|---|
-# | S2 flipped | which of the two names is repeated | whatever is the same for both: that a name *is* repeated, keys at earlier words |
+# | S2 flipped | which name stands at S2: which one is repeated, where it stood first, and who acts | which of these made the difference; whatever is the same for both, such as that a name *is* repeated, or keys at earlier words |
 # | S1 fresh | whether the name at S2 has occurred before | what is done with a name that is not repeated |
 # | S2 fresh | both: nothing is repeated, and a new name acts | which of the two made the difference |
 # | IO fresh | the answer itself | how the model knows which name to avoid |
@@ -902,14 +912,14 @@ compare("ioi.patching.heads_at_end_that_read_io", [h["name"] for h in found if h
 #
 # L17H4 at S2 looks back to S1+1, the word after the first mention. L19H2 and L20H0 at END look at S2, and what they read there matters. L23H0 and L23H7 at END look at IO, and L24H4 looks at IO and writes against it. So far this is the published story.
 #
-# Two things differ from it. L23H3 is the strongest head here and has the largest direct attribution. It reads S2 and not IO, and its values matter, not its pattern. So it reads the name that stands at S2 and lowers it. It hardly needs the earlier heads for that (section 8 measures this). And the last layer has a pair of heads with opposite
+# Two things differ from it. L23H3 is the strongest head here and has the largest direct attribution. It reads S2 and not IO, and its values matter, not its pattern. So it reads the name that stands at S2 and lowers it. To know *which* name that is, it hardly needs the earlier heads (section 8 measures this). Whether they help it to look at S2 is another question, and this corruption cannot answer it, because both runs have a repetition (section 6). And the last layer has a pair of heads with opposite
 # effects that read END itself. Their values matter, so what they find there is what earlier heads have brought.
 # </details>
 #
 # ## 8 · Who listens?
 #
-# A head that matters without writing about names must matter through others. Patch it in the corrupted run, as before, and look at
-# the direct attribution of every head *in that run*. Those that change have listened, directly or through others.
+# A head can matter without writing about names itself. Then later heads must use what it writes. Patch it in the corrupted run, as before, and look at
+# the direct attribution of every head *in that run*. A head whose attribution changes has used the message, directly or by way of other heads.
 
 # %%
 corrupted_direct = head_attributions(model, corrupted_cache, directions)
@@ -952,7 +962,7 @@ compare("ioi.patching.top_attribution_head_heard", max(change[top_heads(direct, 
 #
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# All three patched heads move the same later heads. L23H0 and its neighbors write more for the clean answer (L23H0 by 1.4 logits if L20H0 is patched), and L24H4 writes more against it (by 1.3). L23H3, the head with the largest direct attribution, changes by less than .3. It hardly listens to this chain.
+# All three patched heads move the same later heads. L23H0 and its neighbors write more for the clean answer (L23H0 by 1.4 logits if L20H0 is patched), and L24H4 writes more against it (by 1.3). L23H3, the head with the largest direct attribution, changes by less than .3. It hardly listens to what this chain says about *which* name stands where. A message that is the same in both runs, such as "a name is repeated", cannot show here. Chapter 05 finds one.
 # </details>
 #
 # **What it does not show.** Which link is direct. The message may have passed through other heads and MLPs on its way. Chapter 05 patches
@@ -1055,7 +1065,7 @@ compare("ioi.patching.noising_plus_denoising", (noising + every[0]).abs().max(),
 # **How to read it.** Every head lies on a straight line: noising is denoising with its sign turned. That is no discovery about heads.
 # Each corrupted prompt is itself one of the eight clean ones. So if you patch the run on prompt 0 into the run on prompt 1, this is denoising for prompt 0 and noising for prompt 1. Both sweeps consist of the same runs. On such a set of prompts, they cannot tell sufficient from necessary.
 #
-# To ask two questions you need one of the other corruptions. With a fresh name at S2, the corrupted run does not call for the other name. It prefers neither, and its logit difference is near zero.
+# To ask two questions you need one of the other corruptions. With a fresh name at S2, the corrupted run has no reason to call for the other name. On average its logit difference is near zero: whatever the model prefers about a name or a place cancels within a pair.
 
 # %%
 third = run_experiment(model, ioi_pairs(model, corruption="S2"))
@@ -1083,9 +1093,14 @@ for pair in [(layer, head) for layer, head in ten if third_denoising[layer, head
     compare(f"ioi.patching.third_name.{head_name(*pair)}", torch.stack([third_denoising[pair], -third_noising[pair]]), model)
 
 # %% [markdown]
-# **How to read it.** Left to right: how much the clean head brings back. Bottom to top: how much is lost when it alone is corrupted.
+# **How to read it.** The horizontal axis is how much the clean head brings back. The vertical axis is how much is lost when this head alone is corrupted.
 # Look at the points right of zero. For a point *below* the diagonal, making the head clean brings back more than corrupting it takes away, which is the sign of stand-ins. A point above the diagonal shows the sign of partners. The same heads stand out as before, so the choice of corruption did not make them up. Their sizes changed, so
 # a size is a statement about a head *and* a corruption.
+#
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# Each of the seven heads that bring back more than .06 lies a little below the diagonal: L23H3 brings back .63 and takes .52 away. In proportion, L18H6 (.10 and .04) and L23H0 (.13 and .08) are farthest below it. So what each of them does is replaced in part when it is missing, and none looks like one of two partners. But the misses of the large heads are alike in proportion, so they can also have one common cause, such as the final norm.
+# </details>
 #
 # **What it does not show.** Who the stand-ins are. Chapter 04 removes heads and watches how the others react.
 #
@@ -1133,17 +1148,19 @@ for pair, (low, high) in zip(ten, bounds, strict=True):
 pd.DataFrame({head_name(*pair): values.cpu().numpy().round(2) for pair, values in by_structure.items()}).rename_axis("structure")
 
 # %% [markdown]
+# **How to read it.** Each point is a mean over prompts, with the interval that you get when the six structures are drawn again. In the table, each number is the mean change in that structure, divided by the mean difference of all 36 prompts.
+#
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# L23H3 holds everywhere: .54, [.48, .60]. The chain does not. L20H0 brings back .30 on average, [.14, .45], but only .03 in structures 3 and 4, and L17H4 behaves in the same way. Structure 3 is "While … was with … in the …", and structure 4 is "At first … knew … from the … only. One day …". These two do not join the names by "and". Whether that is the reason would take another experiment. But it is one more reason to think of two mechanisms: one is at work in all six structures, the other in four.
+# L23H3 holds everywhere: .54, [.48, .60]. Most of the chain does not. L20H0 brings back .30 on average, [.14, .45], but only .03 in structures 3 and 4, and L17H4 behaves in the same way. L19H2, the other middle head, is smaller and steadier: .14 on average, and .12 and .18 in these two structures. So there it must read something that does not come from L17H4. Structure 3 is "While … was with … in the …", and structure 4 is "At first … knew … from the … only. One day …". These two do not join the names by "and". Whether that is the reason would take another experiment. But it is one more reason to think of two mechanisms: L23H3 is at work in all six structures, and L17H4 with L20H0 in four.
 # </details>
 #
 # A mean over eight prompts of one shape could not have told you this.
 #
 # ## 11 · The circuit so far
 #
-# Here is what you measured on the eight prompts, drawn: a column for each position, the layers going up, an arrow from where a head looks to where it writes. Red helps the
-# answer, blue hurts it, and the width is the patching effect.
+# Here is a drawing of what you measured on the eight prompts. Each position has a column, and layers go up. An arrow goes from where a head looks to where it writes. Red arrows help the
+# answer, blue ones hurt it, and the width is the patching effect.
 
 # %%
 plots.circuit(found, ["IO", "S1", "S1+1", "S2", "END"], f"The circuit so far, as measured on {model.cfg.model_name}")

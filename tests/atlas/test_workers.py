@@ -18,7 +18,6 @@ from dask.distributed import Client, LocalCluster
 from tests.atlas.cases import QUICK
 from utils import atlas
 from utils.atlas import workers as atlas_workers
-from utils.models import DEFAULT_EMBEDDED
 
 
 @pytest.fixture
@@ -31,13 +30,13 @@ def address(workers_by_fork):
 
 
 def test_two_workers_give_what_one_process_gives(folders, tmp_path):
-    models = [*folders[:2], DEFAULT_EMBEDDED]
+    models = folders[:3]
     assert atlas.make_atlas(models, tmp_path / "one", QUICK, workers=0).done == models
     report = atlas.make_atlas(models, tmp_path / "two", QUICK, workers=2)
     assert sorted(report.done) == sorted(models) and not report.failed
     one, two = (atlas.read_atlas(tmp_path / name) for name in ("one", "two"))
     pd.testing.assert_frame_equal(one, two, check_exact=True)
-    assert len(one) == 6 * (2 * 3 * 4 + 30 * 9)
+    assert len(one) == 6 * 3 * (3 * 4)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "two" / "atlas.parquet"), two, check_exact=True)
     from_csv = pd.read_csv(tmp_path / "two" / "atlas.csv")
     pd.testing.assert_frame_equal(from_csv, two, check_exact=False, check_dtype=False)

@@ -60,6 +60,15 @@ def test_caveats_follow_from_the_numbers(change, said):
     assert not any(said in line for line in read_circuit(judged()).caveats)
 
 
+def test_a_head_kept_at_two_places_counts_once_and_numbers_agree_with_their_nouns():
+    result = judged() | {"circuit": {"end": [[1, 2], [0, 3]], "before": [[1, 2]]}}
+    assert read_circuit(result).said[0].startswith("The circuit of 2 heads gives 0.90")
+    assert read_circuit(judged()).said[0].startswith("The circuit of 1 head gives")
+    caveats = read_circuit(result | {"shared_answers": 0.0, "shape_sizes": [12, 12]}).caveats
+    assert "No tested pair has an answer that helped to find the circuit." in caveats
+    assert any("means over 12 corrupted prompts" in line for line in caveats)
+
+
 def test_p_of_random_circuits_and_lists_of_heads():
     assert matched_random_p(judged(), "never the strongest head") == pytest.approx(1 / 20)
     assert matched_random_p(judged(circuit={"mae": 1.05}), "never the strongest head") == pytest.approx(2 / 20)

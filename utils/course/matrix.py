@@ -40,6 +40,7 @@ BUILD = ROOT / "build" / "matrix"
 TRIED_CHAPTERS = ("00", "07")
 NOT_RUN = "not run"
 AGREES = "runs, figures agree"
+SIDE_BY_SIDE = ["-n2", "--dist=loadfile"]
 NOT_MADE = 3  # exit status: an environment could not be made, so nothing is known of it
 TRIED_PACKAGES = ("torch", "transformers", "transformer-lens", "numpy", "pandas", "plotly", "ipywidgets")
 # What the tests need beside requirements.txt, and what the press needs. Nobody prints notebooks on Colab or on the oldest
@@ -283,7 +284,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = []
     for name in given.environments or ENVIRONMENTS:
         print(f"{name}: {ENVIRONMENTS[name][1]}, Python {ENVIRONMENTS[name][0]}", flush=True)
-        rows.append(try_out(name, QUICK_TESTS[1:] if given.quick else given.tests, given.chapters))
+        tests = QUICK_TESTS[1:] if given.quick else [*SIDE_BY_SIDE, *given.tests] if given.tests else []
+        rows.append(try_out(name, tests, given.chapters))
         rows[-1].tests += " (the quick tests only)" if given.quick else ""
         (BUILD / f"{name}.json").write_text(json.dumps(asdict(rows[-1]), indent=1), encoding="utf-8")
     show(rows)

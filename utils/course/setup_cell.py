@@ -56,9 +56,10 @@ sys.path.insert(0, str(COURSE))"""
 
 MODEL_NOTE = """\
 **The model.** `load_model()` prints which model you have. Every figure of the course was computed on SmolLM2-135M-Instruct, a
-small chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text behind its BOS token,
+small chat model whose 4-bit weights are converted back to ordinary numbers. Here it reads plain text after its BOS token,
 `<|im_start|>`, and not a chat. With gpt2-small, the model of Wang et al. 2022, the code is the same and the numbers differ;
-the chapters have not been run on it yet. `load_model("gpt2-small")` takes it, where a model hub can be reached."""
+the chapters have not been run on it yet. `load_model()` takes gpt2-small where it is cached or a model hub answers, except on
+Colab. To see the numbers of the text anywhere, write `load_model("smollm2-135m")`."""
 
 ASK = "The address OWNER/... is a placeholder: ask whoever gave you this notebook for the course's real address."
 

@@ -20,6 +20,7 @@ from utils.assumptions import UnsupportedModel
 from utils.atlas.lookup import AtlasError
 from utils.atlas.runs import HANDS, Hands, Report, Store, add_hands, loaded, score_missing
 from utils.circuits.report import SETTINGS, PairsFileError, ReportSettings, make_circuit_report, read_pair_rows
+from utils.circuits.report.circuit_words import n_heads_of
 from utils.circuits.report.stored import VERSION, write_text
 from utils.loading.embedded import ModelError
 from utils.patching.options import DEFAULT_MEMORY
@@ -55,7 +56,7 @@ def score_report(
     behavior, circuit = results["behavior"], results.get("circuit", {})
     found = {name: behavior[name] for name in MEASURES[:2]}
     if "judged" in circuit:
-        found |= {"heads": sum(map(len, circuit["circuit"].values())), **circuit["judged"]["circuit"]}
+        found |= {"heads": n_heads_of(circuit["circuit"]), **circuit["judged"]["circuit"]}
     rows = [{"model": job, "measure": measure, "value": value} for measure, value in found.items() if value is not None]
     return pd.DataFrame(rows).assign(csv=csv, of_model=name, value=lambda table: table["value"].astype(float))
 

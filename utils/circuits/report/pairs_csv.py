@@ -170,8 +170,8 @@ def _complaints(values: Mapping[str, str]) -> Iterator[str]:
     for name, prompt in (("clean", clean), ("corrupted", corrupted)):
         if prompt != prompt.rstrip():
             yield (
-                f"the {name} prompt {prompt!r} ends in white space; end it with its last word, and begin "
-                "the answers with a space"
+                f"the {name} prompt {prompt!r} ends in white space; end it with its last word, and begin the answers with "
+                "a space"
             )
         if hidden := [what for what in unseen(prompt) if what.startswith("U+")]:
             yield f"the {name} prompt {prompt!a} holds something that nobody sees: {hidden[0]}; take it out"
@@ -197,9 +197,8 @@ def _repeated(path: Path, rows: Sequence[PairRow]) -> Iterator[str]:
         pair = (row.clean, row.corrupted, row.answer, row.wrong)
         if pair in seen:
             yield (
-                f"{path}:{row.line}: the same pair stands on line {seen[pair].line}: {row.clean!r}; delete "
-                "one, since counting "
-                "it twice makes intervals too narrow"
+                f"{path}:{row.line}: the same pair stands on line {seen[pair].line}: {row.clean!r}; delete one, since "
+                "counting it twice makes intervals too narrow"
             )
         turned = seen.get((row.clean, row.corrupted, row.wrong, row.answer))
         if turned is not None:

@@ -37,15 +37,14 @@ def unaligned_reason(task: ReportTask) -> str:
     if len(task.aligned) < MIN_ALIGNED:
         lines = [str(row.line) for row, shape in zip(task.rows, task.shapes, strict=True) if shape is None]
         return (
-            f"Only {len(task.aligned)} of {len(task.rows)} pairs have equally many tokens on both sides, "
-            f"and {MIN_ALIGNED} are "
-            f"needed. Where the lengths differ, position 5 is another word in the two runs. Lines {', '.join(lines[:12])}"
-            f"{' …' if len(lines) > 12 else ''}: choose words with equally many tokens (model.to_str_tokens shows them)."
+            f"Only {len(task.aligned)} of {len(task.rows)} pairs have equally many tokens on both sides, and {MIN_ALIGNED} "
+            "are needed. Where the lengths differ, position 5 is another word in the two runs. Lines "
+            f"{', '.join(lines[:12])}{' …' if len(lines) > 12 else ''}: choose words with equally many tokens "
+            "(model.to_str_tokens shows them)."
         )
     return (
-        f"The {len(task.aligned)} aligned pairs fall into {len(set(task.shapes) - {None})} shapes "
-        "(template, length, place of "
-        "the difference), and most shapes have one pair: nothing is left to test on. Write several pairs for each shape."
+        f"The {len(task.aligned)} aligned pairs fall into {len(set(task.shapes) - {None})} shapes (template, length, place "
+        "of the difference), and most shapes have one pair: nothing is left to test on. Write several pairs for each shape."
     )
 
 

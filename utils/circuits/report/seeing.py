@@ -110,9 +110,8 @@ def attribution_step(task: ReportTask) -> dict[str, Any]:
     error, size = whole.pop("error").max().item(), whole.pop("size").max().item()
     if error > LENIENT + 1e-4 * size:
         raise ArithmeticError(
-            f"the parts miss the logit difference by {error:.3g} on {task.model.cfg.model_name}: the "
-            "attribution is not to be "
-            "trusted, so no report is made"
+            f"the parts miss the logit difference by {error:.3g} on {task.model.cfg.model_name}: the attribution is not to "
+            "be trusted, so no report is made"
         )
     spreads = {f"{side}_heads_spread": whole[f"{side}_heads"].std(-1) for side in ("clean", "corrupted")}
     return {"largest_error": error} | {name: values.mean(-1) for name, values in whole.items()} | spreads

@@ -54,9 +54,8 @@ def read_behavior(result: StepResult) -> Reading:
         f"The answer is the model's first choice among all tokens in {result['top_1']:.0%} of the clean prompts, and the two "
         f"answers together have {result['mass']:.1%} of the probability. Its commonest first choices are {favourites}."
         + (
-            " The logit difference compares two words that the model would rarely say here, so read every "
-            "figure below with that "
-            "in mind."
+            " The logit difference compares two words that the model would rarely say here, so read every figure below "
+            "with that in mind."
             if result["mass"] < 0.2
             else ""
         ),
@@ -87,9 +86,8 @@ def advice(result: StepResult) -> list[str]:
     ]
     if result["mass"] < 0.05:
         found.append(
-            f"The two answers have {result['mass']:.1%} of the probability. Change the prompt so that one "
-            "of them is natural as "
-            "the next word."
+            f"The two answers have {result['mass']:.1%} of the probability. Change the prompt so that one of them is "
+            "natural as the next word."
         )
     if result["corrupted_mean"] > 0.8 * result["clean_mean"] > 0:
         found.append(
@@ -123,15 +121,13 @@ def read_attribution(result: StepResult) -> Reading:
     caveats = [
         "This is what a part writes in the direction of the answer. It does not show why the part writes it, nor what would "
         "happen without it.",
-        f"The MLPs together add {mlps:+.2f} logits and the attention layers {parts[1:-1:2].sum():+.2f}. A "
-        "table of heads shows "
-        "the second sum only.",
+        f"The MLPs together add {mlps:+.2f} logits and the attention layers {parts[1:-1:2].sum():+.2f}. A table of heads "
+        "shows the second sum only.",
     ]
     if spread[top] > abs(heads[top]):
         caveats.append(
-            f"From pair to pair, the contribution of {head_name(*top)} has a standard deviation of "
-            f"{spread[top]:.2f}, more than "
-            "its mean. On single pairs it can have the other sign."
+            f"From pair to pair, the contribution of {head_name(*top)} has a standard deviation of {spread[top]:.2f}, more "
+            "than its mean. On single pairs it can have the other sign."
         )
     return Reading(said, caveats)
 
@@ -189,8 +185,7 @@ def read_patching(result: StepResult) -> Reading:
             "together."
         ),
         f"The tables of heads are means over {n} pairs. The maps by position use the {result['n_same']} "
-        "pairs of the commonest "
-        "length, since position 5 has to be the same word in all of them.",
+        "pairs of the commonest length, since each position has to be the same word in all of them.",
     ]
     if len(result["differing"]) > 1:
         caveats.append(
@@ -208,11 +203,11 @@ def read_paths(result: StepResult) -> Reading:
             ["MLPs may write the answer, or many heads may write a little of it each."],
         )
     first = tuple(result["writers"][0])
-    frozen = result.get("mlps", "frozen") == "frozen"
+    frozen, n = result.get("mlps", "frozen") == "frozen", len(result["writers"])
     said = [
-        f"{len(result['writers'])} heads write to the logits {'directly' if frozen else 'directly or through MLPs'} and "
-        f"reach the threshold: {head_list(result['writers'])}. If only the {'direct ' * frozen}path of {head_name(*first)} "
-        f"is corrupted, the difference between the runs {'shrinks' if direct[first] > 0 else 'grows'} by "
+        f"{n} head{'s' * (n != 1)} with a {'direct ' * frozen}path to the logits that reaches the threshold"
+        f"{'' if frozen else ' (through MLPs or not)'}: {head_list(result['writers'])}. If only this path of "
+        f"{head_name(*first)} is corrupted, the difference between the runs {'shrinks' if direct[first] > 0 else 'grows'} by "
         f"{abs(direct[first]):.0%}.",
         f"Into the queries of these heads: {head_list(result['brokers'])}. Into the keys and values of all of these: "
         f"{head_list(result['feeders'])}.",
@@ -222,13 +217,12 @@ def read_paths(result: StepResult) -> Reading:
     caveats = _path_kind(result.get("mlps", "frozen"), direct.sum())
     if against:
         caveats.append(
-            f"{head_list(against)} write against the answer. They are in the circuit because the model has them."
+            f"Against the answer: {head_list(against)}. The circuit keeps what writes against it, because the model has it."
         )
     if np.abs(both[1]).max() < CLOSE_TO_ZERO * max(np.abs(both[0]).max(), 1e-9):
         caveats.append(
-            "Next to nothing goes through keys. If the corrupted word stands after most of the keys that "
-            "are read, this follows "
-            "from the corruption and says nothing about keys: corrupt an earlier word to test them."
+            "Next to nothing goes through keys. If the corrupted word stands after most of the keys that are read, this "
+            "follows from the corruption and says nothing about keys: corrupt an earlier word to test them."
         )
     return Reading(said, caveats)
 
