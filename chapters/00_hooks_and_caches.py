@@ -439,7 +439,7 @@ compare("hooks.tallest_bar_decided", decided, model)
 # **Try.** Change `layer`. In which layers does no single head matter, and where is the largest bar of all?
 # <details><summary>What you should find, on SmolLM2</summary>
 #
-# In layer 0, in layers 3 to 14 and in layers 25 to 28 no head changes the difference by more than half a logit. The largest changes come from layer 1: without L1H5 the difference falls by 3.2, without L1H3 by 2.6. Then come L20H0 (−2.3) and L23H3 (−2.2). In the last layer two heads have opposite effects, L29H0 (+1.7) and L29H1 (−1.5). You will meet all of these but the first two again. Do the heads of layer 1 know about names? The bars cannot tell. A head that later layers read from in every text has a large bar in this text, too. Remove L1H5 and look at the probabilities of the words in some ordinary sentence: they fall there as well.
+# In layer 0, in layers 3 to 14, in layer 22 and in layers 25 to 28 no head changes the difference by more than half a logit. The largest changes come from layer 1: without L1H5 the difference falls by 3.2, without L1H3 by 2.6. Then come L20H0 (−2.3) and L23H3 (−2.2). In the last layer two heads have opposite effects, L29H0 (+1.7) and L29H1 (−1.5). You will meet all of these but the first two again. Do the heads of layer 1 know about names? The bars cannot tell. A head that later layers read from in every text has a large bar in this text, too. Remove L1H5 and look at the probabilities of the words in some ordinary sentence: they fall there as well.
 # </details>
 #
 # ## Recap

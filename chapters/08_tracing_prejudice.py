@@ -381,10 +381,10 @@ compare("tracing.reconcile_toy", report["LayerNorm toy"], model)
 #
 # **What it does not show.** How large the damage is for a conclusion; chapter 07 counted the rows whose sign changes.
 #
-# **Try.** Read `tokens` left-padded, without giving the model a mask. Which bar grows?
+# **Try.** Read `tokens` left-padded, without giving the model a mask. Are the last bars gone?
 # <details><summary>What you should find</summary>
 #
-# The last one. The padding now stands in front, where every token reads it, so the true last token itself is wrong.
+# No. Now the last column is the true last token, and still it is wrong, because the padding stands in front, where every token reads it. For SmolLM2, where a row has one padding token at most, the bar falls from 2.8 to .3, and one of the four gaps still has the wrong sign. For the toy, whose rows have up to eight, it grows from 2.6 to 3.1.
 # </details>
 #
 # ## 4 · Which parts write the gap?

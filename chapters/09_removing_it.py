@@ -734,7 +734,7 @@ compare("removal.rank_p_among_matched_draws", list(draw_p.values()), model)
 # **Try.** Choose the heads for another feature (`dialect.pairs_of("been", 12)` is not aligned; `existential_it` is), and measure *done*. Which columns change?
 # <details><summary>What you should find, on SmolLM2</summary>
 #
-# Heads chosen for *it's* / *there's* remove nearly as much of the gap of *done* as its own heads do: .41 with five of them, and .79 with twenty. The two lists of five have no head in common, and the lists of twenty share six. The price is higher. The five heads take .23 of the gaps of swaps and .96 nats of the uptake of AAE, and the twenty .54 and 2.14 nats.
+# Heads chosen for *it's* / *there's* remove nearly as much of the gap of *done* as its own heads do: .41 with five of them, and .79 with twenty. The two lists of five have no head in common, and the lists of twenty share six. What changes is the price. The five heads take .23 of the gaps of swaps and .96 nats of the uptake of AAE, where the own five take .11 and .04 nats, and they add .11 nats of loss in place of .03. The twenty take as much of the gaps of swaps as the own twenty do (.54), but 2.14 nats of the uptake of AAE in place of 1.65, and less of IOI (.09 in place of .25).
 # </details>
 #
 # ### With another prefix
@@ -889,7 +889,7 @@ compare("removal.mirror.correlation_of_effects", np.corrcoef(effect.flatten(), m
 # **Try.** `MIRRORS = ("again/often", "then/later")`. How much of *done* do their heads take?
 # <details><summary>What you should find, on SmolLM2</summary>
 #
-# Five heads chosen for *again* / *often* remove .46 of the gap of *done*, as much as its own five, and those for *then* / *later* .31. With twenty heads it is .64 and .60. None of these lists was chosen with a word of AAE.
+# Five heads chosen for *again* / *often* remove .46 of the gap of *done*, as much as its own five, and those for *then* / *later* .31. With twenty heads it is .64 and .60. (The cell tries twenty only for the first of `MIRRORS`; exchange the two to see the second number.) None of these lists was chosen with a word of AAE.
 # </details>
 #
 # ## 7 · Why surviving IOI says little

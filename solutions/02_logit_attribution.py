@@ -396,7 +396,7 @@ compare("ioi.attribution.worst_attention_layer", attention_parts.argmin(), model
 # **Try.** Plot one prompt instead of the mean, with `per_prompt=True`. Is it the same layer every time?
 # <details><summary>What you should find, on SmolLM2</summary>
 #
-# The attention of layer 23 is the largest part in seven of the eight prompts, with 1.1 to 8.3 logits. In prompt 6, the one with the smallest logit difference, layer 24 is larger (1.8): what pushes against the answer on average helps there.
+# The attention of layer 23 adds more than any other part in seven of the eight prompts, 1.1 to 8.3 logits. (In prompt 1 the MLP of layer 28 takes away more, 1.7, than layer 23 adds.) In prompt 6, the one with the smallest logit difference, the attention of layer 24 adds most (1.8): what pushes against the answer on average helps there.
 # </details>
 #
 # ## 6 · Do the parts add up?
@@ -696,7 +696,7 @@ widgets.head_explorer(model, pairs.clean_text[0], *positive[0])
 # **Try.** `attention_by_role(positive[0], query="S2")`: does the head look at names from S2, too, or only from END?
 # <details><summary>What you should find, on SmolLM2</summary>
 #
-# From S2 itself, L23H3 spends .82 of its attention on BOS. From S1+1, the word after the first mention, it pays .32 to S1 on average. The view above shows every position of the first prompt. There " and", which follows the first John, pays .79 to it, and " gave", which has no role, pays .45 to S2. END pays .60 to S2. So the head often looks back at the latest name, from END and from words that follow a name.
+# From S2 itself, L23H3 spends .82 of its attention on BOS. From S1+1, the word after the first mention, it pays .32 to S1 on average. That mean has two halves: " and", after a first name, pays .37 to .79, and " went", after a second name, pays nothing. The view above shows every position of the first prompt. There " and" pays .79 to the first John, and " gave", which has no role, pays .45 to S2. END pays .60 to S2. So the head often looks back at the latest name, from END and from some of the words that follow a name, but not from all of them.
 # </details>
 #
 # ## 9 · How far does this hold?

@@ -620,7 +620,7 @@ for claim, holds in claims.items():
 #
 # Under *Can these heads do it alone?* the values of the two circuits are nearly the same, .89 and .86. Their intervals are not: .86 to .92 for capitals, .71 to 1.10 for verbs. The logit differences of the capitals are seven times as large, so what is measured stands out more.
 #
-# *Which parts write the answer?* differs as well. On `capitals` the MLPs write about half of the logit difference (5.1 of 10.5 logits), while on `agreement` what the MLPs write nearly cancels (−.2 of 1.4 together; MLP 28 alone takes away .4). So a table of heads shows nearly the whole sum for the verbs, and about half of it for the capitals.
+# *Which parts write the answer?* differs as well. On `capitals` the MLPs write about half of the logit difference (5.1 of 10.5 logits), while on `agreement` what the MLPs write nearly cancels (−.2 of 1.4 together; MLP 28 alone takes away .4). So a table of heads shows a little more than the whole sum for the verbs (1.6 of 1.4 logits), and about half of it for the capitals.
 # </details>
 #
 # ## 8 · What would convince you that this is wrong?

@@ -185,7 +185,7 @@ def read_patching(result: StepResult) -> Reading:
             "together."
         ),
         f"The tables of heads are means over {n} pairs. The maps by position use the {result['n_same']} "
-        "pairs of the commonest length, since each position has to be the same word in all of them.",
+        "pairs of the commonest length, since a position has to mean the same in all of them.",
     ]
     if len(result["differing"]) > 1:
         caveats.append(
