@@ -226,7 +226,7 @@ for position, (a, b) in enumerate(zip(one, other, strict=True)):
 #
 # > Difficulty: ●○○○○  Importance: ●●●●○  5 minutes
 #
-# Return an integer tensor `[prompt, 2]` with the token ids of the correct and the incorrect answer. An answer of more than one token
+# Return a tensor `[prompt, 2]` of 64-bit integers, which is what `torch.tensor` makes of Python's, with the token ids of the correct and the incorrect answer. An answer of more than one token
 # must raise an error: its first piece would be read as if it were the whole name.
 #
 # <details><summary>Hint 1 · a question</summary>
@@ -338,7 +338,7 @@ check_logprob_diff(logprob_diff)
 # answers, but reads its neighbor's text, in which S2 is the other name.
 
 # %%
-answer_tokens = answer_token_ids(model, answers)
+answer_tokens = torch.as_tensor(answer_token_ids(model, answers))
 corrupted_tokens = tokens[[i + 1 - 2 * (i % 2) for i in range(len(tokens))]]
 clean, corrupted = model(tokens), model(corrupted_tokens)
 by_prompt = logit_diff(clean, answer_tokens, per_prompt=True)
@@ -540,7 +540,7 @@ compare("ioi.abc.share_of_prompts", (lead > 0).float().mean(), model)
 # The third name stands 2.4 logits below the other two, [1.7, 3.2] over structures, and is lower in 93 % of the prompts. Nothing is repeated there. So "avoid the repeated name" cannot be the whole story: this model marks down the third name although it is new. That name is the latest one, and it is also the name of the person who acts; this experiment cannot say which of the two matters. But the repetition seems to count as well, since with it the difference is a logit larger (3.4). Procedures 1, 3 and 4 would all explain that. Chapters 03 to 06 find two mechanisms side by side: a head that writes against the name in the third place, and a chain of heads that finds the repetition.
 # </details>
 #
-# For gpt2-small, [Wang et al. (2022)](https://arxiv.org/abs/2211.00593) describe the first procedure, and found heads for its steps. What these heads tell END is mostly *where* the repeated name stood, as in procedure 4; chapter 06 comes back to this. They call them duplicate-token heads, induction heads, S-inhibition heads and name movers; chapters 03 and 04 explain these names.
+# For gpt2-small, [Wang et al. (2022)](https://arxiv.org/abs/2211.00593) describe the first procedure, and found heads for its steps. The paper calls these heads duplicate-token heads, induction heads, S-inhibition heads and name movers; chapters 03 and 04 explain these names.
 # Whether your model does it that way is what the next chapters let you find out.
 #
 # **Try.** Use a template of your own with another verb: `ioi.ioi_pairs(model, [your_template], [(" Tom", " Mary")])`. Keep the slot `{S}`. What happens if you use a name of several tokens, such as Siobhan?

@@ -178,7 +178,7 @@ plots.imshow(
 # *What do you see?* Does the difference at END grow evenly?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# It does not. It rises from .05 before layer 18 to .24 before layer 21, shrinks to .18, and jumps to .49 in layer 23. It shrinks in between because the streams themselves grow. At S2 the difference falls from 1.17 to .20.
+# It does not. It rises from .05 before layer 18 to .24 before layer 21, shrinks to .18, and jumps to .49 in layer 23. (Each value is a share of the stream's length, so it shrinks where the stream grows faster than the difference.) At S2 the difference falls from 1.17 to .20.
 # </details>
 #
 # **What it does not show.** Which of these differences the answer depends on. To find out, carry them from one run into
@@ -438,7 +438,7 @@ compare("ioi.patching.end_before_last_layer", at_end[-1], model)
 # *What do you see?* In which layers does this **handover** happen, and is it one step or more? Does it begin before or after the layer in which chapter 02 saw the answer appear (on SmolLM2, in the attention of layer 23)?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# S2 holds everything until layer 19. Layers 19 and 20 carry a good half of it to END: before layer 21 END holds .55, and S2 still holds .41. Then nothing moves until layer 23, whose attention takes most of the rest from S2 (.40 before it, .08 after it). So the handover has two steps. After the first one, END knows something about *which* name to say before any name can be read there. The second falls into the layer in which chapter 02 saw the answer appear, so in that layer something at END must read S2 directly. Section 7 finds the head.
+# S2 holds everything until layer 19. Layers 19 and 20 carry a good half of it to END: before layer 21 END holds .55, and S2 still holds .41. Then nothing moves until layer 23, whose attention takes most of the rest from S2 (.39 before it, .08 after it). So the handover has two steps. After the first one, END knows something about *which* name to say before any name can be read there. The second falls into the layer in which chapter 02 saw the answer appear, so in that layer something at END must read S2 directly. Section 7 finds the head.
 #
 # Hardly any other position matters; there is a faint column just after S2. On gpt2-small the handover is in layers 7 and 8 (TransformerLens' Exploratory Analysis Demo).
 # </details>
@@ -736,14 +736,14 @@ compare("ioi.patching.pattern_matters", [head_name(*pair) for pair in ten if rea
 # *What do you see?* Which heads matter because of what they read, and which because of where they look?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# L17H4 and L23H0 matter because of their pattern. L20H0, L19H2, L23H3 and the pair of layer 29 matter because of their values. L24H4 and L23H7 are off both diagonals, because their two parts have opposite signs. L24H4's pattern gives −.25 and its values +.13. L23H7's pattern gives +.13 and its values −.08.
+# L17H4 and L23H0 matter because of their pattern (in L23H0 the values take .04 of it back). L20H0, L19H2, L23H3 and the pair of layer 29 matter because of their values. L24H4 and L23H7 are off both diagonals, because their two parts have opposite signs. L24H4's pattern gives −.25 and its values +.13. L23H7's pattern gives +.13 and its values −.08.
 # </details>
 #
 # ### Interpret: do the two reasons add up?
 #
 # An earlier draft said: *"A head that lies off both diagonals needs both to change together."* L24H4 is such a head. If the sentence were true, the effects of pattern alone and values alone would not add up to the effect of the output. Do they?
 #
-# - **a** For each of the ten heads, the sum comes within half of the head's effect: the sentence is false.
+# - **a** For each of the ten heads, the sum misses the head's effect by less than half of it: the sentence is false.
 # - **b** For at least one of them, the sum misses by more than half of its effect: the sentence may be true.
 
 # %%
@@ -946,7 +946,7 @@ compare("ioi.patching.heads_at_end_that_read_io", [h["name"] for h in found if h
 #
 # ## 8 · Who listens?
 #
-# A head can matter without writing about names itself. Then later heads must use what it writes. Patch it in the corrupted run, as before, and look at
+# A head can matter without writing about names itself. Then later heads or MLPs must use what it writes. Patch it in the corrupted run, as before, and look at
 # the direct attribution of every head *in that run*. A head whose attribution changes has used the message, directly or by way of other heads.
 
 # %%
@@ -1033,7 +1033,7 @@ plots.gates_drawing()
 #
 # <details><summary>Hint 1 · a question</summary>
 #
-# The arguments of exercise 3.4 are called `corrupted_tokens` and `clean_cache`. What would go wrong if you gave it something else?
+# The arguments of exercise 3.4 are called `corrupted_tokens` and `clean_cache`. Does its code depend on which run is which?
 # </details>
 # <details><summary>Hint 2 · the steps</summary>
 #

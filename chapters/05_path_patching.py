@@ -212,7 +212,7 @@ check_direct_effects(direct_effects)
 # </details>
 
 # %%
-direct = direct_effects(model, clean_cache, corrupted_cache, lost)
+direct = torch.as_tensor(direct_effects(model, clean_cache, corrupted_cache, lost))
 plots.heads(direct, "Direct path from each head to the logits: what is lost when it is corrupted", unit="share lost")
 
 # %%
@@ -343,7 +343,7 @@ few = run_experiment(model, ioi_pairs(model, TEMPLATES[:1], NAMES[:1]))  # two p
 layer = writers[0][0]
 two_runs = model, few.pairs.clean_tokens, few.corrupted_cache, few.clean_cache, few.noising_metric
 by_loop = path_patch_to_logits(*two_runs, layers=[layer])[0]
-by_formula = direct_effects(model, few.clean_cache, few.corrupted_cache, few.noising_metric)[layer]
+by_formula = torch.as_tensor(direct_effects(model, few.clean_cache, few.corrupted_cache, few.noising_metric))[layer]
 by_course = few.noise(paths.path_patch, senders=[(layer, head) for head in range(n_heads)], progress=False)
 print(f"layer {layer}, largest difference: your loop and the formula {(by_loop - by_formula).abs().max():.0e}, "
       f"your loop and paths.path_patch {(by_loop - by_course).abs().max():.0e}")
@@ -676,7 +676,7 @@ for head, effects in into_query.items():
 #
 # **L24H4** has blue cells: L23H3 (−.11) and L23H0 (−.09). L24H4 writes against the answer, and its query reads what these two heads of layer 23 have written. With their corrupted messages it writes less against the answer, so the answer grows. Corrupting *this* path helps.
 #
-# **L23H3**, the strongest writer, has an empty panel: no sender reaches 1.2 %. No single part changes its query in a way that matters, whichever of the two names is repeated. The two heads of layer 29 have empty panels as well.
+# **L23H3**, the strongest writer, has an empty panel: no sender reaches 1.2 %. No single head tells it, through its query, anything that depends on which of the two names is repeated. The two heads of layer 29 have empty panels as well.
 # </details>
 #
 # We guessed that the messenger feeds A, and on SmolLM2 we were wrong.
@@ -697,7 +697,7 @@ plots.graph(edges, ["IO", "S1", "S1+1", "S2", "END"], "The last two steps: who w
 #
 # ## 6 · Up the chain
 #
-# So far we know the end of one chain: the messenger and its neighbors feed the queries of the heads that look at a name. Where does the messenger get its message from? It looks at S2, and chapter 03 found that its **values** matter. So something must have written its message at S2. We call the two heads that feed B's query most the **brokers**: on SmolLM2 they are the messenger, L20H0, and L19H2.
+# So far we know the end of one chain: the messenger and its neighbors feed the queries of the heads that look at a name. Where does the messenger get its message from? It looks at S2, and chapter 03 found that its **values** matter. So something must have written its message at S2. We call the two heads that feed B's query most the **brokers**: on SmolLM2 these are L19H2 and the messenger itself, L20H0.
 
 # %%
 brokers = top_heads(into_query[writer_b].abs(), 2)  # the two heads that feed B's query most
@@ -981,7 +981,7 @@ compare("paths.repeater_attends_to_s1_next", torch.stack(seen), model)  # clean 
 # *What do you see?* Where do the bars differ?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# No pair of bars agrees. When messages are *taken out*, the sum is too large: .23 against .20, and .35 against .31. Once one message has lowered the repeater's attention, less of it is left for the next message to take away. When the clean messages are *put in*, the sum is too small: .73
+# No pair of bars agrees. When messages are *taken out*, the sum is too large: .23 against .20, and .35 against .31. Once one message has drawn the reader's attention away, less of it is left for the next message to take. When the clean messages are *put in*, the sum is too small: .73
 # against .94. Here small messages do more on top of the large one than they do alone. A softmax would explain both. In the clean run the repeater gives S1+1 .77 of its attention, so small changes of its score matter. With the fresh name it gives S1+1 .002, and small changes of a score that low do next to nothing (the two shares are in the last line printed). This fits, but it does not prove that nothing after the repeater plays a part.
 # </details>
 #

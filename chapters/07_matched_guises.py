@@ -13,7 +13,7 @@
 #
 # **Who is speaking.** The authors of this course are not experts on AAE, and no speaker of AAE has checked its sentences. Some may sound odd. [The data statement](../docs/data-statement.md) says where they come from, and what they must not be used for.
 #
-# **Content note.** You will see unkind adjectives (*lazy*, *stupid*) as things that a model may or may not predict. No slurs appear, and the sentences that we made are about everyday activities: working, cooking, walking. Two optional sections near the end, on named groups and on verdicts, have content notes of their own.
+# **Content note.** You will see unkind adjectives (*lazy*, *stupid*) as things that a model may or may not predict. No slurs appear, and the sentences that we made are about everyday activities: working, cooking, walking. Section 4 shows the words that students named as stereotypes of African Americans in studies since 1933, and section 8 refers to them. Two optional sections near the end, on named groups and on verdicts, have content notes of their own.
 #
 # You will be able to
 # - look at a data set before you measure with it, and recognize a measurement that cannot fail;
@@ -137,7 +137,7 @@ model = load_model()
 #
 # ### Our own pairs
 #
-# A small grammar makes pairs from thirteen features of AAE that linguists have described. Each has a source, and the table says where else in English it occurs.
+# A small grammar makes pairs from thirteen features of AAE that linguists have described. Each has a source. The column *also in* names other varieties of English that have it, where we know of any; an empty cell does not mean that there is none.
 
 # %%
 PROMPTS = dialect.frames("paper")  # the nine of Hofmann et al. 2024; dialect.frames("own") has nine of ours
@@ -296,7 +296,7 @@ compare("guises.circular.held_out", held_out, model)
 #
 # ## 2 · What does the model say next?
 #
-# One can compute a score for 37 words even if the model would never say one of them. So look at what it would really say, before you ask it about the words that you have chosen.
+# One can compute a score for 37 words even if the model would never say any of them. So look at what it would really say, before you ask it about the words that you have chosen.
 
 # %%
 def likeliest(prompt: str, k: int = 10) -> list[str]:
@@ -345,9 +345,13 @@ widgets.guise_explorer(model, "he be working", "he's usually working", PROMPTS[2
 # From an attention mask (1 on real tokens, 0 on padding), return for each prompt the index of its last real token. It must
 # hold for padding on the right, on the left, or on both sides.
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · a question</summary>
 #
-# Flip the mask from right to left: `argmax` then finds the last 1. What does its distance from the right end tell you?
+# `argmax` finds the *first* 1 of a row. In which order would the last one be the first?
+# </details>
+# <details><summary>Hint 2 · the line that people miss</summary>
+#
+# After the flip you have a distance from the right end. Turn it into an index.
 # </details>
 
 # %%
@@ -417,7 +421,8 @@ check_log_probs_at_end(log_probs_at_end)
 # %%
 rating = dialect.favourability()
 words = list(rating)
-U, F = dialect.traits()  # ten unfavourable traits, and every trait rated +1 or higher; section 4 shows them
+U, F = dialect.traits()  # ten unfavourable traits, and every trait rated +1 or higher
+print("U:", ", ".join(U), "· F:", ", ".join(F))
 
 
 def naive_gaps(
@@ -533,7 +538,8 @@ check_calibrated(calibrated)
 pairs = dialect.pairs_of("be_usually", 6)
 empty = bank.log_p([frame.format("") for frame in PROMPTS])  # [frame, trait]
 log_be, log_usually = bank.sides(pairs, PROMPTS)  # [verb, frame, trait] each
-profiles = {name: calibrated(logp, empty).mean((0, 1)) for name, logp in (("he be …", log_be), ("he's usually …", log_usually))}
+own_empty = empty.repeat(len(pairs), 1)  # [verb * frame, trait]: verb after verb, the empty guise of each row's own frame
+profiles = {name: calibrated(logp.flatten(0, 1), own_empty).mean(0) for name, logp in (("he be …", log_be), ("he's usually …", log_usually))}
 plots.scatter(
     list(rating.values()),
     profiles["he be …"],
@@ -570,10 +576,13 @@ compare("guises.favourability_correlations", [np.corrcoef(profile, list(rating.v
 #
 # `pairs` are whole prompts, (AAE, SAE). Return one gap per pair. `end_logits(model, prompts, tokens)` reads the true ends.
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · a question</summary>
 #
-# Write a small function for the preference of one list of prompts, and call it for both sides. Means, not sums: the two sets
-# differ in size.
+# What do you need of a single prompt, before you subtract anything? Compute that for all prompts first.
+# </details>
+# <details><summary>Hint 2 · shapes</summary>
+#
+# `end_logits(model, prompts, tokens)` is `[prompt, token]`. Take means, not sums, because the two sets differ in size.
 # </details>
 
 # %%
@@ -626,7 +635,7 @@ pd.DataFrame({year: list(named) for year, named in dialect.stereotypes().items()
 # | measure | what it is | what it assumes |
 # |---|---|---|
 # | **strength** | mean q of the five traits of 1933, minus the mean of the other 32 | that prejudice against speakers of AAE looks like the stereotype of 1933, and that each of the five words counts the same |
-# | **agreement** | how far up the traits of a study stand when all 37 are ordered by q: the mean of five *average precisions*, for its most named trait, its first two, and so on to its first five. 1 means that they come first; a random order gives .16 | that only orders matter, those of the scores and of the study, and that tiny differences count like large ones |
+# | **agreement** | how far up the traits of a study stand when all 37 are ordered by q: the mean of five *average precisions* (a score that is 1 if the traits in question come first of all, and falls the further down they stand), for its most named trait, its first two, and so on to its first five. A random order gives .16 | that only orders matter, those of the scores and of the study, and that tiny differences count like large ones |
 # | **weighted favourability** | the mean rating of the five traits with the highest q, weighted by q | that what matters is which traits go *up* with AAE |
 # | **gap** | mean q of ten unfavourable traits minus mean q of 13 favourable ones | that prejudice is unfavourable: *musical* and *loyal*, which are stereotypes, count *against* it |
 #
@@ -662,13 +671,16 @@ print(", ".join(dialect.swap_names()))
 #
 # > Difficulty: ●●○○○  Importance: ●●●●●  5 minutes
 #
-# Given observed gaps and the gaps of null swaps, return for each observed gap the two-sided p-value of its rank: how many of the
-# swaps, the observed gap counted as one of them, have an absolute gap at least as large?
+# Given observed gaps and the gaps of null swaps, return for each observed gap its two-sided p-value: the share of values that are at least as large in size, where the values are the
+# null swaps and the observed gap itself. So p = (1 + how many swaps are at least as large) / (1 + how many swaps there are).
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · a question</summary>
 #
-# $p = (1 + \#\{|\mathrm{null}| \ge |\mathrm{observed}|\}) / (1 + n)$. The order of a swap's two words means nothing, so neither does its sign:
-# hence absolute values.
+# The order of a swap's two words is arbitrary. What does this say about the sign of its gap?
+# </details>
+# <details><summary>Hint 2 · shapes</summary>
+#
+# `observed[:, None]` beside `null` compares every gap with every swap: `[feature, swap]`.
 # </details>
 
 # %%
@@ -718,7 +730,7 @@ compare("guises.pilot.spread", swap_gaps.std(), model)
 #
 # A gap comes with an interval, and a 95 % interval promises to hold the true value in 95 of 100 experiments. Whether it does can be found out: simulate experiments in which the truth is known, and count. First write an interval that is often used.
 #
-# A table of gaps has rows that share a verb and columns that share a prompt. Numbers that share a verb are not independent, and an interval that treats them so is too narrow.
+# A table of gaps has rows that share a verb and columns that share a prompt. Numbers that share a verb are not independent, and an interval that treats them as independent is too narrow.
 #
 # ### Exercise 7.8 · A bootstrap over clusters
 #
@@ -727,7 +739,11 @@ compare("guises.pilot.spread", swap_gaps.std(), model)
 # Return the 95 % percentile interval of the mean when whole *clusters* (verbs) are resampled: first one mean per cluster, then
 # `scipy.stats.bootstrap((means,), np.mean, ...)`.
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · a question</summary>
+#
+# Which rows have the cluster "a"? They need not stand side by side.
+# </details>
+# <details><summary>Hint 2 · the tool</summary>
 #
 # `method="percentile"`, `n_resamples=4999`, `rng=0`. The result has `.confidence_interval.low` and `.high`.
 # </details>
@@ -758,11 +774,11 @@ check_bootstrap_interval(bootstrap_interval)
 #
 # > Difficulty: ●●○○○  Importance: ●●●●●  5 minutes
 #
-# Given a function that makes an interval from a table, and many tables that were made with a known mean: which share of the intervals hold it?
+# Given a function that makes an interval from a table, and many tables that were made with a known mean: which share of the intervals hold it? An interval that ends exactly at the truth holds it.
 #
 # <details><summary>Hint</summary>
 #
-# `interval(table)` gives `(low, high)`. An interval that ends exactly at the truth holds it.
+# `interval(table)` gives `(low, high)`.
 # </details>
 
 # %%
@@ -901,7 +917,7 @@ check_power(power)
 # %% [markdown]
 # ### Predict before you look
 #
-# Take a feature whose effect is .4, about twice the spread of the swaps, and our plan: three verbs, four prompts, 34 swaps, one feature tested alone. You may have four times as much of *one* thing. Which raises the power most: `"verbs"`, `"prompts"` or `"swaps"`? And can one of thirteen features be found after Holm's correction with 34 swaps, `"yes"` or `"no"`?
+# Take a feature whose effect is .4, about twice the spread of the swaps, and our plan: three verbs, four prompts, 34 swaps, one feature tested alone. You may have four times as much of *one* thing. Which raises the power most: `"verbs"`, `"prompts"` or `"swaps"`? And can one of thirteen features be found after Holm's correction with 34 swaps, `"yes"` or `"no"`? (The second question can be answered without a simulation.)
 
 # %%
 prediction = {"four times as many": None, "found after Holm with 34 swaps": None}
@@ -948,7 +964,7 @@ compare("guises.plan.power_after_holm", after_holm.tolist(), model)
 #
 # ### Predict before you look
 #
-# Which of the seven contrasts will have the largest strength? Answer with its two forms, for example `"be / is"`.
+# Which of these seven contrasts will have the largest strength, the most above zero: `"be / 's usually"`, `"be / is"`, `"is / 's usually"`, `"be / 's"`, `"'s / 's usually"`, `"'s / is"` or `"be / works"`? Copy the name as it stands.
 
 # %%
 FORMS = {"be": "{p} be {ing}", "is": "{p} is {ing}", "'s": "{p}'s {ing}", "'s usually": "{p}'s usually {ing}", "works": "{p} {s}"}
@@ -1059,7 +1075,7 @@ from_file("guises.published.q_of_the_five", lambda: bank.log_ratios(published, P
 #
 # ## 9 · What stands in front?
 #
-# One choice was made without being asked about: the token in front of the prompt. The course puts the model's own BOS there, `<|im_start|>`, which in training opened a message of a chat. One could also put the end-of-text token there, or nothing, or the whole beginning of a user's turn in the chat template. A user never types this token, so the choice is easily overlooked, and no interval above includes it.
+# One choice was made without being asked about: the token in front of the prompt. The course puts the model's own BOS there, `<|im_start|>`, which in training opened a message of a chat. One could also put the end-of-text token there, or nothing, or the whole beginning of a user's turn in the chat template. A user never types what stands there, so the choice is easily overlooked, and no interval above includes it.
 
 # %%
 FRONT_VERBS, FRONT_PROMPTS = 2, [PROMPTS[i] for i in (0, 3, 4)]
@@ -1233,13 +1249,13 @@ compare("guises.interpretation.misspellings_as_large", as_large, model)
 #
 # ### All features together
 #
-# Single features cannot be named. But are they, *as a set*, unfavourable? The gap has a sign, and the question has a direction: does AAE move the model toward unfavourable traits? Two traps lie on the way. Features that share an SAE side are not independent: whatever *he is working* does, it does in both *he be working* and *he workin*. So they count as one unit, with one value. And a swap has no sign: whether one writes *car* / *truck* or *truck* / *car* is arbitrary. So its sign must be drawn at random.
+# No single feature can be singled out. But does the whole set of them move the model toward unfavourable traits? The gap has a sign, and the question has a direction. Two traps lie on the way. Features that share an SAE side are not independent: whatever *he is working* does, it does in both *he be working* and *he workin*. So they count as one unit, with one value. And a swap has no sign: whether one writes *car* / *truck* or *truck* / *car* is arbitrary. So its sign must be drawn at random.
 #
 # ### Exercise 7.11 · A pooled test by unit
 #
 # > Difficulty: ●●●●○  Importance: ●●●●○  10 minutes
 #
-# Average the gaps of features with the same unit, then average over units. Compare this mean with means of as many null swaps, drawn without replacement, each with a random sign. Return the mean over units and the two-sided p-value: (1 + draws that are at least as large in size) / (1 + draws).
+# Average the gaps of features with the same unit, then average over units. Compare this mean with means of as many null swaps, drawn without replacement, each with a random sign. Return the mean over units and the two-sided p-value: (1 + draws that are at least as large in size) / (1 + draws). Take some thousand draws.
 #
 # <details><summary>Hint 1 · a question</summary>
 #
@@ -1274,6 +1290,8 @@ check_pooled_test(pooled_test)
 # p = (1 + (draws.abs() >= by_unit.mean().abs()).sum()) / (1 + len(draws))
 # return by_unit.mean().item(), p.item()
 # ```
+#
+# Sorting random numbers gives a random order of the swaps, and its first k are k different ones. A draw of 0 or 1, doubled, minus 1, is a sign.
 # </details>
 
 # %%
@@ -1306,7 +1324,7 @@ compare("guises.pooled.by_prefix", list(by_front.values()), model)
 
 
 # %% [markdown]
-# **How to read it.** If p is small, the features as a set lean to the unfavourable side more than as many swaps do. This uses the sign. A test of *sizes*, whether features have larger gaps than pre-verbal swaps in either direction (Mann-Whitney; `sizes_against_preverbal_p` above), can say no at the same time.
+# **How to read it.** If p is small, the features as a set move the model to the unfavourable side more than as many swaps do. This uses the sign. A test of *sizes*, whether features have larger gaps than pre-verbal swaps in either direction (Mann-Whitney; `sizes_against_preverbal_p` above), can say no at the same time.
 # <details><summary>What we see, for SmolLM2</summary>
 #
 # The twelve units have a mean gap of .21. Twelve swaps with random signs reach that mean in fewer than one of a thousand draws. Twelve pre-verbal swaps reach it in 7 of a thousand. Without g-dropping and *finna* the mean is .17, and p against pre-verbal swaps is .04. With the other three prefixes it is much the same against any swaps. The test of sizes says no (p .29): pre-verbal words move the model as much as the features do, in both directions. What distinguishes the features is that they mostly move it in *one*.
@@ -1351,7 +1369,7 @@ for label, found in (("all", fit), ("without_misspellings", fit_without)):
 #
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# Over all points a line explains 28 % of the variance (.025 per nat). But the misspellings alone do this: they are very surprising, and they make the model expect unfavourable traits. Without them the share is 9 %. And ordinary errors are at least as surprising as the features (3 to 11 nats, against 1 to 11), with a mean gap near zero. So surprise by itself does not make the model expect worse of a speaker.
+# Over all points a line explains 28 % of the variance (.025 per nat). But this comes from the misspellings alone: they are very surprising, and they make the model expect unfavourable traits. Without them the share is 9 %. And ordinary errors are at least as surprising as the features (3 to 11 nats, against 1 to 11), with a mean gap near zero. So surprise by itself does not make the model expect worse of a speaker.
 # </details>
 #
 # ## 11 · Optional · Every choice at once
@@ -1436,7 +1454,7 @@ compare("guises.overt_and_covert.strength_interval", stats.anova_interval(measur
 #
 # ## 13 · Optional · Jobs
 #
-# Adjectives are one set of attributes. The paper also asks for occupations, and compares with how Americans rate their standing, or *prestige*: does AAE lower the chances of high-prestige jobs? Two things need care. A prompt that ends in *a* cannot be followed by *engineer*: each occupation is read after *a* or *an*, as its first letter wants. And the ratings are of job titles; we use 64 occupations whose word is a title, or ends one.
+# Adjectives are one set of attributes. The paper also asks for occupations, and compares with how Americans rate their standing, or *prestige*: after AAE, does a model give high-prestige jobs less probability? Two things need care. A prompt that ends in *a* cannot be followed by *engineer*: each occupation is read after *a* or *an*, as its first letter wants. And the ratings are of job titles; we use 64 occupations whose word is a title, or ends one.
 
 # %%
 prestige = dialect.grammar()["prestige"]  # occupation → 1 to 9
@@ -1529,8 +1547,8 @@ claims = [
     row("The strength of the published contrast on neutral verbs is not zero", strength[0].item(), bounds["strength"]["be / 's usually"], f"BOS; {by_prefix.iloc[:, -1].min():.2f} to {by_prefix.iloc[:, -1].max():.2f} with all four", "zero", "other verbs; a larger model"),
     row("It is as large without any AAE", strength[2].item(), bounds["strength"]["is / 's usually"], "BOS", "SAE on both sides", "a counterpart of habitual be that adds no word and no contraction"),
     row("be / is alone has no strength that can be told from zero", strength[1].item(), bounds["strength"]["be / is"], "BOS", "zero", "more prompts, which vary most; another way from be to is"),
-    row("done ranks first among 60 other words in its place, by a hair", by_kind["feature"]["done"], feature_bounds["done"], f"BOS; {by_prefix['done'].min():.2f} to {by_prefix['done'].max():.2f} with all four", f"same place, p {done_rank:.3f}", "other words; correction for 13 features"),
-    row("The features as a set lean to the unfavourable side", pooled["all features", "pre-verbal"][0], None, "BOS; against any swap, all four", f"pre-verbal swaps by unit, p {pooled['all features', 'pre-verbal'][1]:.3f}", "checking by speakers; features with other spellings; another model"),
+    row("done lies just above all of 60 other words in its place", by_kind["feature"]["done"], feature_bounds["done"], f"BOS; {by_prefix['done'].min():.2f} to {by_prefix['done'].max():.2f} with all four", f"same place, p {done_rank:.3f}", "other words; correction for 13 features"),
+    row("The features as a set move the model to the unfavourable side", pooled["all features", "pre-verbal"][0], None, "BOS; against any swap, all four", f"pre-verbal swaps by unit, p {pooled['all features', 'pre-verbal'][1]:.3f}", "checking by speakers; features with other spellings; another model"),
     row("g-dropping cannot be told from a misspelling", dropped, feature_bounds["g_dropping"], "BOS", "misspellings of -ing", "equally rare letters that mark no dialect"),
 ]
 pd.DataFrame(claims)

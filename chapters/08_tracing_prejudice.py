@@ -104,6 +104,8 @@ from utils.models import load_model
 from utils.prompts import make_pairs, tokenize
 from utils.reference import compare
 
+pd.set_option("display.max_colwidth", None)
+
 # %% tags=["nbval-ignore-output"]
 model = load_model()
 n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
@@ -396,7 +398,11 @@ compare("tracing.reconcile_toy", report["LayerNorm toy"], model)
 # Split the mean gap into the embedding and every layer's attention and MLP. Each side has its **own** final norm, with its own scale: normalize first,
 # subtract after. The result must add up to the gap.
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · a question</summary>
+#
+# The two runs end with streams of different lengths. May you subtract the parts first, and normalize the difference?
+# </details>
+# <details><summary>Hint 2 · the tools</summary>
 #
 # `decompose_at(cache)` gives `[component, batch, d_model]` at the last position; `apply_final_norm(stack, cache)` takes any number of leading axes.
 # </details>
@@ -421,6 +427,8 @@ check_gap_by_component(gap_by_component)
 # ]  # [component, batch] each
 # return (sides[0] - sides[1]).mean(-1)
 # ```
+#
+# The norm divides each side by its own scale. After that the parts are in logits, and may be subtracted. A difference of two streams has no scale of its own that the model used.
 # </details>
 
 # %% [markdown]
@@ -493,7 +501,7 @@ compare("tracing.cosine_of_components", cosine(parts["done"], parts["swap"]), mo
 # *What do you see?* Where is the gap written, and do lens and cumulative curve tell the same story?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# Both curves end at the gap itself, .96 for *done* and 1.14 for the swap, and on the way they tell different stories. The lens first reaches nine tenths of its final value before layer 23 for *done* (before layer 21 for the swap), when only 33 % (22 %) of the gap has been written. It does not stay there: for *done* it falls back to .64 before layer 25, and for the swap it climbs to 1.50 in layer 22. Half of the gap is written only before layer 26 (in the attention of layer 25). The stream is still short when the lens first gets there, so a small part of the final difference already looks like all of it. In layer 0 the lens reads −1.13 for *done* and +.58 for the swap, where almost nothing has been written: early readings of the lens say nothing about the end.
+# Both curves end at the gap itself, .96 for *done* and 1.14 for the swap, and on the way they tell different stories. The lens first reaches nine tenths of its final value before layer 23 for *done* (before layer 21 for the swap), when only 33 % (22 %) of the gap has been written. It does not stay there: for *done* it falls back to .63 before layer 25, and for the swap it climbs to 1.50 in layer 22. Half of the gap is written only before layer 26 (in the attention of layer 25). The stream is still short when the lens first gets there, so a small part of the final difference already looks like all of it. In layer 0 the lens reads −1.13 for *done* and +.58 for the swap, where almost nothing has been written: early readings of the lens say nothing about the end.
 #
 # By size, 87 % of the parts are written in the later half of the layers (89 % for the swap), and attention writes 41 % of them (46 %). So MLPs write more than heads do. The two patterns of bars have a cosine of .80.
 # </details>
@@ -703,7 +711,7 @@ plots.imshow(
 #
 # ### Predict before you look
 #
-# Take all neutral swaps whose word stands where *done* stands, in prompts of the same length. Make a map of each, and take the cosine of every two of these maps. Is the middle one of all these cosines `"higher"` than the cosine of *done* with *twice* / *once*, `"about equal"` (within .1), or `"lower"`?
+# Take all neutral swaps whose word stands where *done* stands, in prompts of the same length. Make a map of each, and take the cosine of every two of these maps. Is the middle one of all these cosines `"about equal"` to the cosine of *done* with *twice* / *once* (within .1), or `"lower"`?
 
 # %%
 prediction = {"two neutral swaps, compared with done and twice": None}
@@ -1040,7 +1048,7 @@ check_mean_cosine(mean_cosine)
 # - **b** Features *and* errors lie to the right and up, and swaps do not: what the features share is being an unexpected form.
 # - **c** Swaps lie to the right as well: any step to a less likely word looks like this.
 #
-# Errors or swaps "lie to the right" if their mean cosine with the features is at least half of the mean cosine of the features with each other. A swap has no first side, and with arbitrary signs a mean over swaps would be near zero *by construction*. So each swap is turned from the likelier to the less likely of its two sentences, because AAE is less likely than SAE to this model, too.
+# Errors or swaps "lie to the right" if their mean cosine with the features is at least half of the mean cosine of the features with each other. A swap has no first side, and with arbitrary signs a mean over swaps would be near zero *by construction*. So each swap is turned from the likelier to the less likely of its two sentences, because AAE is less likely than SAE to this model, too. The numbers that decide are in the first figure, at two thirds of the layers (layer 20 of SmolLM2): *features*, *features and errors*, *features and swaps*.
 
 # %%
 N_SHARED, LAYER = 2, int(2 * n_layers / 3)
@@ -1173,7 +1181,7 @@ compare("tracing.shared.end_of_text.features_and_with_errors", elsewhere, model)
 #
 # **b**, with a reservation. In layer 20 two features have a mean cosine of .20, with an interval of [.11, .30] (each feature left out once). By chance signs that would happen twice in a thousand. Two errors have .29, a feature and an error .17, a feature and a misspelling .26, and the means of features and of errors have .59. Swaps, turned from the likelier to the less likely sentence, have no common side: .00 with each other and −.02 with features. So being slightly less likely is not enough.
 #
-# This does not rule out surprise as such. A swap differs from its partner by 1.3 nats in the middle, a feature by 5, and an error by 8 (chapter 07). Features, errors and misspellings share being forms that the model hardly expects there. Nor are swaps free of this line in the stream: the cosine of a swap with the features' mean direction has a mean *size* of .23, against .41 for features and .34 for errors. Some ordinary words move the stream along it, too, one way or the other.
+# This does not rule out surprise as such. A swap differs from its partner by 1.3 nats in the middle, a feature by 5, and an error by 8 (chapter 07). Features, errors and misspellings share being forms that the model hardly expects there. Nor do single swaps stay away from the features' mean direction: the cosine of a swap with it has a mean *size* of .23, against .41 for features and .34 for errors. Some ordinary words move the stream along this direction, too, one way or the other.
 #
 # The reservation: after the end-of-text token, features have .23 with each other and .11 with errors. That is just under half, so by the rule of this exercise the answer there is **a**. What the features share may be partly their own, and the choice between a and b hangs on the prefix. And errors share the direction without having a gap: the mean gap of the errors is −.04, that of the features .25, of the misspellings .30. Marking a form as unusual is not the same as thinking badly of the speaker.
 # </details>

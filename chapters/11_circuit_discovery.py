@@ -173,13 +173,13 @@ compare("discovery.edges", graph.n_edges, model)
 #
 # The **effect of an edge** is what the metric gains if one reader hears one writer as in the other run. Nothing else that the reader hears is changed, and everything after the reader is computed again. This is the single path of chapter 05.
 #
-# As in that chapter, `orig` is the run that we change, and `new` is the other run. What the reader hears besides is a **message**: what the writer writes in `new`, minus what it writes in `orig`.
+# As in that chapter, `orig` is the run that we change, and `new` is the other run. What we add to the reader's input is called a **message**: what the writer writes in `new`, minus what it writes in `orig`.
 #
 # ### Exercise 11.2 · All edges into one reader
 #
 # > Difficulty: ●●●○○  Importance: ●●●●○  20 minutes
 #
-# `messages` is `[writer, batch, pos, d_model]`, for the writers before the reader. `reader` is `(site, layer, head)`, where the site is `"q"`, `"k"`, `"v"`, `"mlp"` or `"logits"`; for keys and values, the head is the number of the shared one. Return `[writer]`: the metric with this edge patched, minus the metric of the run on `tokens`.
+# `messages` is `[writer, batch, pos, d_model]`, for the writers before the reader. `reader` is `(site, layer, head)`, where the site is `"q"`, `"k"`, `"v"`, `"mlp"` or `"logits"`; for keys and values, the head is the number of the shared one. For an MLP the head is 0 and means nothing; for the logits neither number does. Return `[writer]`: the metric with this edge patched, minus the metric of the run on `tokens`.
 #
 # - For an MLP, add the message at `blocks.{layer}.ln2.hook_in`. For the logits, add it at `ln_final.hook_in`.
 # - A head's query, key and value have no hook of their own in front of the norm. So take two runs. The first adds the message at `blocks.{layer}.ln1.hook_in` and records `blocks.{layer}.attn.hook_q` (or k, v). The second adds nothing, and exchanges this one head's part of it.
@@ -236,6 +236,8 @@ check_exact_edges(exact_edges)
 #     effects.append(metric(model.run_with_hooks(tokens, fwd_hooks=hooks)) - base)
 # return torch.stack(effects)
 # ```
+#
+# In the first run every head of the layer hears the message. We keep of it only what this one head's query (or key, or value) became, and put that into a run in which nobody heard anything.
 # </details>
 
 # %% [markdown]
@@ -364,7 +366,7 @@ check_eap_ig(eap_ig)
 # %% [markdown]
 # ### Interpret: where along the way does the model react?
 #
-# Before you look: at which of five points between the corrupted run (0) and the clean run (1) is the slope of the metric along the way largest? Choose `"0"`, `"0.25"`, `"0.5"`, `"0.75"` or `"1"`, or `"the same everywhere"`. Give a reason to yourself: what would each answer say about EAP?
+# Before you look: at which of five points between the corrupted run (0) and the clean run (1) is the slope of the metric along the way largest? Choose `"0"`, `"0.25"`, `"0.5"`, `"0.75"` or `"1"`, or `"the same everywhere"` (they differ by less than .2). Give a reason to yourself: what would each answer say about EAP?
 
 # %%
 choice = {"largest slope at": None}
@@ -377,13 +379,15 @@ ways, exists = [0.0, 0.25, 0.5, 0.75, 1.0], graph.exists.to(messages.device)
 at_points = [eap(messages, torch.zeros_like(messages), run.gradients_at(share, flip.denoising_metric), exists) for share in ways]
 slopes = torch.stack([scores[:, 0].sum() for scores in at_points])  # all edges out of the embedding
 spread = slopes.max() - slopes.min()
-measured = "the same everywhere" if spread < 0.2 else f"{ways[int(slopes.argmax())]:g}"
-score_predictions(choice, {"largest slope at": measured})
+near = [f"{way:g}" for way, slope in zip(ways, slopes.tolist(), strict=True) if slope > slopes.max() - 0.05 * spread]  # in mirrored pairs, two may tie
+largest = "the same everywhere" if spread < 0.2 else near[0]
+said = str(choice["largest slope at"])
+score_predictions(choice, {"largest slope at": said if spread >= 0.2 and said in near else largest})
 plots.line(slopes, "The slope of the metric on the way from the corrupted to the clean run", x="share of the way", y="slope", x_labels=ways)
 
 # %%
 compare("discovery.slopes.values", slopes, model)
-compare("discovery.slopes.largest_at", measured, model)
+compare("discovery.slopes.largest_at", largest, model)
 
 # %% [markdown]
 # **How to read it.** The metric goes from 0 to 1, so the area under the exact curve is 1. EAP uses the first point alone, as if the slope were the same everywhere.
@@ -506,7 +510,7 @@ compare("discovery.kl.largest_exact_into_logits", true_effects.max(), model)
 # </details>
 # <details><summary>Hint 2 · the operation</summary>
 #
-# What some readers hear is `torch.einsum("rw,wbpd->rbpd", keep[readers].float(), changed)`. Writers that have not written yet hold zeros.
+# What some readers hear is `torch.einsum("rw,wbpd->rbpd", keep[readers].to(changed), changed)`. Writers that have not written yet hold zeros.
 # </details>
 # <details><summary>Hint 3 · the line that people miss</summary>
 #
@@ -539,6 +543,8 @@ check_run_edges(run_edges)
 #     changed[heads.stop] = run.mlp_tells(layer, heard([readers.stop])[0])
 # return run.logits_of(heard([-1])[0])
 # ```
+#
+# `heads.stop` is the place after the layer's heads, which is its MLP. `[readers.stop]` and `[-1]` are lists of one reader, so the result has a first axis of length 1, and `[0]` takes it off.
 # </details>
 
 # %% [markdown]
@@ -560,7 +566,7 @@ for name, keep in (("all edges", graph.exists), ("no edge", graph.exists & False
 #
 # > Difficulty: ●●○○○  Importance: ●●●○○  10 minutes
 #
-# Return a mask `[reader, writer]` of exactly `n` edges: those with the largest scores if `signed`, otherwise those with the largest absolute scores. Never choose an edge that does not exist. If scores are equal at the border, take any of them, but `n` edges in all.
+# Return a mask `[reader, writer]` of exactly `n` edges (`n` may be 0): those with the largest scores if `signed`, otherwise those with the largest absolute scores. Never choose an edge that does not exist. If scores are equal at the border, take any of them, but `n` edges in all.
 #
 # <details><summary>Hint 1 · a question</summary>
 #
@@ -599,7 +605,7 @@ check_top_edges(top_edges)
 #
 # > Difficulty: ●●○○○  Importance: ●●●○○  5 minutes
 #
-# Run the best .1 %, .2 %, .5 % … of all edges, and you get a **faithfulness curve**: 0 is the corrupted run and 1 the clean run. The benchmark MIB (Mueller et al. 2025) condenses it into two numbers, both by trapezoids over the share of edges:
+# Run the best .1 %, .2 %, .5 % … of all edges, and you get a **faithfulness curve**: 0 is the corrupted run and 1 the clean run. The benchmark MIB (Mueller et al. 2025) condenses it into two numbers, both by trapezoids over the share of edges, between the points that are given and no others:
 # - **CPR**, circuit performance ratio: the area under the curve. More is better.
 # - **CMD**, circuit-model distance: the area between the curve and 1, on whichever side it lies. Less is better.
 #
@@ -673,7 +679,7 @@ compare("discovery.curve.highest", measured, model)
 # *What do you see?* Why can a part of the model do the task better than the whole?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# **Two signed curves could hardly differ more.** By EAP-IG, one edge in a thousand already gives 1.08, and half of all edges give 2.49. So these circuits move the score two and a half times as far from the corrupted run as the whole model does. By EAP the signed curve stays at 0 until all edges are kept. The next section shows why. Ranked by size, both methods rise toward 1 (CMD .03).
+# **Two signed curves could hardly differ more.** By EAP-IG, one edge in a thousand already gives 1.08, and half of all edges give 2.49. So these circuits move the score two and a half times as far from the corrupted run as the whole model does. By EAP the signed curve stays below .02 until all edges are kept. The next section shows why. Ranked by size, both methods rise toward 1 (CMD .03).
 #
 # A faithfulness above 1 is no error. The model has parts that work against the answer, such as L29H0, L24H4, and MLP 20 with what it hears from L20H0. The signed ranking leaves them out, and what is left does the task more strongly. CPR rewards that. It asks how well a part of the model can do the task, and not how well it explains the model. Read CPR together with CMD: the signed EAP-IG circuits have the best CPR (2.10) and the worst CMD (1.10).
 # </details>
@@ -715,7 +721,7 @@ compare("discovery.gate.faithfulness", of_both, model)
 #
 # ### How many edges is that really?
 #
-# An edge can be kept in vain: if nothing that is kept reaches its writer, the writer writes the same as before; and if nothing that is kept hears its reader, nobody notices. `discovery.prune` takes such edges away. The run does not change.
+# Some kept edges change nothing. If no kept edge leads from the embedding to the edge's writer, that writer writes what it wrote in the corrupted run. If no kept edge leads from its reader to the logits, what the reader does has no effect. `discovery.prune` takes such edges away. The run does not change.
 
 # %%
 counts = []
@@ -761,7 +767,7 @@ compare("discovery.pruned.faithfulness", both, model)
 def bootstrap_overlap(
     per_prompt: Float[Tensor, "reader writer prompt"], exists: Bool[Tensor, "reader writer"], n: int, draws: int, seed: int = 0
 ) -> list[float]:
-    """The Jaccard overlap of the n best edges over all prompts with the n best over prompts drawn anew, once for each draw."""
+    """The Jaccard overlap of the n best edges over all prompts with the n best over prompts drawn anew, once for each draw. The same seed gives the same draws."""
     raise NotImplementedError("this exercise is not written yet: put your code here")
 
 
@@ -853,7 +859,7 @@ for how, row in rows.items():
 #
 # **Stable at the top only.** Of the 10 strongest edges, nearly all are found again on other draws of the prompts (overlap .85 to .90). For the best 707 edges it is .60 by EAP and .70 by EAP-IG. So of the ten strongest edges about one changes from draw to draw, and of the 707 edges of EAP-IG about one in six (two sets of 707 with an overlap of .70 share 583). Each draw shares most of its prompts with the 18 that we have, so two sets of new prompts would agree less than that. A table of the ten strongest edges can be shown, with this warning. A picture of seven hundred describes these 18 prompts.
 #
-# **Special, as far as four draws can tell.** Random sets as large as the signed circuit give 0, also the matched ones. Four draws are few: a p-value could not be below 1/5 (chapter 12 explains why). What speaks here is the distance, since the circuit itself gives 2. The fairest control keeps the edge from the embedding to MLP 0 in every draw, as chapter 06 did with L23H3. They still give 0, so the entrance alone is not what makes the circuit work.
+# **Special, as far as four draws can tell.** Random sets as large as the signed circuit give 0, also the matched ones. Four draws are few: a p-value could not be below 1/5 (chapter 12 explains why). What counts here is how far apart the values are: the circuit itself gives 2. The fairest control keeps the edge from the embedding to MLP 0 in every draw, as chapter 06 did with L23H3. They still give 0, so the entrance alone is not what makes the circuit work.
 #
 # **Transferable, by its score.** On structures that were never used, the signed circuit gives 1.77, where one chosen on these structures gives 1.91; by size it is .81 against .88. And yet the two lists share only 39 to 46 % of what either has. Different lists of edges can do the same. (The circuits that were chosen on the new structures are tested on the same twelve prompts that chose them, which favors them a little. So the loss by transfer is probably smaller than these numbers say.)
 #

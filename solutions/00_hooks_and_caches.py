@@ -266,7 +266,7 @@ def attention_to_first_token(cache: ActivationCache) -> Float[Tensor, "layer hea
 check_attention_to_first_token(attention_to_first_token)
 
 # %%
-to_first = attention_to_first_token(cache)
+to_first = torch.as_tensor(attention_to_first_token(cache))
 plots.heads(to_first, "Attention to the first token, by head", unit="attention", sequential=True)
 
 # %%
@@ -283,10 +283,10 @@ compare("hooks.share_of_heads_above_half", above_half, model)
 # *What do you see?* Which layers are pale? And what might a pale head in a dark layer be doing?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# On average a head spends .54 of its attention on BOS, and 59 % of all heads spend more than half. Four layers are pale: 0 and 1 at the bottom of the model, and 10 and 11 in its middle, where the average is .12 and .05. From layer 12 on most heads are dark. A pale head in a dark layer looks at something in this sentence instead. Chapter 04 asks what such heads look at.
+# On average a head spends .54 of its attention on BOS, and 59 % of all heads spend more than half. Four layers are pale: 0 and 1 (.11 and .05 on average), and 10 and 11, a third of the way through the model (.12 and .04). From layer 12 on most heads are dark. A pale head in a dark layer looks at something in this sentence instead. Chapter 04 asks what such heads look at.
 # </details>
 #
-# **Try.** Change `prompt` to `"2 4 6 8 10 12 14"` and run the cells from there to the heatmap. Which heads become darker, and which become paler? (Change it back before you go on.)
+# **Try.** Change `prompt` to `"2 4 6 8 10 12 14"` and run the cells from there to the heatmap. Which heads become darker, and which become paler? (Change it back, and run the same cells again, before you go on.)
 # <details><summary>What you should find, on SmolLM2</summary>
 #
 # The mean falls from .54 to .47. L13H8 (+.41) and L14H8 (+.36) now rest on BOS, and L25H8 (−.56) and L28H8 (−.54) have found something to do. So "this head rests" is a statement about a head *and* a text.
@@ -399,7 +399,7 @@ compare("hooks.most_needed_head", f"L{layer}H{min(range(len(drops)), key=drops._
 # - **b** It writes for Mary, and what follows from its absence outweighs this.
 # - **c** It writes next to nothing about the two names. The bar is what follows from its absence.
 #
-# Which experiment would tell them apart? Choose first; the next cell then computes what the head itself adds to the difference of the two logits. (Chapter 02 explains
+# Which experiment would tell them apart? Choose first, and write the letter in place of `None`, as in `"a"`. The cell after that computes what the head itself adds to the difference of the two logits. (Chapter 02 explains
 # that line. It multiplies the head's output by the difference of two columns of the unembedding.)
 
 # %%

@@ -200,7 +200,7 @@ check_logit_diff_directions(logit_diff_directions)
 # The built-in gives the columns, and leaves the difference to you:
 
 # %%
-directions = logit_diff_directions(model, answer_tokens)
+directions = torch.stack([torch.as_tensor(row) for row in logit_diff_directions(model, answer_tokens)])  # [batch, d_model]
 built_in = model.tokens_to_residual_directions(answer_tokens)  # [batch, 2, d_model]
 print("largest difference:", (directions - (built_in[:, 0] - built_in[:, 1])).abs().max().item())
 
@@ -565,7 +565,7 @@ def top_heads(attributions: Float[Tensor, "layer head"], k: int, sign: int = 1) 
 check_top_heads(top_heads)
 
 # %%
-positive, negative = top_heads(by_head, 3), top_heads(by_head, 3, sign=-1)
+positive, negative = ([tuple(pair) for pair in top_heads(by_head, 3, sign=sign)] for sign in (1, -1))
 for name, chosen in (("toward the answer", positive), ("against it", negative)):
     print(name, [f"{head_name(*pair)} {by_head[pair]:.2f}" for pair in chosen])
 

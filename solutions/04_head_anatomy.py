@@ -144,7 +144,7 @@ compare("anatomy.random_tokens.second_copy", correct[:, seq_len:].mean(), model)
 #
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# In the first copy the mean is −12.8, worse than an even guess (−10.8), because the model expects ordinary text. In the second copy it is −1.7, which means that the right token gets about 18 %. If you guessed that the model repeats almost every token correctly, that was too hopeful.
+# In the first copy the mean is −12.8, worse than an even guess (−10.8), because the model expects ordinary text. In the second copy it is −1.7. That is the logarithm of .18, so the right token gets 18 % as a geometric mean, which a few badly predicted tokens pull down. If you guessed that the model is nearly sure of every token, that was too hopeful. (How often the right token comes first was not counted.)
 # </details>
 #
 # To predict like this the model needs heads with habits. We look for three:
@@ -493,7 +493,7 @@ def direct_effect_change(
 check_direct_effect_change(direct_effect_change)
 
 # %%
-change = direct_effect_change(model, clean_cache, ablated_cache, directions)
+change = torch.as_tensor(direct_effect_change(model, clean_cache, ablated_cache, directions))
 others = change.clone()
 others[top] = 0  # its own loss would drown the rest
 plots.heads(
@@ -562,7 +562,7 @@ def layernorm_ratio(clean_cache: ActivationCache, ablated_cache: ActivationCache
 check_layernorm_ratio(layernorm_ratio)
 
 # %%
-ratio = layernorm_ratio(clean_cache, ablated_cache)
+ratio = torch.as_tensor(layernorm_ratio(clean_cache, ablated_cache))
 plots.scatter(
     direct,
     after,
@@ -649,7 +649,7 @@ check_mean_ablate(mean_ablate)
 compare("backup.mean_ablated", logit_diff(mean_ablate(model, tokens, [top], clean_cache), answers), model)
 to_mean = ablation.set_heads([top], ablation.mean_z_at_end(clean_cache, [top]))
 _, without_head = ablation.run_with_cache_and_hooks(model, tokens, to_mean)
-others_by_mean = direct_effect_change(model, clean_cache, without_head, directions)
+others_by_mean = torch.as_tensor(direct_effect_change(model, clean_cache, without_head, directions))
 others_by_mean[top] = 0
 del without_head  # a cache takes 70 MB
 plots.scatter(
@@ -780,7 +780,7 @@ check_backup_by_route(backup_by_route)
 
 # %%
 shown = top_heads(others.abs(), 6)
-routes = torch.stack([backup_by_route(model, clean_cache, ablated_cache, directions, *head) for head in shown])
+routes = torch.stack([torch.as_tensor(backup_by_route(model, clean_cache, ablated_cache, directions, *head)) for head in shown])
 plots.bar(
     dict(zip(ablation.ROUTES, routes.T, strict=True)),
     f"Why the direct effects changed when {head_name(*top)} was removed at END",
@@ -818,7 +818,7 @@ def change_left(head: tuple[int, int], activation: str) -> float:
     n_entries = clean_cache[name].shape[1 if activation == "pattern" else 2]  # keys and values may be shared
     frozen = ablation.freeze(clean_cache, [name], head=head[1] * n_entries // n_heads)
     _, cache = ablation.run_with_cache_and_hooks(model, tokens, [*ablation.set_heads([top]), *frozen])
-    return direct_effect_change(model, clean_cache, cache, directions)[head].item()
+    return torch.as_tensor(direct_effect_change(model, clean_cache, cache, directions))[head].item()
 
 
 frozen_parts = {"pattern": "attention pattern", "q": "query at END", "k": "key at END", "v": "value at END"}

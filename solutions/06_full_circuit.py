@@ -71,6 +71,7 @@ sys.path.insert(0, str(COURSE))
 # %%
 import random
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -79,6 +80,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.utilities import get_act_name
 
 from tests.checks import (
     check_copy_scores,
@@ -125,7 +127,7 @@ n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
 # > Difficulty: ●●●○○  Importance: ●●●○○  20 minutes
 #
 # Prompt `i` uses template `i // 2 % len(templates)`, as ABBA if `i` is even and as BABA if it is odd. Draw five different names for it from `ioi.single_token_names(model)`: the indirect object, the subject, and three for
-# the twin. A template has the slots `{A}`, `{B}` and `{S}`; the names go in with a space in front, as in `" Mary"`.
+# the twin. A template looks like `"When{A} and{B} went to the shop,{S} gave a bag to"`: `{A}` is the place of the first name, `{B}` that of the second, and `{S}` that of the name that returns. In ABBA the indirect object stands first, in BABA the subject does. The names go in with a space in front, as in `" Mary"`.
 #
 # Return a dictionary:
 # - `"clean"` and `"abc"`: lists of `n` texts;
@@ -141,7 +143,7 @@ n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
 # </details>
 # <details><summary>Hint 2 · the tools</summary>
 #
-# `random.Random(seed).sample(names, 5)` draws without replacement. `template.format(A=…, B=…, S=…)` fills the slots.
+# Make `generator = random.Random(seed)` once, before the loop. `generator.sample(names, 5)` draws without replacement. `template.format(A=…, B=…, S=…)` fills the slots.
 # </details>
 # <details><summary>Hint 3 · the line that people miss</summary>
 #
@@ -283,7 +285,7 @@ check_keep_mask(keep_mask)
 # </details>
 # <details><summary>Hint 2 · shapes</summary>
 #
-# `torch.where(mask[layer][..., None], z, means[layer])` chooses between two tensors of `[batch, pos, head, d_head]`.
+# The mask of a layer is `[batch, pos, head]`, and `z` is `[batch, pos, head, d_head]`. `torch.where(condition, a, b)` chooses cell by cell, after broadcasting: which axis does the mask lack?
 # </details>
 
 # %%
@@ -296,13 +298,11 @@ def run_circuit(
     """Logits of a run in which z is its mean wherever the mask does not keep it."""
     ### BEGIN SOLUTION
 
-    def replace(z, hook):
-        layer = int(hook.name.split(".")[1])
+    def replace(z, hook, layer):
         return torch.where(mask[layer][..., None], z, means[layer])
 
-    return model.run_with_hooks(
-        tokens, fwd_hooks=[(f"blocks.{layer}.attn.hook_z", replace) for layer in range(model.cfg.n_layers)]
-    )
+    hooks = [(get_act_name("z", layer), partial(replace, layer=layer)) for layer in range(model.cfg.n_layers)]
+    return model.run_with_hooks(tokens, fwd_hooks=hooks)
     ### END SOLUTION
 
 
@@ -326,7 +326,7 @@ compare("circuit.empty.spread", test.empty.std(), model)
 #
 # ## 3 · The circuit, from path patching
 #
-# Chapter 05 found the paths by hand. Here is a similar search with thresholds, on the same eight prompts. A head that feeds the writers' queries from an earlier layer counts as a *broker*, even where it also has a small direct effect of its own. None of these prompts is in the data set, so the test is on new sentences.
+# Chapter 05 found the paths by hand. Here is a similar search with thresholds, on the same eight prompts. A head that feeds the writers' queries from an earlier layer counts as a *broker*, even where it also has a small direct effect of its own. None of the eight prompts is in the data set, so the test is on new sentences.
 
 # %%
 pairs = ioi.ioi_pairs(model)
@@ -515,7 +515,7 @@ plots.scatter(
 # </details>
 # <details><summary>Hint 2 · the steps</summary>
 #
-# For each role: begin with the kept heads. For each other head, list the heads near enough, take out those that are not allowed or already chosen, and draw one with `random.Random(seed).choice`.
+# For each role: begin with the kept heads. For each other head, list the heads near enough, take out those that are not allowed or already chosen, and draw one with `generator.choice`, where `generator = random.Random(seed)` is made once, at the beginning.
 # </details>
 
 # %%
@@ -594,7 +594,7 @@ compare("circuit.empty.mae", rows["empty"]["mae"], model)
 #
 # > Difficulty: ●●●●○  Importance: ●●●○○  20 minutes
 #
-# There are too many sets K to try. Search greedily: begin with none. In each of `n` steps, draw `k` of the remaining heads (all of them if fewer are left), and add the one that makes |F(C∖K) − F(M∖K)| largest. Return the best K that you met on the way, the empty one included, and its distance.
+# There are too many sets K to try. Search greedily: begin with none. In each of `n` steps, draw `k` of the remaining heads (all of them if fewer are left), and add the one that makes |F(C∖K) − F(M∖K)| largest. Stop after `n` steps, or sooner if no head is left. Return the best K that you met on the way, the empty one included, and its distance.
 #
 # `in_circuit(K)` and `in_model(K)` are the two mean scores with the heads of the list K removed. Do not ask them more often than necessary.
 #
@@ -611,7 +611,7 @@ compare("circuit.empty.mae", rows["empty"]["mae"], model)
 def greedy_incompleteness(
     members: Sequence, in_circuit: Callable[[list], float], in_model: Callable[[list], float], k: int, n: int, seed: int = 0
 ) -> tuple[list, float]:
-    """The set K with the largest |in_circuit(K) - in_model(K)| on a greedy way of n steps, and that distance."""
+    """The set K with the largest |in_circuit(K) - in_model(K)| that a greedy search of at most n steps meets, and that distance."""
     ### BEGIN SOLUTION
     generator, removed = random.Random(seed), []
     best = [], abs(in_circuit([]) - in_model([]))
@@ -769,12 +769,12 @@ compare("circuit.tinkered.eight", heads.names([head for _, head in order[:8]]), 
 # </details>
 # <details><summary>Hint 2 · the tools</summary>
 #
-# `model.blocks[layer].ln1` and `.attn.v` are modules that you can call; `.attn.v` includes the bias. `repeat_interleave(n_heads // n_value_heads, dim=…)` gives each query head its value. `logits.topk(k).indices` are the likeliest tokens.
+# `model.blocks[layer].ln1` and `.attn.v` are modules that you can call; `.attn.v` includes the bias, and returns `[name, 1, n_value_heads · d_head]`: `.unflatten(-1, (-1, model.cfg.d_head))` takes the heads apart. `repeat_interleave(n_heads // n_value_heads, dim=2)` gives each query head its value. `logits.topk(k).indices` are the likeliest tokens.
 # </details>
 
 # %%
 def copy_scores(model: TransformerBridge, names: Int[Tensor, " name"], k: int = 5) -> Float[Tensor, "sign layer head"]:
-    """The share of names among the k likeliest tokens after a head that reads the name alone, and of the head's negative.
+    """The share of names that are themselves among the k likeliest tokens after the head has read them alone; then its negative.
 
     names: token ids, each given after BOS. The head reads the stream after the first layer.
     """
@@ -901,7 +901,7 @@ def flip_signals(
                 z = z.clone()
                 for role, members in circuit.items():
                     for layer, head in members:
-                        if hook.name == f"blocks.{layer}.attn.hook_z":
+                        if hook.name == get_act_name("z", layer):
                             z[rows, roles[role], head] = cache[hook.name][rows, roles[role], head]
                 return z
 

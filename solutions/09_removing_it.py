@@ -113,7 +113,7 @@ n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
 # %% [markdown]
 # ## 1 · Should one?
 #
-# Suppose a tool could make a model deaf to a dialect: whatever is said in AAE is taken in as its SAE counterpart would be, or not at all. Every gap of chapter 07 would be zero. Would that be a good thing?
+# Suppose a tool could make a model ignore a dialect: whatever is said in AAE is taken in as its SAE counterpart would be, or not at all. Every gap of chapter 07 would be zero. Would that be a good thing?
 #
 # For speakers of AAE it could well be a harm. *He been working* does not mean *he works*. *Done* says that something is finished. A model that no longer takes this in serves its speakers worse than others: it summarizes their letters wrongly, and answers other questions than they asked. Speech technology already makes more errors for Black speakers ([Koenecke et al. 2020](https://doi.org/10.1073/pnas.1915768117)). And a method that treats a dialect as noise to be cleaned away repeats what schools and courts have long done to it.
 #
@@ -202,7 +202,7 @@ compare("removal.shares_of_top_5_and_20", [sum(effect[pair] for pair in ranking[
 #
 # <details><summary>Hint 1 · a question</summary>
 #
-# Should a long prompt count more than a short one? Here every *token* counts the same, so it does.
+# Should a long prompt count more than a short one? Read again what the mean is taken over.
 # </details>
 # <details><summary>Hint 2 · shapes</summary>
 #
@@ -242,7 +242,7 @@ check_mean_z(mean_z)
 # </details>
 # <details><summary>Hint 2 · the line that people miss</summary>
 #
-# A function made in a loop must remember *its* layer and head: `functools.partial`, a default argument, or a function that makes the hook.
+# A function made in a loop must remember *its* layer and head: `functools.partial` (after `import functools`), a default argument, or a function that makes the hook.
 # </details>
 
 # %%
@@ -335,7 +335,7 @@ compare("removal.means.loss_added_with_means_of_guises_and_of_text", list(loss_a
 
 # %%
 def share_removed(before: Float[Tensor, " row"], after: Float[Tensor, " row"]) -> Float[Tensor, ""]:
-    """1 - mean(after) / mean(before)."""
+    """The share of the mean gap that is gone: 1 is all of it, 0 nothing, and below 0 it has grown."""
     ### BEGIN SOLUTION
     return 1 - after.mean() / before.mean()
     ### END SOLUTION
@@ -519,7 +519,7 @@ compare("removal.direction.train_share", max(by_layer), model)
 #
 # ### Predict before you look
 #
-# Five of 270 heads is little, and twenty is a lot. Answer `"yes"` or `"no"`:
+# Five heads are few (SmolLM2 has 270), and twenty are a lot. Answer `"yes"` or `"no"`:
 #
 # - Do the top five remove more of the held-out gap than *every* matched draw of five?
 # - Does IOI survive five *random* heads (losing less than a tenth, on average)?
@@ -699,7 +699,7 @@ compare("removal.rank_p_among_matched_draws", list(draw_p.values()), model)
 #
 # **Directions.** On the training verbs, in prompts of the kind that made it, the direction of *done* in layer 13 removes .71 of the gap. On other verbs in other prompts it removes .18, and .07 logits, [.02, .13]. The difference between .71 and .18 is what testing on held-out words and prompts is for. (Part of it is selection: .71 is the best of ten layers.) At the quote the edit leaves swaps and uptake alone. It cannot touch IOI or plain text, which have no closing quote. No swap's direction removes more than .12 of the gap of *done*. (Each of those is a mean over one prompt, and that of *done* over four, so this control is a little weak.) In layer 18 it is .20, [.05, .12] logits. Taken out at all positions, the direction removes no more, and costs .07 of IOI and .10 nats, more than the top five heads do. So at the quote it is a clean edit of a small part of the gap.
 #
-# **Errors, and other features.** The direction of plain errors removes nothing of the gap of *done* (−.02). Nor does the common direction of the twelve *other* features (.03, [−.02, .04] logits). So this result says nothing about errors in particular: in layer 13 the gap of *done* hangs on a direction of its own. What features and errors share appears in later layers (chapter 08), and was not removed here.
+# **Errors, and other features.** The direction of plain errors removes nothing of the gap of *done* (−.02). Nor does the common direction of the twelve *other* features (.03, [−.02, .04] logits). So this result says nothing about errors in particular: in layer 13, the small part of the gap that one direction carries is particular to *done*. (These two directions, too, are means over one prompt.) What features and errors share appears in later layers (chapter 08), and was not removed here.
 # </details>
 #
 # **What it does not show.** Nineteen draws say roughly what chance does, not exactly: no p-value can be below 1/20, and with nine none below 1/10. And a share of a small gap is an unsteady
@@ -750,9 +750,9 @@ except dialect.DialectError as lacking:
 #
 # - **a** Each list does clearly more to its own gap than to the other's, in *both* directions: the lists are about words.
 # - **b** Only the list chosen for *done* is selective. (This could speak for heads of the dialect.)
-# - **c** The list chosen for *done* is not selective: it does much to both gaps.
+# - **c** The list chosen for *done* is not selective: what it does to the other gap is about as much as what it does to its own.
 #
-# "Clearly" means by a quarter of the gap, or more.
+# "Clearly" means by a quarter of the gap, or more. Your choice is scored on *once* / *twice*.
 
 # %%
 choice = {"five heads": None, "twenty heads": None}
@@ -811,10 +811,17 @@ mirror_ranking = ranked(mirror_effect)
 #
 # Two lists of heads are drawn from `n_total` heads. Return the probability that two random lists of these lengths share *at least* as many.
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1 · a question</summary>
 #
-# `scipy.stats.hypergeom.sf(x, n_total, len(a), len(b))` is the probability of *more than* x. Compare heads as a set: the order of a ranking does not matter
-# here.
+# Does the order of a ranking matter here? What does Python offer for "in both"?
+# </details>
+# <details><summary>Hint 2 · the tool</summary>
+#
+# `scipy.stats.hypergeom` has a survival function `sf(x, M, n, N)`: M things, n of them marked, N drawn.
+# </details>
+# <details><summary>Hint 3 · the line that people miss</summary>
+#
+# `sf(x, …)` is the probability of *more than* x. You need "at least as many".
 # </details>
 
 # %%

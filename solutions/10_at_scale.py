@@ -190,7 +190,7 @@ print(f"{len(sample)} cells in {took:.1f} s, so about {seconds['built-in']:.0f} 
 # </details>
 # <details><summary>Hint 2 · the line that people miss</summary>
 #
-# `any(dim=(1, 3))` takes both axes at once. If you take one at a time, remember that after the first call the later axes have moved up.
+# `any` takes one axis or a tuple of axes. If you take one at a time, remember that after the first call the later axes have moved up.
 # </details>
 
 # %%
@@ -215,7 +215,7 @@ check_cells_that_can_change(cells_that_can_change)
 # %%
 clean_resid = torch.stack([clean_cache["resid_pre", layer] for layer in range(n_layers)])  # [layer, batch, pos, d_model]
 corrupted_resid = torch.stack([corrupted_cache["resid_pre", layer] for layer in range(n_layers)])
-can_change = cells_that_can_change(clean_resid, corrupted_resid)
+can_change = torch.as_tensor(cells_that_can_change(clean_resid, corrupted_resid))
 changing = cells[can_change.flatten().tolist()].reset_index(drop=True)
 outside = cells[(~can_change).flatten().tolist()]
 compare("scale.cells_that_can_change", len(changing), model)
@@ -315,7 +315,7 @@ print(f"{seconds['2 resume at layer']:.1f} s, {seconds['built-in'] / seconds['2 
 #
 # > Difficulty: ●●●●○  Importance: ●●●●○  20 minutes
 #
-# One attention layer for the positions from `start` on. You are given their queries, keys and values (`q`, `k`, `v`, with rotation
+# One attention layer for the positions from `start` on. (`start` is the length of the prefix, `k_prefix.shape[1]`, and may be 0.) You are given their queries, keys and values (`q`, `k`, `v`, with rotation
 # done) and the keys and values of the `start` positions before them. Return `z`, the weighted mean of values, `[batch, new, head,
 # d_head]`.
 #
@@ -324,11 +324,15 @@ print(f"{seconds['2 resume at layer']:.1f} s, {seconds['built-in'] / seconds['2 
 #
 # <details><summary>Hint 1 · a question</summary>
 #
-# Query number `i` stands at position `start + i` and may read keys `0 … start + i`. `torch.tril` takes a diagonal.
+# Query number `i` stands at position `start + i`. Which keys may it read, and how many does query 0 read?
 # </details>
 # <details><summary>Hint 2 · the tool</summary>
 #
 # `k.repeat_interleave(n, dim=2)` repeats each key/value head `n` times in place. Scores are divided by the square root of `d_head`.
+# </details>
+# <details><summary>Hint 3 · the line that people miss</summary>
+#
+# `torch.tril` takes a diagonal: without it, the diagonal begins at the prefix and not at query 0.
 # </details>
 
 # %%
@@ -405,9 +409,13 @@ print(f"{seconds['3 … and at position']:.1f} s, {seconds['built-in'] / seconds
 #
 # <details><summary>Hint 1 · a question</summary>
 #
-# Start with an empty batch, `corrupted[0][:0]`. Before each block, concatenate the new copy *after* the old ones.
+# When block 5 runs, how many copies of the prompts are under way, and which of them has joined last?
 # </details>
-# <details><summary>Hint 2 · the tool</summary>
+# <details><summary>Hint 2 · shapes</summary>
+#
+# Begin with an empty batch, `corrupted[0][:0]`. When block `l` runs, the batch has `(l + 1) · batch` rows, and `torch.cat` keeps them in the order in which they joined.
+# </details>
+# <details><summary>Hint 3 · the tool</summary>
 #
 # In the end the first axis holds layer 0's prompts, then layer 1's, …: `unflatten(0, (-1, batch))` takes it apart.
 # </details>
@@ -649,7 +657,7 @@ compare("scale.eight.heads_below_a_hundredth", (eight_exact.abs() < 0.01).sum(),
 #
 # ### Which explanation fits?
 #
-# A remedy that brings lost heads back should not lower the rank correlation. Three explanations are at hand. **a**: it estimates the heads that matter less well than one gradient does. **b**: it puts the heads that do almost nothing into another order, and there are many of them. **c**: it is better or worse in all groups of heads alike. Choose one from the figure and the numbers above. The next cell then splits the heads by the size of their exact effect, and computes the rank correlation in each group.
+# A remedy that brings lost heads back should not lower the rank correlation. Three explanations are at hand. **a**: it puts the heads that matter into a worse order than one gradient does, whatever it does with the others. **b**: it puts the heads that do almost nothing into another order, and there are many of them. **c**: neither; both the heads that matter and those that do almost nothing are ordered at least as well as before. Choose one from the figure and the numbers above. The next cell then splits the heads by the size of their exact effect, and computes the rank correlation in each group.
 
 # %%
 choice = {"why the rank correlation over all heads changes": None}

@@ -225,7 +225,7 @@ compare("own.behavior.mass", behavior["mass"], model)
 
 
 # %% [markdown]
-# *What do you see?* Does the model do the task? How much of its attention does the task get: what would it really say here?
+# *What do you see?* Does the model do the task? And is the answer what the model would say here? Which words does it put first?
 # <details><summary>What we see, for SmolLM2</summary>
 #
 # The model prefers the verb that agrees in 85 % of the clean prompts. The mean logit difference is 1.44 on clean prompts (1.02 to 1.85) and −1.27 on corrupted ones, so the first noun decides. But the answer is never the model's first choice. What it would rather write is, most often, a full stop, "'s" or a new line. The two verbs share 2 % of the probability. So we are about to explain a preference between two words that the model would rarely say here. That is worth knowing, and worth saying in every summary.
@@ -247,7 +247,7 @@ compare("own.behavior.mass", behavior["mass"], model)
 # </details>
 # <details><summary>Hint 2 · the tool</summary>
 #
-# `scipy.stats.t.interval(0.95, n - 1, loc=mean, scale=standard_error)` gives (low, high), and `scipy.stats.sem` the standard error.
+# `stats.t.interval(0.95, n - 1, loc=mean, scale=standard_error)` gives (low, high), and `stats.sem(values)` the standard error. (`stats` is `scipy.stats`; it is imported above.)
 # </details>
 
 # %%
@@ -323,7 +323,7 @@ for sentence in [*read_attribution(attribution).said, *read_attribution(attribut
 # *What do you see?* Is there a single head that does the task? What do the MLPs add, and what does that mean for a circuit made of heads?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# One head stands out: L26H0 adds .79 of the 1.44 logits. L27H8 and L27H7 come next. From corrupted to clean prompts L26H0 changes by 1.51 logits, more than any other. All attention layers together add 1.64, and the MLPs together take away .20 (MLP 28 alone takes .43, and MLP 29 gives .18 back). So for this task a circuit of heads can hope to cover most of the answer. Still, the contribution of L26H0 varies from pair to pair by more than its mean (.90).
+# One head stands out: L26H0 adds .79 of the 1.44 logits. L27H8 and L27H7 come next. From corrupted to clean prompts L26H0 changes by 1.51 logits, more than any other. All attention layers together add 1.64, and the MLPs together take away .20 (MLP 28 alone takes .43, and MLP 29 gives .18 back). So for this task a circuit of heads can hope to cover most of the answer. Still, the contribution of L26H0 has a standard deviation of .90 over pairs, which is more than its mean (.79).
 #
 # Both curves stay within .4 of zero until layer 25, rise in layers 26 and 27, and then fall, since layer 28 takes away .4 logits. Read with its own size, the stream stands at 2.28 before the fall, and with the last size at 1.66, because the stream grows at the end (chapter 02).
 # </details>
@@ -377,7 +377,7 @@ for sentence in [*read_patching(patching).said, *read_patching(patching).caveats
 #
 # - **a** On the second noun more than on the first: where the two disagree in number, the model prefers the wrong verb on average.
 # - **b** On both: the nearer noun pulls the verb toward itself, and the first one still decides on average.
-# - **c** On the first noun only.
+# - **c** On the first noun only (the two kinds of pairs differ by less than .1).
 #
 # Choose before you run the cell. It compares pairs whose two nouns agree in number with pairs whose nouns do not, and measures how far each corruption moves the mean.
 
@@ -415,7 +415,7 @@ for row in agreement.rows:
 moved = {"first noun": float(of_agreement["difference_mean"]), "second noun": float(of_agreement["clean_mean"]) - mean_difference(distracted)}
 agrees = torch.tensor([row.clean.split()[1].endswith("s") == row.clean.endswith("s") for row in agreement.rows])
 alike, unlike = (float(of_agreement["clean"].cpu()[agrees == value].mean()) for value in (True, False))
-decided = "c" if abs(alike - unlike) < 0.1 else "a" if min(alike, unlike) < 0 else "b"
+decided = "c" if abs(alike - unlike) < 0.1 else "a" if unlike < 0 else "b"
 score_predictions(choice, {"corrupting the second noun": decided})
 pd.DataFrame({"mean logit difference": {"both nouns in the same number": alike, "nouns in different numbers": unlike}}).round(2)
 
@@ -527,7 +527,7 @@ for sentence in [*read_circuit(circuit).said, *read_circuit(circuit).caveats]:
 #
 # The circuit of 7 heads (three of them are kept both at the last position and before it) reproduces .96 of the mean score on 16 held-out pairs, with an interval from .81 to 1.29. It misses the model by .37 logits on a pair, where the empty circuit misses it by 1.18. No random circuit is as near, so p is 1/20, the smallest value that 19 draws can give.
 #
-# Now the other side. L26H0 alone gives .38, and the circuit without it .33. Together they give .96, which is more than the .71 that these two add up to. Random circuits that hold L26H0 also give .38: their other heads add nothing. The correlation says little here, because the empty circuit already has .86. Finally, the model without the circuit falls to −.14, so no other heads stand in.
+# Now the other side. L26H0 alone gives .38, and the circuit without it .33. Together they give .96, which is more than the .72 that these two add up to. Random circuits that hold L26H0 also give .38: their other heads add nothing. The correlation says little here, because the empty circuit already has .86. Finally, the model without the circuit falls to −.14, so no other heads stand in.
 # </details>
 #
 # ## 6 · What may you claim?
@@ -542,7 +542,7 @@ for sentence in [*read_circuit(circuit).said, *read_circuit(circuit).caveats]:
 # - `"faithful"`: the interval of the value lies between 0.8 and 1.2, both ends included (`low`, `high`), **and** the error per pair is less than half of the empty circuit's (`mae`, `empty_mae`);
 # - `"special"`: the p-value against random circuits is at most 0.05 (`random_p`);
 # - `"more than one head"`: without its strongest head, the circuit keeps at least half of its value (`value_without_strongest`, `value`);
-# - `"new words"`: no tested pair has an answer that also helped to find the circuit (`shared_answers`).
+# - `"new words"`: no tested pair has an answer that also helped to find the circuit (`shared_answers`, the share of tested pairs whose answer did).
 #
 # The thresholds are ours. Others are possible, as long as you fix them before you look.
 #
@@ -634,7 +634,7 @@ for claim, holds in claims.items():
 # - **More draws.** Draw 200 random circuits in place of 19. With 19, the p-value cannot be below .05.
 # - **Another threshold.** Run the report with `--threshold 0.04`. If the story changes, it was about the threshold.
 #
-# Then run one of them. A story that has survived one honest attempt to break it is worth more than one with a better number.
+# Then run one of them. If your story survives the test, say so in your summary, together with the result that would have refuted it.
 #
 # ## Recap
 #

@@ -102,7 +102,7 @@ model = load_model()
 #
 # Every chapter can be opened on its own: it loads the model and the prompts itself. But a later chapter does not explain again what an earlier one has explained.
 #
-# **If you have one evening:** 00, 01, sections 5 and 7 of 02, and sections 1 to 5 of 03. **If you know TransformerLens:** begin with 02. **If you are here for the second part:** 00, 01, 02, sections 1 to 5 of 03, then 07 to 09. **If you teach:** `docs/teaching.md` says what a class needs, and `docs/coverage.md` lists what is where.
+# **If you have one evening:** 00, 01, sections 1 to 3, 5 and 7 of 02, and sections 1 to 5 of 03. **If you know TransformerLens:** begin with 02. **If you are here for the second part:** 00, 01, 02, sections 1 to 5 of 03, then 07 to 09. **If you teach:** `docs/teaching.md` says what a class needs, and `docs/coverage.md` lists what is where.
 #
 # ## How a chapter works
 #
@@ -119,7 +119,7 @@ except CheckFailed as failed:
 # %% [markdown]
 # When you are stuck, unfold the **hints** one at a time. The first usually asks a question that points the way. Later ones name shapes or tools, or the line that people miss. The **answer** is folded, too, after the check. Nobody minds if you read it, and it helps most after you have tried.
 #
-# In a **prediction** you write down what you expect, and in an **interpretation** you choose among sentences about a figure. The next cell sets what you wrote beside what was measured. Neither counts as passed or failed.
+# In a **prediction** you write down what you expect, and in an **interpretation** you choose among sentences about a figure. You write your answer in place of `None`, in quotes: the words of your choice, or only the letter of the sentence, as in `"a"`. The next cell sets what you wrote beside what was measured. Neither counts as passed or failed.
 #
 # What we see in a figure is folded under **What we see, for SmolLM2**, so that you can look first. Those numbers belong to that one model. Some cells print lines such as `ioi.accuracy: 1 · ✓ recorded for smollm2-135m`. They compare your number with the one that was recorded for your model, and ✗ means that the two differ.
 #

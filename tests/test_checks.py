@@ -9,6 +9,7 @@ import torch
 
 from tests.checks import REGISTRY, CheckFailed
 from tests.checks.comparing import BROKEN, all_mistakes, require_equal
+from tests.checks.core import STUB
 from tests.right import RIGHT
 from tests.solutions import SOLUTIONS, solution_functions
 from tests.wrong import WRONG
@@ -126,6 +127,26 @@ def test_exception_in_the_learners_function_names_their_line():
         CheckFailed, match=r"raised IndexError(.|\n)*at line 2 of zero_head: wrong_index = z\[:, :, 99\]"
     ):
         REGISTRY["zero_head"].check(zero_head)
+
+
+def test_another_exercise_that_is_not_written_yet_is_named():
+    def zero_head(z, hook, head_index):
+        raise NotImplementedError(STUB)
+
+    def logits_without_head(model, tokens, layer, head_index):
+        return zero_head(torch.zeros(1), None, head_index)
+
+    with pytest.raises(CheckFailed, match=r"your function calls `zero_head`, and that exercise is not written yet"):
+        REGISTRY["logits_without_head"].check(logits_without_head)
+
+
+def test_a_function_that_raises_only_where_a_gradient_is_wanted_is_told_so():
+    def logit_diff(logits, answer_tokens, per_prompt=False):
+        found = torch.as_tensor(logits[:, -1].numpy()).gather(-1, answer_tokens)
+        return found[:, 0] - found[:, 1] if per_prompt else (found[:, 0] - found[:, 1]).mean()
+
+    with pytest.raises(CheckFailed, match="raised RuntimeError on logits that want a gradient"):
+        REGISTRY["logit_diff"].check(logit_diff)
 
 
 def test_an_unsolved_exercise_is_said_to_be_unsolved():

@@ -13,7 +13,7 @@ from bs4 import BeautifulSoup
 
 from tests.chromium import BROWSER, chromium
 from utils import plots
-from utils.course import deriving
+from utils.course import deriving, pictures
 from utils.course.notebooks import compared_note
 from utils.course.outputs import WIDGET
 
@@ -269,3 +269,10 @@ def test_outputs_that_need_a_kernel_or_a_library():
     assert "My &quot;own&quot; &lt;words&gt;</figcaption>" in shown(**{figures.PLOTLY_FORMAT: figure})[0]
     drawing = plots.head_drawing()
     assert f'aria-label="{drawing.alt[:40]}' in shown(**{"image/svg+xml": drawing._repr_svg_()})[0]
+
+
+@pytest.mark.parametrize("name", pictures.SHOWN)
+def test_the_readmes_pictures_can_be_made_from_the_notebooks(name):
+    assert pictures.output_titled(*pictures.SHOWN[name]) and f"solutions/pictures/{name}" in (
+        deriving.ROOT / "README.md"
+    ).read_text(encoding="utf-8")

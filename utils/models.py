@@ -141,7 +141,7 @@ def _compare_with_recorded(model: TransformerBridge, spec: WheelModel) -> None:
     off = max(abs(at_end[i].item() - logit) for i, logit in zip(ids, spec.logits.values(), strict=True))
     if not off <= LOGIT_TOLERANCE:
         warnings.warn(
-            f"{model.cfg.model_name} computes something else here than where the course was written: a logit behind "
+            f"{model.cfg.model_name} computes something else here than where the course was written: a logit after "
             f"{spec.prompt!r} differs by {off:.2g}, with {versions()}. Figures will not be those of the course; install the "
             "versions of constraints.txt",
             ModelWarning,

@@ -49,6 +49,17 @@ def call(learner: Callable, *args: Any, **kwargs: Any) -> Any:
     return _collected(result)
 
 
+def with_a_gradient(learner: Callable, leaf: Tensor, *args: Any) -> Any:
+    """The learner's result for logits that want a gradient; CheckFailed if their function raises on those alone."""
+    try:
+        return learner(leaf, *args)
+    except Exception as error:
+        raise CheckFailed(
+            f"nothing: your function raised {type(error).__name__} on logits that want a gradient",
+            "compute with torch from beginning to end: .numpy(), .item() and .detach() cut the gradient off",
+        ) from None
+
+
 def _collected(result: Any) -> Any:
     if isinstance(result, types.GeneratorType):
         raise CheckFailed(
@@ -342,6 +353,12 @@ def _equal(one: Any, other: Any) -> bool:
 
 def _told(learner: Callable, error: Exception) -> CheckFailed:
     """An exception of the learner's function, in words."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    if STUB in str(error) and last.name not in (getattr(plain(learner), "__name__", last.name), "<lambda>"):
+        return CheckFailed(
+            f"nothing: your function calls `{last.name}`, and that exercise is not written yet",
+            f"write `{last.name}` first, or copy its folded answer, and run its cell",
+        )
     if _is_unsolved(error):
         return CheckFailed(
             "nothing: this exercise is not written yet",
@@ -377,11 +394,11 @@ def _where(learner: Callable, error: Exception) -> str:
 
 def _exception_hint(learner: Callable, error: Exception) -> str:
     if isinstance(error, KeyError):
-        return "a name that is not there; list(cache.keys()) shows what a cache holds"
+        return "a key that is not there: print the keys of what you index, such as list(cache.keys())"
     if isinstance(error, IndexError):
         return "an index outside its axis: check the order of the axes in the docstring"
     if isinstance(error, TypeError) and "argument" in str(error) and not _own_frames(learner, error):
         return "the function must take the arguments of the signature that was given, by their names"
     if isinstance(error, NameError):
-        return "a name that only exists elsewhere in the notebook, or a misspelt one: use the function's arguments"
+        return "a name that is not defined: it is misspelled, not imported, or in a cell that has not run yet"
     return "run the function yourself on the chapter's prompts to see the whole traceback"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.checks.calling import call
+from tests.checks.calling import call, with_a_gradient
 from tests.checks.comparing import require_equal
 from tests.checks.core import CheckFailed, both_models, exercise, require
 
@@ -83,7 +83,7 @@ def _prompt_mistake(got: list[str], want: list[str]) -> str:
     if [sorted(got[i : i + 2]) for i in range(0, len(got), 2)] == [
         sorted(want[i : i + 2]) for i in range(0, len(want), 2)
     ]:
-        return "the order within a pair is turned round: names[i][1] fills the slot first, whatever the text says"
+        return "the order within a pair is reversed: names[i][1] is in the slot of prompt 2i, whichever stands first"
     if sorted(got) == sorted(want):
         return "the order: both prompts of a template stand next to each other, template by template"
     if any(p.count(" ") < w.count(" ") for p, w in zip(got, want, strict=True)):
@@ -244,7 +244,7 @@ def _require_gradient(learner: Callable, logits: Tensor, answers: Tensor) -> Non
     """The mean's gradient: 1/n at each correct answer's last logit, -1/n at the incorrect one's, else 0."""
     with torch.enable_grad():
         leaf = logits.clone().requires_grad_()
-        mean = learner(leaf, answers)
+        mean = with_a_gradient(learner, leaf, answers)
         ok = isinstance(mean, Tensor) and mean.requires_grad
         require(
             ok, "the gradient of the mean: it has none", "keep it a tensor, without .item(), .detach() or no_grad()"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from tests.checks.calling import call
+from tests.checks.calling import call, with_a_gradient
 from tests.checks.ch03_runs import both_runs, logit_diff_at
 from tests.checks.comparing import require_equal
 from tests.checks.core import exercise, require
@@ -101,7 +101,7 @@ def _require_gradient(learner: Callable, logits: Tensor, answers: Tensor, clean,
     """The metric's gradient with respect to the logits: it is linear in them."""
     with torch.enable_grad():
         leaf = logits.clone().requires_grad_()
-        value = learner(leaf, answers, clean, corrupted)
+        value = with_a_gradient(learner, leaf, answers, clean, corrupted)
         ok = isinstance(value, Tensor) and value.requires_grad
         require(
             ok, "the gradient of the metric: it has none", "keep it a tensor, without .item(), .detach() or no_grad()"
@@ -118,7 +118,7 @@ def _require_gradient(learner: Callable, logits: Tensor, answers: Tensor, clean,
 
 @exercise(
     "03",
-    look="section 3: activation[:, pos] is one position of every prompt; clean_cache[hook.name] is the same activation",
+    look="section 3: the axes are [batch, pos, …], and hook.name is the key of the clean cache",
 )
 def check_patch_position(learner: Callable) -> str:
     for runs in both_runs():

@@ -83,7 +83,7 @@ def _resid_mistakes(runs: Runs) -> Mistakes:
             "this is noising: the corrupted tokens run, and get something clean, not the other way round": noised,
             "every value is that of the unpatched corrupted run: does the hook function return the patched activation, "
             "and is it in fwd_hooks?": lambda: torch.full_like(want, BASE),
-            "position 0 is left out, and its cells are not the corrupted run's: run every position, or they stay 0": lambda: (
+            "position 0 is left out: its cells are 0, and the corrupted run's metric is not; run every position": lambda: (
                 torch.cat([torch.zeros_like(want[:, :1]), want[:, 1:]], dim=1)
             ),
             **_taken_off(want),
@@ -102,7 +102,7 @@ def _resid_mistakes(runs: Runs) -> Mistakes:
 
 
 def _taken_off(want: Tensor) -> Mistakes:
-    return {"the corrupted run's value is taken off: the sweep returns the metric as it is": lambda: want - BASE}
+    return {"the corrupted run's value is subtracted: the sweep returns the metric as it is": lambda: want - BASE}
 
 
 def _whole_table(want: Tensor) -> Mistakes:

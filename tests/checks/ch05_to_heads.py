@@ -100,7 +100,7 @@ def _edges(runs: Runs, case: int) -> tuple[Tensor, Mistakes]:
         return fill(table(edge)) if shared > 1 else table(edge)
 
     mistakes = {
-        "delta is added behind the norm: add it at ln1.hook_in, so that the norm divides by the new length": lambda: (
+        "delta is added after the norm: add it at ln1.hook_in, so that the norm divides by the new length": lambda: (
             table(partial(edge, site="ln1.hook_out"))
         ),
         "delta goes into the stream itself, so that everything after reads it: exchange the head's component alone": lambda: (
@@ -166,7 +166,7 @@ def check_path_patch_to_heads(learner: Callable) -> str:
             held = require_equal(
                 call(learner, runs.model, *given, **_chosen(at=at, layers=layers)),
                 want,
-                f"the metric of every path into {component} of two heads on {runs.model.cfg.model_name}",
+                f"the metric of every path into {component} of {len(receivers)} heads on {runs.model.cfg.model_name}",
                 axes="layer head",
                 mistakes=mistakes,
             )
@@ -381,7 +381,7 @@ def _joint(runs: Runs, case: int) -> tuple[Tensor, Mistakes]:
             lambda: joint(message=wrote(runs.orig)),
         "the receivers read the message alone: add it to their stream": lambda: joint(alone=True),
         "receivers hear one another: one recording run for each layer that holds a receiver": lambda: joint(one_run=True),
-        "the message is added behind the norm: at ln1.hook_in": lambda: joint("ln1.hook_out"),
+        "the message is added after the norm: add it at ln1.hook_in": lambda: joint("ln1.hook_out"),
         "the messages are sent at every position: only at `at`": lambda: joint(places=None),
         "every prompt gets the message at the positions of all prompts: index rows and positions together":
             lambda: joint(places=None if at is None else at[:, None]),

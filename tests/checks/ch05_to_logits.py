@@ -69,10 +69,10 @@ def _direct(runs: Runs) -> tuple[Tensor, Mistakes]:
         "the change is subtracted: lending minus receiving, added": lambda: each(lambda head: final - change(head)),
         "the final stream is the lending run's: only the head's part comes from it":
             lambda: each(lambda head: new["resid_post", n_layers - 1][:, -1:] + change(head)),
-        "the change is added behind the final norm: add it to the stream, then normalise":
+        "the change is added after the final norm: add it to the stream, then normalize":
             lambda: runs.table(lambda head: runs.metric(model.unembed(model.ln_final(final) + change(head)))),
         "the changes of earlier heads are still there: start each head from the receiving run's stream": cumulated,
-        "the head's old part is still there: take it off before you add the new one":
+        "the head's old part is still there: subtract it before you add the new one":
             lambda: each(lambda head: final + wrote(new, *head)),
         "the head is taken out and not replaced": lambda: each(lambda head: final - wrote(orig, *head)),
         "this is activation patching, where later parts react: nothing comes between the head and the logits here":

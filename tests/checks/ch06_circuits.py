@@ -21,7 +21,7 @@ TEMPLATE = "When{A} and{B} went to the store,{S} gave a drink to"
 # --- means, masks, runs -----------------------------------------------------------------------------------------------
 
 
-@exercise("06", look="section 2: z[:, template == number].mean(1, keepdim=True)", points=2, takes="z template")
+@exercise("06", look="section 2: one mean for each template, over axis 1 of z", points=2, takes="z template")
 def check_means_by_template(learner: Callable) -> str:
     for template in ([7, 2, 7, 7, 2, 4, 2], [0, 1, 0, 1, 1, 3, 3]):
         numbers = torch.tensor(template)
@@ -80,7 +80,10 @@ def _means(
 
 
 @exercise(
-    "06", look="section 2: mask[layer, torch.arange(batch), positions, head]", points=2, takes="circuit roles shape"
+    "06",
+    look="section 2: the axes of the mask, and which position belongs to which prompt",
+    points=2,
+    takes="circuit roles shape",
 )
 def check_keep_mask(learner: Callable) -> str:
     roles = {
@@ -140,7 +143,7 @@ def _mask(circuit, roles, shape, where: Callable = lambda i, places: [int(places
 
 @exercise(
     "06",
-    look="section 2: torch.where(mask[layer][..., None], z, means[layer])",
+    look="section 2: the mask says, for each layer, prompt, position and head, whether z stays",
     points=2,
     takes="model tokens mask means",
 )
@@ -292,7 +295,7 @@ def _fit_mistakes(name: str, full, circuit, empty) -> dict[str, Callable]:
             "the empty circuit is not subtracted": lambda: circuit.mean() / full.mean(),
             "the empty circuit is subtracted in the numerator only": lambda: gain.mean() / full.mean(),
             "the empty circuit is subtracted in the denominator only": lambda: circuit.mean() / whole.mean(),
-            "the ratio is turned round: circuit over full": lambda: whole.mean() / gain.mean(),
+            "the ratio is upside down: circuit over full": lambda: whole.mean() / gain.mean(),
             "this is what the circuit adds, in logits: divide by what the model adds": gain.mean,
             "this is what the model adds, in logits: divide what the circuit adds by it": whole.mean,
             "the empty circuit is added in the numerator: subtract it": lambda: (circuit + empty).mean() / whole.mean(),
@@ -326,10 +329,10 @@ def _fit_mistakes(name: str, full, circuit, empty) -> dict[str, Callable]:
         },
         "correlation": {
             "a correlation of ranks: Pearson's is of values": lambda: stats.spearmanr(circuit, full).statistic,
-            "squared": lambda: np.corrcoef(circuit, full)[0, 1] ** 2,
+            "this is the correlation's square: return the correlation": lambda: np.corrcoef(circuit, full)[0, 1] ** 2,
             "the sign is lost: a circuit may do worst where the model does best":
                 lambda: abs(np.corrcoef(circuit, full)[0, 1]),
-            "the means are not taken off": lambda: (circuit * full).sum() / np.sqrt((circuit**2).sum() * (full**2).sum()),
+            "the means are not subtracted": lambda: (circuit * full).sum() / np.sqrt((circuit**2).sum() * (full**2).sum()),
             "the empty circuit is subtracted first: correlate the scores themselves": lambda: np.corrcoef(gain, whole)[0, 1],
             "circuit and empty circuit: correlate circuit and model": lambda: np.corrcoef(circuit, empty)[0, 1],
             "the correlation of a thing with itself: circuit and model": lambda: 1.0,

@@ -206,7 +206,7 @@ def check_greedy_incompleteness(learner: Callable) -> str:
         "eight seeds with k = 2: always the same K",
         "draw k of the remaining heads with random.Random(seed)",
     )
-    return "the greedy set of four circuits, every draw among all subsets, and each set asked for once"
+    return "the greedy set of four circuits, and draws of two heads that depend on the seed, with few questions"
 
 
 def _found(result: Any) -> tuple[list, float]:

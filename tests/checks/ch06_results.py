@@ -21,4 +21,4 @@ def one_number(value: Any, name: str) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise CheckFailed(f"{name!r}: {type(value).__name__}", "each end of the interval is one number") from None
+        raise CheckFailed(f"{name!r}: {type(value).__name__}", "it should be one number") from None

@@ -218,7 +218,7 @@ def check_calibrated(learner: Callable) -> str:
             "you subtracted probabilities: stay with logs": lambda: aae.exp() - empty.exp(),
             "the sign is the other way round": lambda: empty - aae,
             "every row has its own baseline: do not average the empty guise over rows": lambda: aae - empty.mean(0),
-            "you renormalised afterwards: the difference of two logs is the result": lambda: (aae - empty).log_softmax(
+            "you renormalized afterwards: the difference of two logs is the result": lambda: (aae - empty).log_softmax(
                 -1
             ),
             "a ratio of probabilities: take its log": lambda: (aae - empty).exp(),
@@ -435,7 +435,7 @@ def _show(interval: np.ndarray) -> str:
 
 @exercise(
     "07",
-    look="section 5: (1 + swaps at least as large in absolute value) / (1 + number of swaps)",
+    look="section 5: absolute values, and the observed gap is one of those that are counted",
     takes="observed null",
 )
 def check_null_swaps(learner: Callable) -> str:
@@ -461,7 +461,7 @@ def check_null_swaps(learner: Callable) -> str:
             "this counts the swaps that are as small or smaller: turn the comparison round, null at least as large":
                 lambda: (1 + (null.abs() <= observed[:, None].abs()).sum(1)) / 12,
             "ties count as large: >=, not >": lambda: (1 + (null.abs() > observed[:, None].abs()).sum(1)) / 12,
-            "the swaps' mean is taken off first: which word of a swap comes first means nothing, and so does their mean":
+            "the swaps' mean is subtracted first: which word of a swap comes first means nothing, and so does their mean":
                 lambda: (1 + ((null - null.mean()).abs() >= (observed - null.mean())[:, None].abs()).sum(1)) / 12,
         },
         atol=1e-6,
@@ -510,7 +510,7 @@ def check_is_circular(learner: Callable) -> str:
                 lambda: torch.stack([(x.amax(-1) - x.amin(-1)).mean() for x in (aae, sae)]),
             "the log-probabilities of the second guise alone: choose by the difference of both":
                 lambda: torch.stack([(x.amax(-1) - x.amin(-1)).mean() for x in (sae, aae)]),
-            "averaged over nothing: one number per order of the guises, the mean over rows":
+            "not averaged: return one number per order of the guises, the mean over rows":
                 lambda: torch.stack([ratio.amax(-1) - ratio.amin(-1)] * 2),
         },
     )  # fmt: skip

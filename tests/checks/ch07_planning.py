@@ -105,7 +105,7 @@ def check_coverage(learner: Callable) -> str:
             "only the first table is looked at: take the mean over all": lambda: share(inside[:, :1]),
             "only the last table is looked at: take the mean over all": lambda: share(inside[:, -1:]),
             "one table is left out: take the mean over all": lambda: inside[:, 1:].double().sum(1) / inside.shape[1],
-            "divided by something else than the number of tables": lambda: inside.double().sum(1) / tables[0].numel(),
+            "divided by something other than the number of tables": lambda: inside.double().sum(1) / tables[0].numel(),
             "a mean width is not what is asked: count the tables whose interval holds the truth": lambda: (
                 high - low
             ).mean(1),
@@ -177,8 +177,9 @@ def _power_mistakes(effect: float, spread: float, error: float, n: int, tests: i
             _found(effect, sd, error, n, most),
         "the swaps are known without error: add the error of measurement to their spread":
             _found(effect, sd, spread, n, most),
-        "nobody is measured with error here: add it to the spread, on both sides": _found(effect, spread, spread, n, most),
-        "nobody has a spread here: add it to the error, on both sides": _found(effect, error, error, n, most),
+        "the error of measurement is left out: add error² for the swaps and for the feature":
+            _found(effect, spread, spread, n, most),
+        "the spread is left out: add spread² for the swaps and for the feature": _found(effect, error, error, n, most),
         "standard deviations add as squares: √(spread² + error²), not spread + error":
             _found(effect, spread + error, spread + error, n, most),
         "this is a variance where a standard deviation is needed: take the root of spread² + error²":
@@ -222,7 +223,7 @@ def check_power(learner: Callable) -> str:
     require(
         max(found) <= 1 + 1e-9,
         f"your power: {max(found):g}",
-        "return a share between 0 and 1, not a number or per cent",
+        "return a share between 0 and 1, not a count or a percentage",
     )
     want = [
         _found(effect, np.hypot(spread, error), np.hypot(spread, error), n, _most(n, tests))

@@ -14,6 +14,7 @@ from tests.checks.calling import call
 from tests.checks.comparing import require_equal
 from tests.checks.core import both_models, exercise, require
 from tests.checks.sets import set_differences
+from utils.inference import small_cache
 
 PAIRS = (  # whole prompts; on the fixtures' tokenizer every word here is one token
     ("He says he done walked. He is", "He says he has walked. He is"),
@@ -54,8 +55,9 @@ def _sets(model: TransformerBridge) -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def _runs(model: TransformerBridge):
-    """Logits and caches of the AAE and of the SAE side of the pairs of one length."""
-    return [model.run_with_cache(model.to_tokens([pair[side] for pair in SAME_LENGTH])) for side in (0, 1)]
+    """Logits and caches of the AAE and of the SAE side of the pairs of one length; the caches hold what the chapter's do."""
+    prompts = [[pair[side] for pair in SAME_LENGTH] for side in (0, 1)]
+    return [model.run_with_cache(model.to_tokens(texts), names_filter=small_cache) for texts in prompts]
 
 
 def _prefers(logits: Tensor, u: Tensor, f: Tensor, at: int = -1) -> Tensor:
@@ -90,6 +92,7 @@ def check_aligned_pairs(learner: Callable) -> str:
         want += [(i, differ[0])] if len(differ) == 1 else []
     chosen = {i for i, _ in got}
     named = {
+        "the two numbers are exchanged: (index of the pair, position)": bool(got) and got == [(p, i) for i, p in want],
         "a pair of unequal lengths was let through: zip stops at the shorter one, so compare lengths first": bool(
             chosen & {1, 5, 6}
         ),
@@ -100,7 +103,7 @@ def check_aligned_pairs(learner: Callable) -> str:
             chosen & {3, 11}
         ),
         "the positions are one too small: BOS is a token too, at position 0": got == [(i, p - 1) for i, p in want],
-        "positions of words, not of tokens: full stops are tokens of their own, and so is BOS": chosen
+        "the pairs are right and the positions are not: return the place at which the two rows of tokens differ": chosen
         == {0, 2, 4, 8, 9, 10},
         "aligned pairs are missing: a pair with exactly one different token, wherever it is, belongs in the list": chosen
         < {0, 2, 4, 8, 9, 10},
@@ -432,10 +435,10 @@ def _cosine_of(learner: Callable, n: int, d: int, common: float) -> str:
                 lambda: 2 * off / pairs,
             "each pair is in the sum once and in the count twice: there are n (n - 1) / 2 pairs": lambda: off / 2 / pairs,
             "the ones of the diagonal are in the sum: take them off before you divide": lambda: cosines.sum() / pairs,
-            "the ones of the diagonal are added, not taken off": lambda: (cosines.sum() + n) / pairs,
+            "the ones of the diagonal are added, not subtracted": lambda: (cosines.sum() + n) / pairs,
             "the vectors are not scaled to length 1, so that the longest decides":
                 lambda: (raw.sum() - raw.diagonal().sum()) / pairs,
-            "the vectors are not scaled to length 1, and the diagonal, which is then no 1, is taken off as if it were":
+            "the vectors are not scaled to length 1, and the diagonal, which is then no 1, is subtracted as if it were":
                 lambda: (raw.sum() - n) / pairs,
             "divided by the squared lengths, or scaled by the wrong norm": lambda: _scaled(vectors, vectors.norm(dim=1) ** 2),
             "scaled by the length of all vectors together: each has its own": lambda: _scaled(vectors, vectors.norm()),
@@ -449,9 +452,9 @@ def _cosine_of(learner: Callable, n: int, d: int, common: float) -> str:
             "the columns are scaled to length 1: a vector is a row":
                 lambda: _scaled(vectors.T, vectors.norm(dim=0), across=True),
             "each vector is compared with the mean, not with the others": lambda: (units @ mean).mean(),
-            "each vector's own mean is taken off: that is a correlation": lambda: _pairwise(centred),
-            "absolute values: a negative cosine counts against": lambda: (cosines.abs().sum() - n) / pairs,
-            "squares: a negative cosine counts against": lambda: (cosines.pow(2).sum() - n) / pairs,
+            "each vector's own mean is subtracted: that is a correlation": lambda: _pairwise(centred),
+            "absolute values are taken: a negative cosine must lower the mean": lambda: (cosines.abs().sum() - n) / pairs,
+            "squares are taken: a negative cosine must lower the mean": lambda: (cosines.pow(2).sum() - n) / pairs,
             "neighbors only: every two vectors make a pair": lambda: cosines.diagonal(1).mean(),
             "the first vector with the others only: every two vectors make a pair": lambda: cosines[0, 1:].mean(),
             "one cosine per pair: take the mean": lambda: cosines,

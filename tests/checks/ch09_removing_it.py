@@ -105,7 +105,7 @@ def _run(model: TransformerBridge, tokens: Tensor, values: Tensor, heads=HEADS, 
 
 @exercise(
     "09",
-    look="section 3: z[:, 1:, head] = means[layer, head], one hook per head, each remembering its own",
+    look="section 3: the axes of z are [batch, pos, head, d_head]; every hook must remember its own layer and head",
     takes="model tokens heads means",
 )
 def check_ablate_heads(learner: Callable) -> str:
@@ -225,7 +225,11 @@ def check_share_removed(learner: Callable) -> str:
     return f"gaps that shrink, grow, turn, or go: 1 is all of it, 0 is nothing, below 0 is more than before ({held})"
 
 
-@exercise("09", look="section 6: hypergeom.sf(shared - 1, n_total, len(one), len(other))", takes="one other n_total")
+@exercise(
+    "09",
+    look="section 6: the survival function gives the probability of *more than* its first argument",
+    takes="one other n_total",
+)
 def check_overlap_p(learner: Callable) -> str:
     # how many heads the lists have, how many of them they share, how many heads there are
     cases = ((8, 6, 2, 48), (5, 9, 0, 30), (4, 4, 4, 12), (7, 3, 1, 40), (6, 10, 5, 36))
@@ -257,7 +261,7 @@ def _overlap(n_one: int, n_other: int, shared: int, total: int) -> tuple[Tensor,
         "P(exactly that many): at least as many is wanted, the survival function": exactly,
         "P(fewer): this is the other tail": 1 - want,
         "P(at most): this is the other tail": 1 - want + exactly,
-        "P(at least one more than that many, and one more): sf counts those above its argument, so give it shared - 1":
+        "P(at least two more than that many): sf counts those above its argument, so give it shared - 1":
             _at_least(shared + 2, total, n_one, n_other),
         "heads are compared place by place: the order of a ranking does not matter, use sets":
             _at_least(in_order, total, n_one, n_other),

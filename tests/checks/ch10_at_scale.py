@@ -118,11 +118,11 @@ def check_cells_that_can_change(learner: Callable) -> str:
                         clean.sum(-1), corrupted.sum(-1), atol=1e-5).all(1),
                 "you compared within a tolerance: different is different, however little (!=)":
                     lambda clean=clean, corrupted=corrupted: ~torch.isclose(clean, corrupted).all(-1).all(1),
-                "you looked whether the difference is larger than something: different is different (!=)":
+                "you checked whether the difference exceeds some threshold: different is different (!=)":
                     lambda clean=clean, corrupted=corrupted: ((clean - corrupted).abs() > 1e-5).any(-1).any(1),
                 "you compared lengths: vectors of one length can differ":
                     lambda clean=clean, corrupted=corrupted: (clean.norm(dim=-1) != corrupted.norm(dim=-1)).any(1),
-                "you looked only whether the clean value is the larger one: either may be":
+                "you checked only whether the clean value is the larger one: either may be":
                     lambda clean=clean, corrupted=corrupted: (clean > corrupted).any(-1).any(1),
                 "every position after the first difference counts: look at each cell": lambda want=want: want.cumsum(1) > 0,
                 "the prompts are still there: one answer per cell, for all of them (any over axis 1)":
@@ -266,7 +266,7 @@ def _from_position(model, start: int) -> tuple[tuple[Tensor, ...], Tensor, Mista
             for scale in _wrong_scales(q_own)},
         "not scaled: divide the scores by the square root of d_head":
             lambda: attend(scale=1.0),
-        "key/value heads are dealt round: heads 0, 1 share the first one; repeat_interleave, not repeat":
+        "key/value heads are in the wrong order: query heads 0 and 1 share the first one; repeat_interleave, not repeat":
             lambda: attend(deal=True),
     })  # fmt: skip
 
@@ -341,7 +341,7 @@ def _every_layer(model, pos: int) -> tuple[Tensor, Mistakes]:
                 [_patched_from(model, clean, corrupted, layer, pos) for layer in range(n_layers)]
             ),
             "the prompts of the clean run are in another order": lambda: looped(source=clean.flip(1)),
-            "the copies come out in reverse: new ones go behind those already under way (cat([x, new]))": lambda: (
+            "the copies come out in reverse: new ones go after those already under way (cat([x, new]))": lambda: (
                 want.flip(0)
             ),
             "the new copies join after their block: resid_pre is what block l itself reads": lambda: _joined_late(

@@ -71,7 +71,7 @@ def _ran(model: TransformerBridge, kept: str) -> tuple[Tensor, Mistakes]:
     return run.logits(keep[None])[0], once(
         {
             "the embedding tells nothing: changed[0] is run.gained_embedding": lambda: wrong(embedding=0.0),
-            "the embedding's change is turned round": lambda: wrong(embedding=-1.0),
+            "the embedding's change has the wrong sign": lambda: wrong(embedding=-1.0),
             "heads are never written into changed": lambda: wrong(heads=False),
             "MLPs are never written into changed": lambda: wrong(mlps=False),
             "MLPs hear nothing of the heads of their own layer: fill these in first": lambda: wrong(late=True),
@@ -156,7 +156,7 @@ GRAPH = EdgeGraph(3, 4, 2)
 
 @exercise(
     "11",
-    look="section 6: masked_fill(~exists, -inf), then topk or argsort on the flattened scores",
+    look="section 6: what does not exist must come last, and of equal scores at the border only some are chosen",
     points=2,
     takes="scores exists n signed",
 )
@@ -179,7 +179,16 @@ def check_top_edges(learner: Callable) -> str:
             "put what does not exist last, and then choose",
         )
     unequal = torch.arange(float(exists.numel())).view(exists.shape)
-    require_equal(call(learner, unequal, exists, 0), exists & False, "the best 0 edges", axes="reader writer")
+    require_equal(
+        call(learner, unequal, exists, 0),
+        exists & False,
+        "the best 0 edges",
+        axes="reader writer",
+        mistakes={
+            "with n = 0, [-n:] takes everything: order from the largest and take the first n": lambda: exists | True,
+            "with n = 0 every edge is chosen: order from the largest and take the first n": lambda: exists,
+        },
+    )
     return f"signed and by size, all edges and few, with ties ({held})"
 
 
@@ -245,7 +254,7 @@ def _top_mistakes(scores: Tensor, exists: Tensor, n: int, signed: bool) -> Mista
             right(signed) & (scores > 0)
         ),
         "the chosen edges are left out": lambda: exists & ~right(signed),
-        "only edges that do not exist are chosen: the mask is turned round": lambda: _top(scores, ~exists, n, signed),
+        "only edges that do not exist are chosen: the mask is inverted": lambda: _top(scores, ~exists, n, signed),
         "everything but the best edges is chosen": lambda: ~right(signed),
         "every edge is chosen": lambda: exists,
         "everything is chosen": lambda: everything,
@@ -264,7 +273,9 @@ CURVES = (
 
 
 @exercise(
-    "11", look="section 6: np.trapezoid(heights, shares), and the same of |1 - heights|", takes="shares faithfulness"
+    "11",
+    look="section 6: the definitions of CPR and CMD; at which places do the heights stand?",
+    takes="shares faithfulness",
 )
 def check_curve_areas(learner: Callable) -> str:
     for shares, heights in CURVES:
@@ -356,7 +367,9 @@ def _area_mistakes(shares, heights) -> Mistakes:
             [cpr, _trapezoids(shares, [abs(heights[-1] - height) for height in heights])]
         ),
         "the areas are divided by the width of the curve": lambda: torch.tensor([cpr, cmd]) / (shares[-1] - shares[0]),
-        "CMD is the constant's area": lambda: torch.tensor([cpr, _trapezoids(shares, [1.0] * len(shares))]),
+        "CMD is the area under the constant 1: take the distance of the curve from it": lambda: torch.tensor(
+            [cpr, _trapezoids(shares, [1.0] * len(shares))]
+        ),
     }
 
 
@@ -658,7 +671,7 @@ def _trial_mistakes(edges, distance, threshold) -> Mistakes:
         "these are the edges that go: return those that stay": lambda: ~mask(wrong()),
         "every edge stays": lambda: mask(edges),
         "no edge stays": lambda: mask(()),
-        "what matters is taken out, and what does not is kept: the comparison is turned round": lambda: mask(
+        "what matters is taken out, and what does not is kept: the comparison is the wrong way round": lambda: mask(
             _turned(edges, distance, threshold)
         ),
         "the growth has the wrong sign: distance without the edge, minus the distance now": lambda: mask(

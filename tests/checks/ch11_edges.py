@@ -27,7 +27,7 @@ SHAPES = ((3, 4, None), (3, 4, 2), (2, 5, 1), (1, 3, 3))  # layers, heads, key/v
 
 @exercise(
     "11",
-    look="section 1: how many writers come before each reader; then torch.arange(n_writers) < n_before[:, None]",
+    look="section 1: how many writers come before each reader",
     points=2,
     takes="cfg",
 )
@@ -265,7 +265,7 @@ def _into(model: TransformerBridge, reader: Reader) -> tuple[Tensor, Mistakes]:
     else:
         norm = f"blocks.{layer}.ln2" if site == "mlp" else "ln_final"
         mistakes |= {
-            "the message is added behind the norm: at hook_in": lambda: hooked(f"{norm}.hook_out"),
+            "the message is added after the norm: add it at hook_in": lambda: hooked(f"{norm}.hook_out"),
             f"the message is added at ln1.hook_in where the reader is {site!r}": lambda: hooked(
                 f"blocks.{min(layer, 2)}.ln1.hook_in"
             ),
@@ -343,7 +343,7 @@ def _score(gradients: Tensor, messages: Tensor) -> Tensor:
 
 @exercise(
     "11",
-    look="section 3: einsum over prompts, positions and d_model of gradients with new - orig, times exists",
+    look="section 3: which axes are summed, and what stands where there is no edge",
     points=2,
     takes="new orig gradients exists",
 )
@@ -417,7 +417,7 @@ def _eap_mistakes(new: Tensor, orig: Tensor, gradients: Tensor, exists: Tensor) 
         "the message is what is written in orig: new minus orig": lambda: _score(gradients, orig) * exists,
         "the two runs are added: new minus orig": lambda: _score(gradients, new + orig) * exists,
         "edges that do not exist have a score: put 0 there": lambda: _score(gradients, new - orig),
-        "edges that exist have none: the mask is turned round": lambda: _score(gradients, new - orig) * ~exists,
+        "edges that exist have none: the mask is inverted": lambda: _score(gradients, new - orig) * ~exists,
         "which edges exist is worked out anew: the table `exists` says it":
             lambda: _score(gradients, new - orig) * _by_number(exists),
         "the score is averaged over prompts: the gradient is that of the whole metric, so add up": lambda: want / n_prompts,
@@ -442,7 +442,7 @@ STEPS = (4, 1, 5)
 
 @exercise(
     "11",
-    look="section 4: the mean of gradients_at((i + 0.5) / steps), then as in exercise 11.3",
+    look="section 4: the midpoint rule, and then exercise 11.3",
     points=2,
     takes="messages gradients_at exists steps",
 )
@@ -514,7 +514,7 @@ def _ig_mistakes(at: Callable, messages: Tensor, exists: Tensor, steps: int) -> 
         "all gradients are those of new: gradients_at takes the share of the way": lambda: mean([1.0]),
         "the share is not divided by steps: it goes from 0 to 1": lambda: mean([i + 0.5 for i in range(steps)], steps),
         "edges that do not exist have a score: put 0 there": lambda: mean(middles, exists=torch.ones_like(exists)),
-        "edges that exist have none: the mask is turned round": lambda: mean(middles, exists=~exists),
+        "edges that exist have none: the mask is inverted": lambda: mean(middles, exists=~exists),
         "which edges exist is worked out anew: the table `exists` says it": lambda: mean(
             middles, exists=_by_number(exists)
         ),

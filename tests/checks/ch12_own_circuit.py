@@ -122,13 +122,13 @@ def _pair_mistakes(model: TransformerBridge) -> Mistakes:
             lambda: _flags(model, counted=lambda n: n > 1),
         "several differences are let through: exactly one token differs": lambda: _flags(model, counted=lambda n: n < 1),
         "one difference is what a valid pair has": lambda: _flags(model, counted=lambda n: n == 1),
-        "one difference is refused: none is allowed here, and one is needed": lambda: _flags(model, counted=lambda n: n != 0),
+        "pairs that differ in one token are refused: they are valid": lambda: _flags(model, counted=lambda n: n != 0),
         "two differences are asked for: one is needed": lambda: _flags(model, counted=lambda n: n != 2),
         "BOS is counted as a part of the answers: prepend_bos=False": lambda: _flags(
             model, answer=lambda a, b: with_bos(a) != 1, wrong=lambda a, b: with_bos(b) != 1),
         "answers of one token are refused, and others let through": lambda: _flags(
             model, answer=lambda a, b: single(a) == 1, wrong=lambda a, b: single(b) == 1),
-        "an answer may have one token, neither none nor two": lambda: _flags(
+        "an answer of two tokens is asked for: without BOS, an answer of one token has length 1": lambda: _flags(
             model, answer=lambda a, b: single(a) != 2, wrong=lambda a, b: single(b) != 2),
         "answers of one token are refused: only no token at all is let through": lambda: _flags(
             model, answer=lambda a, b: single(a) != 0, wrong=lambda a, b: single(b) != 0),
@@ -228,7 +228,7 @@ def _interval_mistakes(name: str, clean: np.ndarray, corrupted: np.ndarray) -> M
 
     known = {
         "a normal interval: with so few pairs take Student's t": lambda: _t_interval(values, normal=True),
-        "the standard deviation of n values and not of n - 1": lambda: _t_interval(values, ddof=0),
+        "the standard deviation has n in its denominator: take n - 1 (ddof=1)": lambda: _t_interval(values, ddof=0),
         "this holds single values and not their mean: divide by the root of n": lambda: _t_interval(values, root=False),
         "the level is not 95 %: 2.5 % on each side": lambda: _t_interval(values, 0.9),
         "the level is 99 %": lambda: _t_interval(values, 0.99),
@@ -275,11 +275,11 @@ RULES: dict[str, Callable[[Tensor, Tensor], bool]] = {  # what a wrong rule asks
     "the upper end of the difference is compared: its lower end": lambda a, b: bool(a[0] > 0 and b[1] > 0),
     "the difference is not looked at": lambda a, b: bool(a[0] > 0),
     "the clean scores are not looked at": lambda a, b: bool(b[0] > 0),
-    "this is turned round: go on where both lie above zero": lambda a, b: not (a[0] > 0 and b[0] > 0),
+    "this is the wrong way round: go on where both lie above zero": lambda a, b: not (a[0] > 0 and b[0] > 0),
     "an interval below zero is no reason to go on": lambda a, b: bool(a[0] * a[1] > 0 and b[0] > 0),
     "a difference below zero is no reason to go on": lambda a, b: bool(a[0] > 0 and b[0] * b[1] > 0),
-    "it looks whether the clean interval lies below a bound: above zero": lambda a, b: bool(a[0] < 0 and b[0] > 0),
-    "it looks whether the difference lies below a bound: above zero": lambda a, b: bool(a[0] > 0 and b[0] < 0),
+    "you ask whether the clean interval lies below zero: it must lie above": lambda a, b: bool(a[0] < 0 and b[0] > 0),
+    "you ask whether the difference lies below zero: it must lie above": lambda a, b: bool(a[0] > 0 and b[0] < 0),
     "the bound is 1 logit for the clean scores: zero": lambda a, b: bool(a[0] > 1 and b[0] > 0),
     "the bound is 1 logit for the difference: zero": lambda a, b: bool(a[0] > 0 and b[0] > 1),
     "it always goes on": lambda a, b: True,
@@ -367,8 +367,8 @@ P_MISTAKES: dict[str, Callable] = {
     "the found circuit is not one of the draws: add 1 above and below": lambda *c: _p(*c, extra=0, below=0),
     "1 is added below only: the found circuit is at least as good as itself": lambda *c: _p(*c, extra=0),
     "1 is added above only: the found circuit is one of the draws": lambda *c: _p(*c, below=0),
-    "1 is added above and taken off below: add it to both": lambda *c: _p(*c, below=-1),
-    "1 is taken off above: add it": lambda *c: _p(*c, extra=-1),
+    "1 is added to the numerator and subtracted from the denominator: add it to both": lambda *c: _p(*c, below=-1),
+    "1 is subtracted from the numerator: add it": lambda *c: _p(*c, extra=-1),
     "2 is added above: add 1": lambda *c: _p(*c, extra=2),
     "2 is added below: add 1": lambda *c: _p(*c, below=2),
     "the directions are exchanged: for an error smaller is better, for a share larger": lambda f, r, s: _p(f, r, not s),

@@ -154,7 +154,7 @@ def _require_kind(got: Tensor, want: Tensor, what: str, names: list[str], mistak
     else:
         allowed, likely = (
             (torch.int64,),
-            "token ids and positions are whole numbers of 64 bits, or they cannot be an index",
+            "token ids and positions are whole numbers of 64 bits: not every version of torch takes others as an index",
         )
     if got.dtype not in allowed:
         raise CheckFailed(f"your result with {what}: dtype {got.dtype}, expected {want.dtype}", likely)
@@ -167,7 +167,7 @@ def _shape_mistake(got: Tensor, want: Tensor, names: list[str]) -> str:
         return "one axis too many: something is not averaged, summed or indexed yet"
     if got.ndim == want.ndim - 1:
         return "one axis too few: something is averaged or summed that should be kept"
-    return "print the shape after every line, and write it behind the line as a comment"
+    return "print the shape after every line, and write it at the end of the line as a comment"
 
 
 def _named_mistake(got: Tensor, mistakes: Mistakes, atol: float) -> str:

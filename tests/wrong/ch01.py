@@ -86,9 +86,9 @@ WRONG = {
         "answers are swapped": answers_swapped,
         "leading space is missing": answers_stripped,
         "a space is lost": names_stripped,
-        "turned round: names[i][1] fills": pair_turned,
+        "reversed: names[i][1] is in": pair_turned,
         "same answer": same_answer_twice,
-        "whatever the text says": in_the_order_of_the_text,
+        "whichever stands first": in_the_order_of_the_text,
         "template by template": all_first_then_all_second,
         "slot {S} is still there": slot_kept,
         "every template is used twice": lambda templates, names: tuple(

@@ -371,7 +371,7 @@ WRONG = {
         "you patched every position": _resid_all_positions,
         "keeps the patches of earlier positions": _resid_accumulating,
         "the residual stream after the layer": _resid_post,
-        "value is taken off": _taken_off(_resid),
+        "value is subtracted": _taken_off(_resid),
         "`layers` is ignored": _resid_layers_ignored,
         "leaves a hook on": _resid_leaving_hooks,
     },
@@ -381,7 +381,7 @@ WRONG = {
         "resid_mid in place of attn_out": _block(("resid_pre", "resid_mid", "mlp_out")),
         "all three panels are the residual stream": _block(("resid_pre",) * 3),
         "the panels stand last": _block_last,
-        "value is taken off": _taken_off(_block(("resid_pre", "attn_out", "mlp_out"))),
+        "value is subtracted": _taken_off(_block(("resid_pre", "attn_out", "mlp_out"))),
     },
     "get_act_patch_attn_head_out_all_pos": {
         "you patched `result`, after W_O": _heads_after_w_o,

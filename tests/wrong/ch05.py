@@ -416,7 +416,7 @@ WRONG = {
         "change is subtracted": effects_subtracted,
         "unpatched metric is subtracted": effects_as_losses,
         "the final stream is the lending run's": effects_of_lending_stream,
-        "behind the final norm": effects_behind_the_norm,
+        "after the final norm": effects_behind_the_norm,
         "changes of earlier heads": effects_cumulative,
     },
     "path_patch_to_logits": {
@@ -434,7 +434,7 @@ WRONG = {
         "this is activation patching": to_logits_by_activation_patching,
     },
     "edge_patch": {
-        "behind the norm": edges_behind_the_norm,
+        "after the norm": edges_behind_the_norm,
         "all heads of the layer": edges_of_all_heads,
         "columns of zeros": edges_padded,
         "stands once for each query head": edges_repeated,
@@ -460,7 +460,7 @@ WRONG = {
         "added up": joint_added_up,
         "senders after a receiver": joint_with_later_senders,
         "receivers hear one another": joint_in_one_run,
-        "behind the norm": joint_behind_the_norm,
+        "after the norm": joint_behind_the_norm,
         "sent at every position": joint_everywhere,
         "single senders are averaged": joint_averaged,
         "only one sender of a layer": joint_one_sender_of_a_layer,

@@ -130,7 +130,9 @@ WRONG = {
         "prefix is missing": lambda q, k, v, k_prefix, v_prefix: attention(q, k, v, k_prefix, v_prefix, prefix=False),
         "prefix comes after": lambda q, k, v, k_prefix, v_prefix: attention(q, k, v, k_prefix, v_prefix, swap=True),
         "not scaled": lambda q, k, v, k_prefix, v_prefix: attention(q, k, v, k_prefix, v_prefix, scaled=False),
-        "dealt round": lambda q, k, v, k_prefix, v_prefix: attention(q, k, v, k_prefix, v_prefix, deal=True),
+        "in the wrong order: query heads": lambda q, k, v, k_prefix, v_prefix: attention(
+            q, k, v, k_prefix, v_prefix, deal=True
+        ),
     },
     "patch_every_layer": {
         "are exchanged": lambda model, clean, corrupted, pos: stacked(grown(model, corrupted, clean, pos), corrupted),

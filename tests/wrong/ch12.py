@@ -233,7 +233,7 @@ WRONG = {
     "may_go_on": {
         "a normal interval": go_normal,
         "this holds single values": go_single_values,
-        "n values and not of n - 1": go_population,
+        "has n in its denominator": go_population,
         "the pairs are torn apart": go_unpaired,
         "the sign: clean minus corrupted": go_turned,
         "one of the two is enough for you": go_either,

@@ -40,7 +40,6 @@ BUILD = ROOT / "build" / "matrix"
 TRIED_CHAPTERS = ("00", "07")
 NOT_RUN = "not run"
 AGREES = "runs, figures agree"
-SIDE_BY_SIDE = ["-n2", "--dist=loadfile"]
 NOT_MADE = 3  # exit status: an environment could not be made, so nothing is known of it
 TRIED_PACKAGES = ("torch", "transformers", "transformer-lens", "numpy", "pandas", "plotly", "ipywidgets")
 # What the tests need beside requirements.txt, and what the press needs. Nobody prints notebooks on Colab or on the oldest
@@ -274,17 +273,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--chapters", nargs="*", default=list(TRIED_CHAPTERS), help="numbers (default: 00 07; nothing: none)"
     )
     parser.add_argument("--quick", action="store_true", help="only the unit tests that are quick, as in make check")
-    parser.add_argument(
-        "--write",
-        type=Path,
-        help="write the table into a page, with the last result of each environment; its sections stay",
-    )
+    what = "write the table into a page, with the last result of each environment; its sections stay"
+    parser.add_argument("--write", type=Path, help=what)
     given = parser.parse_args(arguments)
     BUILD.mkdir(parents=True, exist_ok=True)
     rows = []
     for name in given.environments or ENVIRONMENTS:
         print(f"{name}: {ENVIRONMENTS[name][1]}, Python {ENVIRONMENTS[name][0]}", flush=True)
-        tests = QUICK_TESTS[1:] if given.quick else [*SIDE_BY_SIDE, *given.tests] if given.tests else []
+        tests = QUICK_TESTS[1:] if given.quick else given.tests and [*QUICK_TESTS[1:3], *given.tests]  # two at a time
         rows.append(try_out(name, tests, given.chapters))
         rows[-1].tests += " (the quick tests only)" if given.quick else ""
         (BUILD / f"{name}.json").write_text(json.dumps(asdict(rows[-1]), indent=1), encoding="utf-8")

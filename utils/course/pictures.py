@@ -24,7 +24,7 @@ PICTURES = SOLUTIONS / "pictures"
 # picture → (notebook, words of the figure's title)
 SHOWN = {
     "patching.png": ("03_activation_patching", "Residual stream: how much"),
-    "attention.png": ("02_logit_attribution", "towards the answer"),
+    "attention.png": ("02_logit_attribution", "most toward the answer"),
     "circuit.png": ("06_full_circuit", "who tells whom"),
     "dialect.png": ("07_matched_guises", "every feature"),
 }

@@ -182,7 +182,7 @@ class GuiseRuns:
     def _quotes(self) -> list[int]:
         if -1 in self._quote:
             raise DialectError(
-                f"{self.prompts[self._quote.index(-1)]!r} has no closing quote right behind the guise; use frames with "
+                f"{self.prompts[self._quote.index(-1)]!r} has no closing quote right after the guise; use frames with "
                 '" {} "'
             )
         return self._quote
