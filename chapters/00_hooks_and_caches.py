@@ -283,7 +283,10 @@ compare("hooks.share_of_heads_above_half", above_half, model)
 # *What do you see?* Which layers are pale? And what might a pale head in a dark layer be doing?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# On average a head spends .54 of its attention on BOS, and 59 % of all heads spend more than half. Four layers are pale: 0 and 1 (.11 and .05 on average), and 10 and 11, a third of the way through the model (.12 and .04). From layer 12 on most heads are dark. A pale head in a dark layer looks at something in this sentence instead. Chapter 04 asks what such heads look at.
+# On average a head spends .54 of its attention on BOS, and 59 % of all heads spend more than half. Five layers have no dark
+# head at all. They are 0, 1 and 2 (.11, .05 and .24 on average), and 10 and 11, a third of the way through the model (.12 and
+# .04). From layer 12 on most heads are dark. A pale head in a dark layer looks at something in this sentence instead. Chapter
+# 04 asks what such heads look at.
 # </details>
 #
 # **Try.** Change `prompt` to `"2 4 6 8 10 12 14"` and run the cells from there to the heatmap. Which heads become darker, and which become paler? (Change it back, and run the same cells again, before you go on.)

@@ -151,7 +151,10 @@ plots.line(
 # **Try.** Use `pos_slice=0` (BOS), where so many heads rest their attention. Which layers write there, and how much?
 # <details><summary>What you should find, on SmolLM2</summary>
 #
-# The MLP of layer 11 alone adds a vector of length 25,000 at BOS. At END the longest vector, from the MLP of layer 29, has length 620. Only four MLPs write longer vectors than that at BOS. Such *massive activations* ([Sun et al. 2024](https://arxiv.org/abs/2402.17762)) occur in many models, and are connected with the attention that heads pay to the first position.
+# The MLP of layer 11 alone adds a vector of length 25,000 at BOS. At END the longest vector, from the MLP of layer 29, has
+# length 620. At BOS, only four MLPs write a vector longer than 620. Such *massive activations* ([Sun et al.
+# 2024](https://arxiv.org/abs/2402.17762)) occur in many models, and are connected with the attention that heads pay to the
+# first position.
 # </details>
 #
 # ## 2 · Which direction is "Mary, not John"?
@@ -680,7 +683,10 @@ compare("ioi.attribution.top_head_on_other_names", writes["other names, mean"][p
 #
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# L23H3 does nothing for the answer, which it lowers by .27. But it lowers the subject by 2.51, and other names by only .09. It reads the repeated name and writes against it. L23H0 is of the other kind: it raises the answer by 1.37. It raises the subject as well, by .60. A head that raises the right name and a head that lowers the wrong one can have the same color in the heatmap of section 7. This second figure tells them apart.
+# L23H3 does not raise the answer: it lowers it a little, by .27. It lowers the subject by 2.51, and other names by only .09.
+# So it reads the repeated name and writes against it. L23H0 is of the other kind: it raises the answer by 1.37. It raises the
+# subject as well, by .60. A head that raises the right name and a head that lowers the wrong one can have the same color in
+# the heatmap of section 7. This second figure tells them apart.
 # </details>
 #
 # We keep the paper's term **name mover** for a head that looks at IO and raises it. Which of your heads deserve it? Look for a head whose attention is on IO in the first figure *and* whose first bar is above zero in the second.

@@ -119,7 +119,9 @@ n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
 # > When John and Mary went to the shops, **Mary** gave the bag to → John
 #
 # Why only S2? Whatever the two runs share cannot explain their difference: grammar, shops, bags, the fact that a name comes
-# next, the names themselves. What is left is which of the two names stands at S2. With it changes which name is repeated, and also who acts and which name comes last. This corruption cannot tell these three apart; section 6 comes back to this. If you exchange more words, you find the heads that react to any of them, all mixed together.
+# next, the names themselves. What is left is which of the two names stands at S2. Exchanging it changes three things at once:
+# which name is repeated, who acts, and which name comes last. This corruption cannot tell the three apart; section 6 comes
+# back to this. If you exchange more words, you find the heads that react to any of them, all mixed together.
 #
 # Now carry one activation from the clean run into the corrupted run, and let the rest of the model compute what follows from it. If the clean answer comes back, this activation was enough to bring it back. This is how you *localize* a behavior. You do not look at every number in the model. You ask of one place after another whether it carries the difference.
 
@@ -278,8 +280,8 @@ clean_logits, corrupted_logits = clean_logits[:, -1:].clone(), corrupted_logits[
 # </details>
 # <details><summary>Hint 2 · the line that people miss</summary>
 #
-# `clean_cache[hook.name]` is the same activation in the clean run. Work on a copy (`activation.clone()`), or you change what
-# others see.
+# `clean_cache[hook.name]` is the same activation in the clean run. Work on a copy (`activation.clone()`), or you also change
+# the tensor that a cache, or another hook, may hold.
 # </details>
 
 # %%
@@ -491,7 +493,9 @@ compare("ioi.patching.mlp_0_of_the_name_alone", from_alone, model)
 
 
 # %% [markdown]
-# On SmolLM2 that brings back .87 of the answer, although it comes from a run without a sentence. So MLP 0 acts as a **second embedding**: from its output, later layers read which word stands at a position. Patching it is nearly the same as exchanging the word itself, so it explains no more than that would.
+# On SmolLM2 that brings back .87 of the answer, although it comes from a run without a sentence. So MLP 0 acts as a **second
+# embedding**: from its output, later layers read which word stands at a position. Patching this output is nearly the same as
+# exchanging the word itself, so the red cell tells you no more than that exchange would.
 #
 # **Try.** Add up all cells of the attention panel in the column of END. Is the sum 1, the value that the residual panel shows at S2?
 # <details><summary>What you should find, on SmolLM2</summary>
@@ -506,7 +510,8 @@ compare("ioi.patching.mlp_0_of_the_name_alone", from_alone, model)
 # > Difficulty: ●●●○○  Importance: ●●●●○  15 minutes
 #
 # Return `[layer, head]`: the metric when `z` of one head is patched at *every* position. Patch `z` and not what the head writes
-# after $W_O$ (`result`): the model does not compute that for one head, and unless it is told to, TransformerLens refuses a hook there.
+# after $W_O$ (`result`). The model never computes the output of a single head; TransformerLens does so only on request, and
+# otherwise refuses a hook there.
 #
 # <details><summary>Hint 1 · shapes</summary>
 #
@@ -831,7 +836,8 @@ compare("ioi.corruption.logit_diffs", torch.stack(list(corrupted_to.values())), 
 # <details><summary>What we see, for SmolLM2</summary>
 #
 # - **S2 flipped.** No key reaches .2. This is a consequence of the corruption and not a fact about keys. Every key at an earlier position, IO and S1 included, is the same in both runs, and patching it cannot change anything.
-# - **S1 fresh.** The keys of layer 17 bring back .74, and those of layers 23, 8 and 24 about .4 each. Now the mark "this name has been here before" differs between the runs.
+# - **S1 fresh.** The keys of layer 17 bring back .74, and those of layers 23 and 8 bring back .44 and .43. Now the mark "this
+#   name has been here before" differs between the runs.
 # - **S2 fresh.** In layer 23, L23H3 shares a key/value head with two others. If its keys come from the run with the fresh name, .28 of the answer is lost.
 # - **IO fresh.** Now the answer's own name is gone, and the values at IO matter. One value head of layer 23, from which L23H0 reads, brings back .81.
 # </details>
@@ -1214,7 +1220,16 @@ def reads_and_acts(layer: int, head: int) -> tuple[str, str]:
 widgets.threshold_explorer(every[0], ROLES, reads_and_acts, most=24)
 
 # %% [markdown]
-# **What it does not show.** A threshold on single patches does not test the whole. Two heads that matter only together are both below it, and nothing says that the heads above it are enough. Chapter 06 runs the model with a circuit alone.
+# <details><summary>What you should find, on SmolLM2</summary>
+#
+# First only more of the kinds that you know. The slider begins at .048, and the step nearest to half of that is .027. There
+# fifteen heads are left, and the five new ones all act at END. L23H1, L23H2 and L21H5 read IO, and L25H2 reads S2. L24H5
+# reads no role much. One step further, at .020, a head appears in a new place: L14H3 at S2 reads S1, as duplicate-token
+# heads do.
+# </details>
+#
+# **What it does not show.** A threshold on single patches does not test the whole. Two heads that matter only together are
+# both below it, and nothing says that the heads above it are enough. Chapter 06 runs the model with a circuit alone.
 #
 # [Wang et al. (2022)](https://arxiv.org/abs/2211.00593) published such a diagram for gpt2-small, from the evidence of this chapter and much more. Here it is, drawn anew. Gray arrows say what a class of heads reads, black ones whom it feeds, red and blue whether it raises or lowers the answer's logit. (Eight *backup name movers* are left out.)
 
@@ -1271,7 +1286,8 @@ for kind in ("induction", "s_inhibition", "name_mover", "negative_name_mover"):
 #
 # They are, in part. An early head at S2 reads S1+1, as induction heads do. Two middle heads carry from S2 to END. Late heads
 # at END read IO, of both signs. But the largest single effect takes a shorter way, which the rule files under S-inhibition: L23H3
-# reads S2 and writes straight to the logits. In gpt2-small, S-inhibition heads act *through* name movers.
+# reads S2 and writes straight to the logits. In gpt2-small, S-inhibition heads act *through* name movers. L24H7 is filed
+# there, too, and fits even less: it hurts the answer, and in this row the rule does not ask for the sign.
 # </details>
 #
 # **What it does not show.**

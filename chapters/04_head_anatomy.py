@@ -227,7 +227,11 @@ for name, table in scores.items():
 # *What do you see?* Find the darkest cells of each panel in the lists just printed. Do induction heads stand earlier or later than previous-token heads, and why?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# L16H0 leads the previous-token heads, L8H0 the duplicate-token heads, and L18H6, L17H3 and L17H4 the induction heads. The induction heads are in layers 17 and 18, after the strongest previous-token head. The usual explanation predicts this order ([Elhage et al. 2021](https://transformer-circuits.pub/2021/framework/index.html)): an induction head needs each position to carry the name of the token before it. A previous-token head in an earlier layer writes it there. Chapter 05 tests this for L16H0 and L17H4.
+# L16H0 leads the previous-token heads, L8H0 the duplicate-token heads, and L18H6, L17H3 and L17H4 the induction heads. The
+# induction heads are in layers 17 and 18, after the strongest previous-token head. The usual explanation predicts this order
+# ([Elhage et al. 2021](https://transformer-circuits.pub/2021/framework/index.html)): an induction head needs each position to
+# carry a note of which token stands before it. A previous-token head in an earlier layer writes this note. Chapter 05 tests
+# this for L16H0 and L17H4.
 # </details>
 #
 # Duplicate-token heads and induction heads find out the same thing in two ways: that a token has occurred before. A duplicate-token head can compare the words themselves. An induction head compares the present word with the notes that a previous-token head has left, so in this explanation it needs such a head, and no duplicate-token head.
@@ -237,7 +241,11 @@ for name, table in scores.items():
 # **Try.** Put a BOS in front: `heads.repeated_tokens(seq_len, bos=model.tokenizer.bos_token_id)`. Do the same heads lead? And with another `seed`?
 # <details><summary>What you should find, on SmolLM2</summary>
 #
-# With BOS the same four heads lead every panel, in the same order, and their scores change by .04 at most. Among ten other seeds the leading heads stay nearly the same: the previous-token heads and the first three duplicate-token heads keep their order with all ten, and the four induction heads with nine. The fourth duplicate-token head, whose score is only .2, changes with three. With nine of the seeds the scores change by .06 at most; with seed 6 that of L8H0 falls by .17.
+# With BOS the same four heads lead every panel, in the same order, and their scores change by .04 at most. We also tried ten
+# other seeds. The four previous-token heads kept their order in all of them, and the four induction heads in nine. Of the
+# duplicate-token heads, the first three kept theirs in all ten. The fourth has a score of only .2, and with three of the
+# seeds another head took its place. The scores themselves changed by .06 at most, except with seed 6, where L8H0 lost .17 and
+# L14H3 .13.
 # </details>
 #
 # ## 2 · Do they do it in real text?
@@ -351,7 +359,9 @@ compare("anatomy.patching.top_heads", heads.names(found), model)
 #
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# L17H4 is an induction head, and from S2 it looks at S1+1. L19H2 and L20H0 have no habit on random tokens; in the task they read S2 from END. L23H0, L23H7 and L24H4 read IO from END, and write straight to the logits (`direct`): the first two for the right name, the third against it.
+# L17H4 is an induction head, and from S2 it looks at S1+1. L19H2 and L20H0 have none of the three habits on random tokens; in
+# the task they read S2 from END. L23H0, L23H7 and L24H4 read IO from END, and write straight to the logits (`direct`): the
+# first two for the right name, the third against it.
 # </details>
 #
 # **What it does not show.** Plenty of heads with a high induction score are not in this table. Having a habit and being used here are
@@ -607,7 +617,9 @@ compare("backup.share_by_scale_alone", explained, model)
 # The ratio is 1.05: without L23H0's output the stream is shorter, so everything that is left counts 5 % more. For L23H3 this is the whole change (share 1.02). For L24H4 it is none of it: its effect is negative, so the scale alone would make it *more* negative (share −.07).
 # </details>
 #
-# Five percent may sound like little. But it multiplies everything in the stream, which together is worth more than four logits. Section 8 adds it up. [Rushing and Nanda (2024)](https://arxiv.org/abs/2402.15390) found the final norm to be one of the general causes of self-repair.
+# A few percent may sound like little. But the scale multiplies everything in the stream, which together is worth the whole
+# logit difference. Section 8 adds it up. [Rushing and Nanda (2024)](https://arxiv.org/abs/2402.15390) found the final norm to
+# be one of the general causes of self-repair.
 #
 # ## 7 · Or is it the zero?
 #
@@ -690,8 +702,10 @@ plots.scatter(
 compare("backup.changed.by_mean", torch.stack([others_by_mean[head] for head in changed]), model)
 
 # %% [markdown]
-# **How to read it.** Points on the line: the other heads react to the *loss of the name*, and not to the zero. Points near the horizontal axis: they reacted to the
-# missing constant, and calling that "backup" would be a mistake. On SmolLM2 the large changes lie close to the line (L24H4 .33 in place of .36, L23H3 .10 in place of .11), and with the mean the logit difference is 4.69 again.
+# **How to read it.** A head on the line reacts in the same way to both ablations. So it reacts to the *loss of the name*, and
+# not to the zero. A head near the horizontal axis reacts to the zero only. It misses the constant vector, and calling its
+# change "backup" would be a mistake. On SmolLM2 the large changes lie close to the line (L24H4 .33 in place of .36, L23H3 .10
+# in place of .11), and with the mean the logit difference is 4.69 again.
 #
 # **Try.** Take the mean over other prompts: `model.run_with_cache(pairs.corrupted_tokens)[1]`. Should it matter?
 # <details><summary>What you should find</summary>
@@ -833,7 +847,9 @@ compare("backup.route.largest", [ablation.ROUTES[parts.abs().argmax()] for parts
 #
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# L24H4 looks elsewhere (.38 of its change of .36; the scale takes .02 away). L23H3 is scaled, and nothing else. The others change by less than .05.
+# L24H4 looks elsewhere: that alone gives +.38, and the scale takes .02 away, which leaves +.36. L23H3 is scaled, and nothing
+# else. The others change by less than .05. Behind a small change there may be larger parts that cancel: L29H1 gains .04 by
+# looking elsewhere and .07 by the scale, and loses .07 because its values have changed.
 # </details>
 #
 # ### Freeze it, in a real run
@@ -874,7 +890,9 @@ for what, values in left.items():
 #
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# For L24H4, freezing the pattern or only the query leaves −.04 of .36, and freezing its key or its value leaves everything. So END asks L24H4 another question when L23H0 is gone. For L23H3 freezing changes nothing, since only the norm has changed. So the real runs agree with the split.
+# For L24H4, freezing the pattern or only the query leaves −.04 of .36, and freezing its key or its value leaves everything.
+# So END asks L24H4 another question when L23H0 is gone. For L23H3 freezing changes nothing, since only the norm has changed.
+# So the real runs agree with the split, to within .02.
 # </details>
 #
 # And where does the attention go?
@@ -1098,12 +1116,15 @@ compare("anatomy.classes.fit_several", int(table["our evidence"].str.contains(";
 
 # %% [markdown]
 # **How to read it.** A head may show the evidence of several classes, or of none. *Differ* does not mean that the paper is wrong. The rule of the highest tenth is crude, random tokens are not its prompts, and the
-# paper's classes were found by path patching. The last column says what this chapter has not looked at. A direct effect that rises once the top head is gone is not yet a backup: sections 6 and 8
-# showed that L24H4 stands down, and that L23H3 is only scaled.
+# paper's classes were found by path patching. The last column says what this chapter has not looked at. A direct effect that
+# rises once the top head is gone is not yet a backup. On SmolLM2 three rows show such a rise. Sections 6 and 8 showed that
+# L24H4 stands down, that L23H3 is only scaled, and that the rise of L29H1, .04, is what is left of larger parts that cancel.
 #
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# Twelve of the 17 rows fit one class, two fit several (L23H3 and L24H4), and three fit none (L8H1, L25H2 and L29H0).
+# Twelve of the 17 rows fit one class, two fit several (L23H3 and L24H4), and three fit none (L8H1, L25H2 and L29H0). L8H1
+# shows how much the rule matters: in the task it looks from S2 at S1 with .85 of its attention, as a duplicate-token head
+# would, but on random tokens its score for that habit is low.
 # </details>
 #
 # A class is a name for what a head was seen to do in *one* task. The induction heads of section 1 work in other texts that repeat something as well (section 2). They were not made for this task, and this task uses them. In gpt2-medium, too, two different tasks were found to share most of their heads ([Merullo et al. 2024](https://arxiv.org/abs/2310.08744)).
@@ -1155,7 +1176,10 @@ compare("atlas.random_models.highest_copying", float(random_heads["copying"].abs
 #
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# Eight heads have an induction score above .4, and the highest of any head with random weights is .02. The name mover L23H0 has a copying score of .81, and L23H3, the strongest head, −.80. The 24 random heads of the two tiny models reach .13. Those models have other sizes than SmolLM2, so take this as a warning about small scores, and not as a threshold.
+# Eight heads have an induction score above .4, and the highest of any head with random weights is .02. The guess was right.
+# The name mover L23H0 has a copying score of .81, and only L23H2 copies more. The negative name mover, L24H4, has the lowest
+# score of all heads. Next to it stands L23H3, the head that reads S2, with −.80. The 24 random heads of the two tiny models
+# reach .13. Those models have other sizes than SmolLM2, so take this as a warning about small scores, and not as a threshold.
 # </details>
 #
 # **What it does not show.** The copying score asks what a head writes *if* it reads a token. Where it looks is the other half, and the atlas has both.

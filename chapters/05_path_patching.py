@@ -525,7 +525,9 @@ compare("paths.listeners.lost", torch.stack([heard[head] for head in listeners])
 # *What do you see?* Is the strongest writer of section 2 among the listeners?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# The message of L20H0 goes to the queries of layer 23: L23H0 (.18), L23H7 (.13), L23H2 (.10) and L23H1 (.08). Corrupt it, and these heads ask another question. L23H3 sits in the same
+# The message of L20H0 mostly reaches four heads of layer 23, through their queries: L23H0 (.18), L23H7 (.13), L23H2 (.10) and
+# L23H1 (.08). With the corrupted message these heads form other queries. L21H5 reads the message as well, and that path works
+# slightly against the answer (−.05). L23H3 sits in the same
 # layer, has the largest direct effect of all, and is not on the list.
 # </details>
 #
@@ -540,7 +542,8 @@ compare("paths.listeners.lost", torch.stack([heard[head] for head in listeners])
 # For every sender in `layers`, do the two steps of section 1 with the MLPs frozen. In step 1 the senders' `z` comes from `new` and everything else is held at `orig`, as in exercise 5.2. Cache `component`
 # ("q", "k" or "v") of the receivers. In step 2 exchange this component of all `receivers` together, with nothing frozen.
 #
-# `receivers` is a list of heads `(layer, head)`. Where several heads share a key or value, `head` counts query heads, as everywhere in the course, and the shared key or value receives.
+# `receivers` is a list of heads `(layer, head)`. Where several heads share a key or value, `head` still counts query heads,
+# unlike the columns of exercise 5.3, and the key or value that this head uses is exchanged.
 #
 # <details><summary>Hint 1 · a question</summary>
 #
@@ -676,7 +679,8 @@ for head, effects in into_query.items():
 #
 # **L24H4** has blue cells: L23H3 (−.11) and L23H0 (−.09). L24H4 writes against the answer, and its query reads what these two heads of layer 23 have written. With their corrupted messages it writes less against the answer, so the answer grows. Corrupting *this* path helps.
 #
-# **L23H3**, the strongest writer, has an empty panel: no sender reaches 1.2 %. No single head tells it, through its query, anything that depends on which of the two names is repeated. The two heads of layer 29 have empty panels as well.
+# **L23H3**, the strongest writer, has an empty panel: no sender reaches 1.2 %. No single head tells it much, through its
+# query, that depends on which of the two names is repeated. The two heads of layer 29 have empty panels as well.
 # </details>
 #
 # We guessed that the messenger feeds A, and on SmolLM2 we were wrong.
@@ -771,8 +775,10 @@ compare("paths.graph.edges", len(edges), model)
 #
 # ## 7 · The head that seems to listen to nobody
 #
-# On SmolLM2 the largest effect in the graph comes from a head without an incoming arrow. Where does its knowledge come from? A head has three inputs. Here are all of them for A: its query at END, and its key and value at S2, where it looks, each fed by heads
-# and by MLPs.
+# On SmolLM2 the largest effect in the graph comes from a head without an incoming arrow. Where does its knowledge come from?
+# A head has three inputs. Here are all of them for A: its query at END, and its key and value at S2, where it looks, each fed
+# by heads and by MLPs. (The token embedding could feed them, too. We leave it out, because on SmolLM2 its direct paths into A
+# carry next to nothing.)
 
 # %%
 inputs = {"q@END, heads": into_query[writer_a]}  # measured above
@@ -981,7 +987,9 @@ compare("paths.repeater_attends_to_s1_next", torch.stack(seen), model)  # clean 
 # *What do you see?* Where do the bars differ?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# No pair of bars agrees. When messages are *taken out*, the sum is too large: .23 against .20, and .35 against .31. Once one message has drawn the reader's attention away, less of it is left for the next message to take. When the clean messages are *put in*, the sum is too small: .73
+# No pair of bars agrees. When messages are *taken out*, the sum is too large: .23 against .20, and .35 against .31. A likely
+# reason: once one message has drawn the reader's attention away, less attention is left for the next message to take. When
+# the clean messages are *put in*, the sum is too small: .73
 # against .94. Here small messages do more on top of the large one than they do alone. A softmax would explain both. In the clean run the repeater gives S1+1 .77 of its attention, so small changes of its score matter. With the fresh name it gives S1+1 .002, and small changes of a score that low do next to nothing (the two shares are in the last line printed). This fits, but it does not prove that nothing after the repeater plays a part.
 # </details>
 #

@@ -113,7 +113,8 @@ n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
 #
 # Eight prompts were enough to follow paths. They are too few to say how well a circuit does, and they have another fault: they cannot
 # give us means. To remove a head without telling the rest of the model anything, we replace its output by a **mean** over
-# other prompts. This mean should keep everything except the one thing that we study, which is who is repeated. So we need many prompts of the same shape:
+# other prompts. This mean should keep everything except the one thing that we study, the repetition: which name is repeated,
+# and that a name is repeated at all. So we need many prompts of the same shape:
 #
 # - A **template** fixes all words except the names. Prompts of one template have every role at the same position, so that means per position make sense.
 # - Both orders, ABBA ("Mary and John … John") and BABA ("John and Mary … John"), occur equally often. Otherwise the place of the answer gives it away. Each order counts as a template of its own.
@@ -205,6 +206,12 @@ compare("circuit.full.by_structure", torch.tensor(by_structure), model)
 
 
 # %% [markdown]
+# <details><summary>What we see, for SmolLM2</summary>
+#
+# No. The mean is 4.6 for the structure that begins with *Yesterday*, and 2.6 for the one that begins with *While*. Each mean
+# is over six prompts. Even so, the right name is ahead of the wrong one in all 36 prompts.
+# </details>
+#
 # ## 2 · Take everything else away
 #
 # ### Exercise 6.2 · Means by template
@@ -389,7 +396,9 @@ compare("circuit.previous", heads.names(previous), model)
 
 
 # %% [markdown]
-# We call the four rows **writers**, **brokers**, **repeaters** and **previous-token heads**.
+# We call the four rows **writers**, **brokers**, **repeaters** and **previous-token heads**. These names say through which
+# path a head came in, and not what it attends to. On SmolLM2, for example, two of the four repeaters, L14H3 and L15H7, look
+# back from S2 to S1 itself, as duplicate-token heads do, and not to S1+1.
 #
 # ### Exercise 6.5 · Faithfulness
 #
@@ -444,7 +453,9 @@ check_faithfulness(faithfulness)
 # %% [markdown]
 # ### Predict before you look
 #
-# The circuit has about twenty heads. Now keep only **the strongest writer**, one head at one position, and replace every other head by its mean. What share of the model's mean score do you expect? Choose `"under a quarter"`, `"a quarter to a half"`, `"half to three quarters"` or
+# On SmolLM2 the circuit has 22 heads. Now keep only **the strongest writer**, one head at one position, and replace every
+# other head by its mean. What share of the model's mean score do you expect? Choose `"under a quarter"`, `"a quarter to a
+# half"`, `"half to three quarters"` or
 # `"over three quarters"`.
 
 # %%
@@ -475,7 +486,11 @@ for name, row in rows.items():
 # *What do you see?* Which row is the better explanation of the model?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# **One head, L23H3, reaches 68 % of the mean score. The circuit of 22 heads, which contains it, reaches 44 %.** If you looked at the mean alone, you would throw the circuit away. The error per prompt does not save it, since both are off by 2.0 logits on a single prompt. The correlation tells them apart: it is .56 for the lone head and .81 for the circuit. Most of the .56 is there without any circuit, since some names are likelier than others (section 4 gives the number). So the circuit follows the model better from prompt to prompt, but something that lifts its score is missing.
+# **One head, L23H3, reaches 68 % of the mean score. The circuit of 22 heads, which contains it, reaches 44 %.** If you looked
+# at the mean alone, you would throw the circuit away. The error per prompt does not help, because on average both miss the
+# model's score of a prompt by 2.0 logits. The correlation tells them apart: it is .56 for the lone head and .81 for the
+# circuit. Most of the .56 is there without any circuit, since some names are likelier than others (section 4 gives the
+# number). So the circuit follows the model better from prompt to prompt, but something that lifts its score is missing.
 # </details>
 #
 # ### What is missing?
@@ -523,7 +538,9 @@ plots.scatter(
 #
 # ## 4 · Compared with what?
 #
-# Any number needs something to compare it with. How well do *other* circuits of the same shape do? And since one head dominates this model, there are two fair comparisons: random circuits that may not hold it, and random circuits that always do.
+# Any number needs something to compare it with. How well do *other* circuits of the same shape do? And since one head may
+# dominate, as L23H3 does in SmolLM2, there are two fair comparisons: random circuits that may not hold it, and random
+# circuits that always do.
 #
 # ### Exercise 6.6 · Matched random circuits
 #
@@ -612,7 +629,8 @@ compare("circuit.empty.mae", rows["empty"]["mae"], model)
 # - The empty circuit, which knows nothing about the task, correlates with the model at .49. A correlation has to be compared with *that*, and not with 0.
 # - The found circuit stands out most clearly in the error per prompt: .85 logits, where every other circuit has 1.8 or more. Its correlation is .88. The circuit without L23H3 has .79, so it follows the model's ups and downs as well, but it gives far too little.
 #
-# A mean alone cannot show any of this. So a circuit is reported with four numbers: value with interval, error per prompt, correlation, and the same for the controls.
+# A mean alone cannot show any of this. So report a circuit with three numbers, its value (with an interval), its error per
+# prompt and its correlation, and give the same three for the controls.
 # </details>
 #
 # ## 5 · Complete? Minimal?
@@ -699,7 +717,13 @@ for name, (of_circuit, of_model) in pairs_of_scores.items():
 # *What do you see?* For which class does the model cope best, and what is the largest distance of the search?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# All points lie within .7 logits of the diagonal. Without the writers nothing is left of either score. Without the brokers both fall to 1.9 or 2.0, and without the repeaters and markers to .7 (circuit) and .5 (model). The largest distance belongs to the previous-token heads. Without them the circuit falls from 3.5 to 2.5, and the model only from 3.7 to 3.1. Of this distance of .68, .26 is there before anything is removed. The rest says that the model seems to have stand-ins for these heads, which the circuit lacks. The search finds no larger distance (.67). It took three steps with four tries each, on one prompt of each template, and a greedy search gives a lower bound: a worse set may exist. In the paper, the worst sets had distances of about 3 logits.
+# All points lie within .7 logits of the diagonal. Without the writers nothing is left of either score. Without the brokers
+# both fall to 1.9 or 2.0, and without the repeaters and markers to .7 (circuit) and .5 (model). The largest distance belongs
+# to the previous-token heads. Without them the circuit falls from 3.5 to 2.5, and the model only from 3.7 to 3.1. Of this
+# distance of .68, .26 is there before anything is removed. The rest, .42, suggests that the model has stand-ins for these
+# heads, which the circuit lacks. But twelve prompts are few for a difference of this size. The search finds no larger
+# distance (.67). It took three steps with four tries each, on one prompt of each template, and a greedy search gives a lower
+# bound: a worse set may exist. In the paper, the worst sets had distances of about 3 logits.
 # </details>
 #
 # ### Exercise 6.8 · Does every head earn its place?
@@ -790,7 +814,15 @@ compare("circuit.tinkered.eight", heads.names([head for _, head in order[:8]]), 
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# Without the nine heads that hurt, the value is 1.47: nearly half as much again as the whole model. The error per prompt doubles, from .85 to 1.75, and the correlation falls from .88 to .79. A value above 1 is no success. It says that you have left out what holds the score back. The eight heads that are needed most have a value of 1.07, which looks nearly perfect. But their error is 1.78, and their correlation of .59 is hardly better than the empty circuit's .49. All ten writers without their feeders have .20, less than L23H3 alone (.68). Four of the other nine write against the answer, and nothing tells the name movers where to look. Which of the two weighs more was not tested here. So by the value the eight heads look about as good as all 30. By the error per prompt they are twice as bad.
+# Without the nine heads that hurt, the value is 1.47: nearly half as much again as the whole model. The error per prompt
+# doubles, from .85 to 1.75, and the correlation falls from .88 to .79. A value above 1 is no success. It says that you have
+# left out what holds the score back. (These heads were chosen by their effect on the first twelve of the 36 prompts, so on
+# those twelve a rise was to be expected. On the other 24 the value rises as well.) The eight heads that are needed most have
+# a value of 1.07, which looks nearly perfect. But their error is 1.78, and their correlation of .59 is hardly better than the
+# empty circuit's .49. All ten writers without their feeders have .20, less than L23H3 alone (.68). Four of the other nine
+# write against the answer, but they are not the main reason: without these four the value is lower still. Most of the harm
+# comes from the name movers. Nothing tells them where to look, and alone they write for the wrong name. So by the value the
+# eight heads look about as good as all 30. By the error per prompt they are twice as bad.
 # </details>
 #
 # ## 6 · What does a head carry?
@@ -872,7 +904,11 @@ for head in [head for head in writers if copying[0][head] >= 0.5 and direct[head
 # *What do you see?* Which heads copy, and which copy negatively? What about the two heads of the last layer?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# L23H2, L23H0 and L23H1 write the name they read (1.0, .92, .88), as the name movers of the paper do. L24H5 copies as well (.83), but on these prompts its direct effect is slightly negative. It looks at S1 and S2 (.07, .06) more than at IO (.04), so what it copies is mostly the wrong name. **L23H3 scores 0 and 1.0**: it writes against *every one* of the 24 names. So does L24H4 (.83). The heads of layer 29 score 0 both ways. They matter for the answer, but they do not copy names: they read END itself, and pass on what is there.
+# L23H2, L23H0 and L23H1 write the name they read (1.0, .92, .88), as the name movers of the paper do. L24H5 copies as well
+# (.83), but on these prompts its direct effect is slightly negative. It looks at S1 and S2 (.07, .06) more than at IO (.04),
+# so what it copies is mostly the wrong name. **L23H3 scores 0 and 1.0**: it writes against *every one* of the 24 names. L24H4
+# writes against 20 of them (.83). The heads of layer 29 score 0 both ways. They matter for the answer, but they do not copy
+# names: they read END itself, and pass on what is there.
 # Over all heads of the model the means are .02 and .01, so a high score is rare.
 # </details>
 #

@@ -373,7 +373,8 @@ compare("tracing.reconcile_toy", report["LayerNorm toy"], model)
 
 # %% [markdown]
 # **How to read it.** The first group is the **bias defect**. On a model with a LayerNorm, the parts of a *preference* miss the logits by the same amount in
-# every row, unless the bias is counted as a part. On a model with RMSNorm and no bias it is zero, which is how it goes unnoticed. In IOI's eight prompts it cancels, because each answer pair comes with its mirror.
+# every row, unless the bias is counted as a part. On a model with RMSNorm and no bias it is zero, which is how it goes
+# unnoticed. In the mean of IOI's eight prompts it cancels, because each answer pair comes with its mirror.
 #
 # Does it matter here? The third group answers. A *gap* is a difference of two preferences of the same traits, so the bias stands on both sides and cancels. As long as you report gaps, you may forget the bias. As soon as you report what the model says of *one* guise, or of two guises with different traits, you may not.
 #
@@ -400,7 +401,8 @@ compare("tracing.reconcile_toy", report["LayerNorm toy"], model)
 #
 # <details><summary>Hint 1 · a question</summary>
 #
-# The two runs end with streams of different lengths. May you subtract the parts first, and normalize the difference?
+# The final streams of the two runs are vectors of different norms. May you subtract the parts first, and divide the
+# difference by one scale?
 # </details>
 # <details><summary>Hint 2 · the tools</summary>
 #
@@ -501,7 +503,13 @@ compare("tracing.cosine_of_components", cosine(parts["done"], parts["swap"]), mo
 # *What do you see?* Where is the gap written, and do lens and cumulative curve tell the same story?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# Both curves end at the gap itself, .96 for *done* and 1.14 for the swap, and on the way they tell different stories. The lens first reaches nine tenths of its final value before layer 23 for *done* (before layer 21 for the swap), when only 33 % (22 %) of the gap has been written. It does not stay there: for *done* it falls back to .63 before layer 25, and for the swap it climbs to 1.50 in layer 22. Half of the gap is written only before layer 26 (in the attention of layer 25). The stream is still short when the lens first gets there, so a small part of the final difference already looks like all of it. In layer 0 the lens reads −1.13 for *done* and +.58 for the swap, where almost nothing has been written: early readings of the lens say nothing about the end.
+# Both curves end at the gap itself, .96 for *done* and 1.14 for the swap, and on the way they tell different stories. The
+# lens first reaches nine tenths of its final value before layer 23 for *done* (before layer 21 for the swap), when only 33 %
+# (22 %) of the gap has been written. It does not stay there: for *done* it falls back to .63 before layer 25, and for the
+# swap it climbs to 1.50 in layer 22. Half of the gap has been written only after the MLP of layer 25 for *done*, and after
+# the attention of layer 25 for the swap. The stream is still short when the lens first gets there, so a small part of the
+# final difference already looks like all of it. In layer 0 the lens reads −1.13 for *done* and +.58 for the swap, where
+# almost nothing has been written: early readings of the lens say nothing about the end.
 #
 # By size, 87 % of the parts are written in the later half of the layers (89 % for the swap), and attention writes 41 % of them (46 %). So MLPs write more than heads do. The two patterns of bars have a cosine of .80.
 # </details>
@@ -559,7 +567,12 @@ compare("tracing.cosine_of_attention", cosine(looks["done"], looks["twice"]), mo
 # *What do you see?* Which heads are dark in the first panel and pale in the second?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# None. From the last token, no head pays *done* a tenth more attention than it pays *has* at the same place; the most is +.09. Six heads pay it a tenth *less*, at most −.29. For *twice* and *once* the largest changes are +.09 and −.08. So there are heads that attend to that place (the four panels are alike, and *done* and *has* have a cosine of .72), and no head that waits for *done*. Without the second panel one would have found several.
+# A few, and only faintly. L12H4, for example, gives *done* .12 of its attention from the last token, and gives *has* .03 at
+# the same place. This +.09 is the largest increase of any head, and *twice* against *once* has one of +.09 as well. In the
+# other direction the changes are larger: six heads give *done* at least .10 less than *has*, at most −.29. (For the swap the
+# largest decrease is −.08.) So there are heads that attend to that place (the four panels are alike, and *done* and *has*
+# have a cosine of .72), and we see none that waits for *done* in particular. Without the second panel one would have found
+# several.
 # </details>
 #
 # **What it does not show.** A head that reads *done* need not use it, and heads that carry the difference may pick it up somewhere else than at the word. The next section shows where it travels.
@@ -661,7 +674,11 @@ compare("tracing.cosine_of_residual_maps", cosine(into_sae["done"], into_sae["sw
 # *What do you see?* At which layer does the difference leave the word, and at which does it reach the end? Are the lower panels the upper ones with the sign turned?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# The difference leaves the word itself early: patching it there brings back less than half from layer 8 on for *done*, and from layer 12 on for the swap. It reaches the last token by layer 19 and 18. In between, much of it stands at the closing quote: at most .71 for *done*, in layer 13, and .35 for the swap, in layer 14. The two directions of patching give nearly the same map, with cosines of .99 for both; the largest difference in one cell is .10 and .23.
+# The difference leaves the word itself early: patching it there brings back less than half from layer 8 on for *done*, and
+# from layer 12 on for the swap. It reaches the last token by layer 19 for *done*, and by layer 18 for the swap. In between,
+# much of it stands at the closing quote: at most .71 for *done*, in layer 13, and .35 for the swap, in layer 14. The two
+# directions of patching give nearly the same map, with cosines of .99 for both; the largest difference in one cell is .10 and
+# .23.
 # </details>
 
 # %%
@@ -707,11 +724,15 @@ plots.imshow(
 #
 # ### How alike is alike?
 #
-# The cosine printed above, between the residual map of *done* and that of *twice* / *once*, is high. An earlier edition of this chapter stopped there and let the reader conclude that *done* takes "the road of anything said in the quotation". One cosine cannot say that. How alike are the maps of *other* swaps, to each other and to *done*?
+# The cosine printed above, between the residual map of *done* and that of *twice* / *once*, is high. It is tempting to stop
+# here and to conclude that *done* takes the same road as any other word in the quotation. One cosine cannot show that. How
+# alike are the maps of *other* swaps, to each other and to *done*?
 #
 # ### Predict before you look
 #
-# Take all neutral swaps whose word stands where *done* stands, in prompts of the same length. Make a map of each, and take the cosine of every two of these maps. Is the middle one of all these cosines `"about equal"` to the cosine of *done* with *twice* / *once* (within .1), or `"lower"`?
+# Take all neutral swaps whose word stands where *done* stands, in prompts of the same length. Make a map of each, and take
+# the cosine of every two of these maps. Is the middle one of all these cosines `"about equal"` to the cosine of *done* with
+# *twice* / *once* (within .1), `"lower"` or `"higher"`?
 
 # %%
 prediction = {"two neutral swaps, compared with done and twice": None}
@@ -780,12 +801,21 @@ compare("tracing.alike.median_halves_of_swaps", np.median([halves[name] for name
 # *What do you see?* Where is *once* / *twice* among the swaps? What do the swaps with low cosines have in common?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# The prediction that suggests itself fails: the answer is `"lower"`. *Done* and *twice* / *once* have a cosine of .96, and that is the *highest* that *done* has with any of the twelve swaps; the middle one is .79, and the mean .71, from .38 to .96. Two swaps have a middle cosine of .59 with each other (mean .55), from −.12 to .96. So *done* is not less like the swaps than they are like one another. If anything it is more like them.
+# The obvious guess is wrong: the answer is `"lower"`. *Done* and *twice* / *once* have a cosine of .96, and that is the
+# *highest* that *done* has with any of the twelve swaps; the median is .79, and the mean .71, from .38 to .96. The median
+# cosine of two swaps with each other is .59 (mean .55, from −.12 to .96). So *done* is not less like the swaps than they are
+# like one another. If anything it is more like them.
 #
-# The figure shows that cosines are low where a swap's own gap is small. Little of this is noise: the two halves of the verbs agree at .97 for *done*, and at .87 for the middle one of the swaps, which is far above the .59 between two swaps. All swaps with a gap above .25 have a cosine of about .8 or more with *done*. The one cosine that an earlier edition showed was the best of its range, and belongs to the swap with the largest gap.
+# The figure shows that cosines are low where a swap's own gap is small. Part of this is noise. The two halves of the verbs
+# agree at .97 for *done* and, by the median, at .87 for the swaps. But for some swaps with a small gap they agree much less
+# (print `halves`), and these have the lowest cosines with *done*. Noise is not the whole reason, because the median of .87 is
+# far above the .59 between two different swaps. All swaps with a gap above .25 have a cosine of about .8 or more with *done*.
+# So the cosine of .96 that we saw first is the highest of its range, and it belongs to the swap with the largest gap.
 # </details>
 #
-# **What it does not show.** That *done* has no road of its own. Maps of few layers and few positions are coarse pictures, and most swaps agree on most cells. What the figure rules out is the short way: neither "cosine .9, therefore the same mechanism" nor "cosine .6, therefore another one".
+# **What it does not show.** That *done* has no road of its own. Maps of few layers and few positions are coarse pictures, and
+# most swaps agree on most cells. The figure warns against two short cuts: a cosine of .9 does not show that two mechanisms
+# are the same, and one of .6 does not show that they differ.
 #
 # ### With other prefixes
 #
@@ -861,7 +891,9 @@ compare("tracing.heads.pattern_counted_head_by_head", by_head["done"]["pattern"]
 #
 # For *done*, L13H8 restores .21, L7H5 .19 and L12H6 .17, and L12H5 (−.20) and L13H0 (−.17) work against it. For *twice* / *once* the first three are others: L14H2 .24, L15H5 .23 and L11H1 .21. But the same two heads work against it, and the whole maps have a cosine of .66. No head restores as much as a quarter of either gap.
 #
-# Values matter more than patterns: 3.1 against 1.8 for *done*, and 3.5 against 1.7 for the swap. Counted head by head, as in an earlier edition, the patterns of *done* would come to 2.7 and the difference would almost disappear. These are sums of the sizes of effects that overlap, so they are larger than 1.
+# Values matter more than patterns: 3.1 against 1.8 for *done*, and 3.5 against 1.7 for the swap. If you counted the patterns
+# of *done* head by head, they would come to 2.7, and the difference would almost disappear. These are sums of the sizes of
+# effects that overlap, so they are larger than 1.
 # </details>
 #
 # What do these heads look at? Here are the strongest of each list, on three prompts: the first of our batch, the shortest of the paper's frames, and a long one. Hover over a word to see where it looks.
@@ -995,8 +1027,8 @@ plots.bar(
 # Among all swaps, *done* is the largest for 4.8 % of the heads, where one in thirty-five would be 2.9 %; *again* / *often* is the largest for 15.6 %. Among the words that can stand in its place it is the largest for 2.2 %, where one in sixty-one would be 1.6 %; *next* has 8.9 %. By the size of the whole map *done* is fourth of thirty-five, and sixth of sixty-one. So ordinary words have better claims to "heads of their own". After Holm's correction for 270 heads the smallest p is 1.
 # </details>
 #
-# **What it does not show.** Direct parts only. And a large change is not a *specific* one: *done* is rarer in this place than *has*, and a surprising word changes more of
-# everything that the model computes.
+# **What it does not show.** Direct parts only. And a large change is not a *specific* one: *done* is rarer in this place than
+# *has*, and a surprising word may change more of what the model computes, whatever it means.
 #
 # ## 7 · A direction of dialect, or of anything unexpected?
 #
@@ -1181,7 +1213,11 @@ compare("tracing.shared.end_of_text.features_and_with_errors", elsewhere, model)
 #
 # **b**, with a reservation. In layer 20 two features have a mean cosine of .20, with an interval of [.11, .30] (each feature left out once). By chance signs that would happen twice in a thousand. Two errors have .29, a feature and an error .17, a feature and a misspelling .26, and the means of features and of errors have .59. Swaps, turned from the likelier to the less likely sentence, have no common side: .00 with each other and −.02 with features. So being slightly less likely is not enough.
 #
-# This does not rule out surprise as such. A swap differs from its partner by 1.3 nats in the middle, a feature by 5, and an error by 8 (chapter 07). Features, errors and misspellings share being forms that the model hardly expects there. Nor do single swaps stay away from the features' mean direction: the cosine of a swap with it has a mean *size* of .23, against .41 for features and .34 for errors. Some ordinary words move the stream along this direction, too, one way or the other.
+# This does not rule out surprise as such. In the optional figure on surprise in chapter 07, the median difference between the
+# two sides is 1.3 nats for a swap, 5 for a feature and 8 for an error. So features, errors and misspellings have one thing in
+# common: most of them are forms that the model hardly expects there. Nor do single swaps stay away from the features' mean
+# direction: the cosine of a swap with it has a mean *size* of .23, against .41 for features and .34 for errors. Some ordinary
+# words move the stream along this direction, too, one way or the other.
 #
 # The reservation: after the end-of-text token, features have .23 with each other and .11 with errors. That is just under half, so by the rule of this exercise the answer there is **a**. What the features share may be partly their own, and the choice between a and b hangs on the prefix. And errors share the direction without having a gap: the mean gap of the errors is −.04, that of the features .25, of the misspellings .30. Marking a form as unusual is not the same as thinking badly of the speaker.
 # </details>
@@ -1220,10 +1256,16 @@ claims = [
 pd.DataFrame(claims, columns=["claim", "number", "interval or range", "prefix", "null", "what would change it"]).set_index("claim")
 
 # %% [markdown]
-# Rows one, three and six were tried with other prefixes, and the others with BOS alone. Read the fifth row with care. With 34 swaps no p-value is below 1/35, and with 60 none is below 1/61. After a correction for all heads of the model, *no* head could have stood out in either design. A test that cannot succeed says nothing about heads.
+# Rows one, three and six were tried with other prefixes, and the others with BOS alone. On SmolLM2 the first row does not
+# hold with all of them: with nothing in front and after the end-of-text token, the interval of the gap includes zero (section
+# 1). Read the fifth row with care. With 34 swaps no p-value is below 1/35, and with 60 none is below 1/61. After a correction
+# for all heads of the model, *no* head could have stood out in either design. A test that cannot succeed says nothing about
+# heads.
 #
-# What was **not** shown: that a "dialect circuit" exists, or that none does. The maps are means over a few verbs in one prompt. One aligned feature stands for
-# thirteen. One model stands for none but itself. And agreement with neutral swaps does not make a mechanism unspecific, just as a difference from them would not make it specific to *dialect*: an error may do the same.
+# What was **not** shown: that a "dialect circuit" exists, or that none does. The maps are means over a few verbs in one
+# prompt. We traced one aligned feature of thirteen, in one model, and cannot say what the others would show. And agreement
+# with neutral swaps does not make a mechanism unspecific, just as a difference from them would not make it specific to
+# *dialect*: an error may do the same.
 #
 # ## Recap
 #

@@ -127,7 +127,8 @@ n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
 # </details>
 # <details><summary>Hint 2 · shapes</summary>
 #
-# There are `1 + n_layers * (n_heads + 1)` writers. Each reader hears the first so many of them, so one number for each reader is enough.
+# There are `1 + n_layers * (n_heads + 1)` writers. A reader hears all writers before it, which are the
+# first ones of this list. So one number for each reader is enough: how many.
 # </details>
 # <details><summary>Hint 3 · the line that people miss</summary>
 #
@@ -318,7 +319,8 @@ compare("discovery.eap.sum_of_embedding_edges", by_gradient[:, 0].sum(), model)
 #
 # You know many of them. L23H3 writes to the logits directly (.47), the two heads of the last layer work against each other (.29 and −.24), and L20H0 feeds the query of L23H0 (.13). MLP 0 feeds the value that L23H3 reads (v of L23kv1, .29); chapter 05 found this path in its section 7. New are the edges *into* MLPs, such as L20H0 → MLP 20 (−.25), because chapter 05 held the MLPs still.
 #
-# The embedding's edges should add up to 1. Everything that differs between the two runs enters through the embedding, and the metric goes from 0 to 1. They add up to .10. So nine tenths of the effect are missing somewhere, and the sum has told us so without a single patch.
+# If the model were linear, as EAP pretends, the embedding's edges would add up to 1: everything that differs between the two
+# runs enters through the embedding, and the metric goes from 0 to 1. They add up to .10. So nine tenths of the effect are missing somewhere, and the sum has told us so without a single patch.
 # </details>
 #
 # ## 4 · Gradients along the way
@@ -459,7 +461,9 @@ plots.scatter(
 # *What do you see?* Which kind of edge does EAP underestimate, and does EAP-IG mend it?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# **EAP misses the early steps of the chain.** The edge from the embedding to MLP 0 has an exact effect of .99, and EAP says .09; EAP-IG says .95. MLP 0 → query of L17H4 is .14 (.02 and .15). From L17H4 the way goes on to the value of L20kv0, directly (.10; .04 and .10) and through MLP 17 (.12; .03 and .10). For L17H4 → MLP 17 even the sign is wrong: .05 against −.03. The first of these edges is the entrance for everything. The others are the first links of the chain of chapter 05, section 6, which works out *which position* holds the repeated name. So EAP nearly hides how that chain begins. Chapter 10 found the same for whole heads: attribution patching loses L17H4.
+# **EAP misses the early steps of the chain.** The edge from the embedding to MLP 0 has an exact effect of .99, and EAP says .09; EAP-IG says .95. MLP 0 → query of L17H4
+# has .14 (EAP .02, EAP-IG .15). From L17H4 the way goes on to the value of L20kv0: directly with .10 (EAP .04, EAP-IG .10),
+# and through MLP 17, whose edge into this value has .12 (EAP .03, EAP-IG .10). For L17H4 → MLP 17 even the sign is wrong: .05 against −.03. The first of these edges is the entrance for everything. The others are the first links of the chain of chapter 05, section 6, which works out *which position* holds the repeated name. So EAP nearly hides how that chain begins. Chapter 10 found the same for whole heads: attribution patching loses L17H4.
 #
 # Edges into the logits are right to within .006. There, only the final norm lies between the edge and the metric, and a straight line describes it well.
 # </details>
@@ -485,11 +489,15 @@ compare("discovery.kl.largest_exact_into_logits", true_effects.max(), model)
 
 
 # %% [markdown]
-# All scores vanish, while the exact effects do not. EAP with this metric ranks rounding errors. The logit difference has no such valley. And gradients in the middle of the way are not taken at its bottom. So either of the two avoids the problem.
+# All scores vanish, while the exact effects do not. EAP with this metric ranks rounding errors. There are two ways out. One is to take
+# the logit difference, which has no such valley. The other is EAP-IG, which takes its gradients on the way and not at the
+# bottom.
 #
 # ## 5 · Run any set of edges
 #
-# A score is an estimate for one edge. The claim of a circuit is about many edges together: keep these, cut all others, and the model still does the task. **To cut an edge** means that the reader hears of this writer what it writes in the corrupted run. Each kept edge carries what its writer writes *now*, in this very run, where other edges are cut.
+# A score is an estimate for one edge. The claim of a circuit is about many edges together: keep these, cut all others, and the model still does the task. **To cut an edge** means that, from this writer,
+# the reader hears what the writer wrote in the corrupted run. Each kept edge carries what its writer writes *now*, in the run
+# in which the other edges are cut.
 #
 # ### Exercise 11.5 · Run a set of edges
 #
@@ -805,7 +813,8 @@ for name, mean in stability["mean"].items():
 # %% [markdown]
 # ### Is it special?
 #
-# A random set of edges is a weak opponent: nearly all of its edges lie on no way from the embedding to the logits. A fairer one is **matched**: every reader hears as many writers as in the circuit, drawn at random.
+# A random set of edges is a weak opponent: nearly all of its edges lie on no way from the embedding to the logits. A somewhat fairer one is **matched**:
+# every reader hears as many writers as in the circuit, drawn at random.
 
 # %%
 circuit = {how: top_edges(scores["EAP-IG"], graph.exists, size, signed=how == "signed") for how in ("signed", "by size")}
@@ -857,9 +866,14 @@ for how, row in rows.items():
 # *What do you see?* Answer the three questions for your model: stable, special, transferable.
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# **Stable at the top only.** Of the 10 strongest edges, nearly all are found again on other draws of the prompts (overlap .85 to .90). For the best 707 edges it is .60 by EAP and .70 by EAP-IG. So of the ten strongest edges about one changes from draw to draw, and of the 707 edges of EAP-IG about one in six (two sets of 707 with an overlap of .70 share 583). Each draw shares most of its prompts with the 18 that we have, so two sets of new prompts would agree less than that. A table of the ten strongest edges can be shown, with this warning. A picture of seven hundred describes these 18 prompts.
+# **More stable at the top.** Of the 10 strongest edges, nearly all are found again on other draws of the prompts (overlap .85 to .90). For the best 707 edges it is .60 by EAP and .70 by EAP-IG. So of the ten strongest edges about one changes from draw to draw, and of the 707 edges of EAP-IG about one in six (two sets of 707 with an overlap of .70 share 583). Each draw shares most of its prompts with the 18 that we have, so two sets of new prompts would agree less than that. A table of the ten strongest edges can be shown, with this warning. A picture of seven hundred describes these 18 prompts.
 #
-# **Special, as far as four draws can tell.** Random sets as large as the signed circuit give 0, also the matched ones. Four draws are few: a p-value could not be below 1/5 (chapter 12 explains why). What counts here is how far apart the values are: the circuit itself gives 2. The fairest control keeps the edge from the embedding to MLP 0 in every draw, as chapter 06 did with L23H3. They still give 0, so the entrance alone is not what makes the circuit work.
+# **Special, as far as four draws can tell.** Random sets as large as the signed circuit give 0, also the matched ones. Four draws are few: a p-value could not be below 1/5 (chapter 12 explains why). What counts here is how far apart the values are:
+# the circuit itself gives 2. The fairest of these controls keeps the edge from the embedding to MLP 0 in every draw, as
+# chapter 06 did with L23H3. These sets still give 0, so the entrance alone is not what makes the circuit work. But the
+# matched sets, too, are weak opponents: most of their edges lie on no way from the embedding to the logits (count them
+# with `discovery.prune`), so hardly anything can get through. The test shows that the circuit's edges fit together. It does
+# not show that no other set of connected edges would do as well.
 #
 # **Transferable, by its score.** On structures that were never used, the signed circuit gives 1.77, where one chosen on these structures gives 1.91; by size it is .81 against .88. And yet the two lists share only 39 to 46 % of what either has. Different lists of edges can do the same. (The circuits that were chosen on the new structures are tested on the same twelve prompts that chose them, which favors them a little. So the loss by transfer is probably smaller than these numbers say.)
 #
@@ -952,7 +966,8 @@ print("in one order only:", ", ".join(graph.edge_name(*edge) for edge in (one ^ 
 #
 # Of 29 edges, the backward order keeps 19 and the forward order 21. They agree on 19 edges (overlap .90). MLP 0 → value of L24kv1 and L24H4 → logits stay only in the forward order. A possible reason: going backward, the loop tries L24H4 → logits when nearly all other edges are still there. If taking it out moves the run by little, it goes, and the edge that feeds its value (MLP 0 → value of L24kv1) has nobody left to tell. Going forward, the loop meets the two in other company, and keeps both.
 #
-# Both end closer to the model than the proposal was: 2.4 and 2.0 logits of mean error in place of 4.1. What went did more harm than good by this measure. So here the order matters a little. The *Try* at the end of this chapter shows a case where it matters a lot.
+# Both end closer to the model than the proposal was: 2.4 and 2.0 logits of mean error in place of 4.1. So the edges that were taken out did
+# more harm than good, measured on the same four prompts. Here the order matters a little. The *Try* at the end of this chapter shows a case where it matters a lot.
 # </details>
 #
 # ## 9 · Beside a published benchmark
@@ -974,7 +989,8 @@ else:
     print(f"the course holds no published benchmark for {model.cfg.model_name}")
 
 # %% [markdown]
-# These four rows are second-hand: we copied them and did not compute them, because this machine reaches no model hub. *exact_edges* is patching one edge at a time, as in section 2. *nap* scores whole nodes instead of edges. Their prompts, their number of steps and the way they build a circuit from scores differ from ours. So compare the order of the methods, and not the numbers with those above. In both, integrated gradients raise the CPR of the signed ranking.
+# These four rows are second-hand: we copied them and did not compute them, because the course was written where no model
+# hub can be reached. *exact_edges* is patching one edge at a time, as in section 2. *nap* scores whole nodes instead of edges. Their prompts, their number of steps and the way they build a circuit from scores differ from ours. So compare the order of the methods, and not the numbers with those above. In both, integrated gradients raise the CPR of the signed ranking.
 #
 # ## 10 · What we may say
 #
@@ -983,7 +999,7 @@ else:
 # | EAP loses the first links of the chain of chapter 05, and EAP-IG finds them again | exact effects for six readers, four prompts | readers that we did not patch, other corruptions |
 # | Of five points on the way, the slope is largest in the middle | four mirrored prompts | prompts whose names are split into several tokens |
 # | A small part of the model moves the score twice as far from the corrupted run as the whole model | curves on 12 prompts that were not used to choose | a metric other than the logit difference |
-# | The ten strongest edges are stable, seven hundred are not | 20 draws of 18 prompts | more prompts: stability grows with them |
+# | The ten strongest edges are more stable than seven hundred | 20 draws of 18 prompts | more prompts: stability grows with them |
 # | The circuit transfers to new sentence structures | three structures found on, three tested on | a task with other words or another grammar |
 # | Which edges ACDC keeps depends on the order | two orders, 29 edges, one threshold | a proposal and a threshold for which every order keeps the same edges |
 #

@@ -99,7 +99,9 @@ model = load_model()
 #
 # Every chapter can be opened on its own: it loads the model and the prompts itself. But a later chapter does not explain again what an earlier one has explained.
 #
-# **If you have one evening:** 00, 01, sections 1 to 3, 5 and 7 of 02, and sections 1 to 5 of 03. **If you know TransformerLens:** begin with 02. **If you are here for the second part:** 00, 01, 02, sections 1 to 5 of 03, then 07 to 09. **If you teach:** `docs/teaching.md` says what a class needs, and `docs/coverage.md` lists what is where.
+# **If you have half a day:** 00, 01, sections 1 to 3, 5 and 7 of 02, and sections 1 to 5 of 03. **If you know
+# TransformerLens:** begin with 02. **If you are here for the second part:** 00, 01, 02, sections 1 to 5 of 03, then 07 to 09.
+# **If you teach:** `docs/teaching.md` says what a class needs, and `docs/coverage.md` lists what is where.
 #
 # ## How a chapter works
 #

@@ -223,7 +223,8 @@ for position, (a, b) in enumerate(zip(one, other, strict=True)):
 #
 # > Difficulty: ●○○○○  Importance: ●●●●○  5 minutes
 #
-# Return a tensor `[prompt, 2]` of 64-bit integers, which is what `torch.tensor` makes of Python's, with the token ids of the correct and the incorrect answer. An answer of more than one token
+# Return the token ids of the correct and the incorrect answer as a tensor `[prompt, 2]` of 64-bit integers. (`torch.tensor`
+# makes such integers from Python's by itself.) An answer of more than one token
 # must raise an error: its first piece would be read as if it were the whole name.
 #
 # <details><summary>Hint 1 · a question</summary>
@@ -254,7 +255,9 @@ check_answer_token_ids(answer_token_ids)
 # probability, or the log-probability, of the correct answer?
 #
 # - **It asks the question you have.** Two things have to be right here: that a *name* comes next, and *which* name. A probability mixes the two: it falls when the model thinks of `" the"` instead, which has nothing to do with IOI. Whatever raises all names equally raises both of ours, and the difference does not change.
-# - **It adds up.** Up to one scale, it is a weighted sum of the numbers in the last residual stream. So each part of the model contributes a share, and the shares add up (chapter 02). A probability cannot be divided in this way.
+# - **It adds up.** Up to one scale, and in some models a constant, it is a weighted sum of the numbers in the last residual
+#   stream. So each part of the model contributes a share, and the shares add up (chapter 02). A probability cannot be divided
+#   in this way.
 # - **It loses nothing** about the choice between the two: it *is* the difference of their log-probabilities. You will check that.
 #
 # ### Exercise 1.3 · The logit difference, twice
@@ -578,4 +581,4 @@ print(
 # - Nanda 2022, [Exploratory Analysis Demo](https://transformerlensorg.github.io/TransformerLens/generated/demos/Exploratory_Analysis_Demo.html). The eight prompts come from this notebook, which also shows how one explores a model: in short loops of guessing and looking.
 
 # %% [markdown]
-# **Next:** [02 · Logit attribution](02_logit_attribution.ipynb) asks which parts of the model add up to this number.
+# **Next:** [02 · Direct logit attribution](02_logit_attribution.ipynb) asks which parts of the model add up to this number.

@@ -257,7 +257,8 @@ check_is_circular(is_circular)
 # max(−x) = −min(x): exchanging the guises changes the sign of every ratio, exchanges the two chosen traits, and leaves the gap as it was.
 
 # %% [markdown]
-# Now on the table. The honest way to choose traits is to choose them elsewhere: here on every other verb and in one prompt, and to measure on the other verbs in the other prompt.
+# Now on the table. An honest analysis chooses the traits on other data than it measures with. Here we choose them on every
+# other verb in one prompt, and measure on the remaining verbs in the other prompt.
 #
 # A `GuiseBank` runs prompts through the model and keeps what it said of the 37 traits, so that no prompt is run twice. `log_p` gives log-probabilities.
 
@@ -285,7 +286,9 @@ compare("guises.circular.held_out", held_out, model)
 # %% [markdown]
 # **How to read it.** The first two bars are equal, and tall. A gap that does not care which guise is which cannot measure a difference between guises. The last two are each other's mirror, as a measure of direction must be.
 #
-# On SmolLM2 the pair that was chosen elsewhere keeps about two thirds of the size, because the same two traits are extreme for most of these verbs. That is a real difference between *he be* and *he's usually*. Whether it is about dialect is another question (section 8).
+# On SmolLM2 the pair that was chosen elsewhere, *ignorant* and *brilliant*, keeps about two thirds of the size. In the other
+# prompt these two are hardly ever the extreme traits of a row. But there, too, *brilliant* falls much more than *ignorant*.
+# That is a real difference between *he be* and *he's usually*. Whether it is about dialect is another question (section 8).
 #
 # **What follows.** The last columns of such a table must not be used as answers. This course reads them, and never measures with them.
 #
@@ -316,7 +319,9 @@ for guise, shares in mass.items():
 compare("guises.trait_mass", [shares.mean() for shares in mass.values()], model)
 
 # %% [markdown]
-# **How to read it.** The likeliest words are *a*, *not*, *an*, *the*. None of the 37 traits is among the first ten, after any of the three guises. On SmolLM2 all of them together have a probability of .008: the model would say one of them about once in 125 times.
+# **How to read it.** On SmolLM2 the likeliest words are *a*, *not*, *an*, *the*, and none of the 37 traits is among the first
+# ten, after any of the three guises. All of them together have a probability of .008: the model would say one of them about
+# once in 125 times.
 #
 # **What it does not show.** That the traits do not matter. A model that ranks applicants is asked exactly such questions, with the answers given. But "the model thinks that the speaker is lazy" would be a strange summary of these lists. What is measured from here on is how *small* probabilities change *relative to each other*.
 #
@@ -597,7 +602,8 @@ by_pair.round(2)
 # %% [markdown]
 # ### Four measures, and what each assumes
 #
-# The gap is this course's measure. The paper has three others. In 1933, Katz and Braly asked students which adjectives describe African Americans, and later studies asked again. They are a record of a stereotype.
+# The gap is this course's measure. The paper has three others. In 1933, Katz and Braly asked students which adjectives
+# describe African Americans, and later studies asked again. The answers are a record of a stereotype.
 
 # %%
 pd.DataFrame({year: list(named) for year, named in dialect.stereotypes().items()}, index=[f"{i} most named" for i in range(1, 6)])
@@ -689,7 +695,9 @@ compare("guises.pilot.spread", swap_gaps.std(), model)
 
 
 # %% [markdown]
-# **How to read it.** A gap near zero is not rare, and neither is one of .2, in either direction. Ordinary words differ from each other by this much. `stats.variance_components` splits the variance *inside* a table: a gap varies from verb to verb, from prompt to prompt, and from cell to cell. The prompts matter more than the verbs.
+# **How to read it.** On SmolLM2 most gaps are small, but about a quarter of them are .2 or more in size. Ordinary words
+# differ from each other by this much. `stats.variance_components` splits the variance *inside* a table: a gap varies from
+# verb to verb, from prompt to prompt, and from cell to cell. The prompts matter more than the verbs.
 #
 # ## 6 · Which interval keeps its promise?
 #
@@ -796,7 +804,14 @@ for name in intervals:
 # *What do you see?* Which intervals are too narrow, and where? Is resampling everything the cautious choice?
 # <details><summary>What we see</summary>
 #
-# The interval that you wrote holds the truth in 74 % of the experiments when verbs vary most, and in only 36 % when prompts do (58 % when things vary as in our pilot): it cannot know how far the mean would move with other prompts. Treating cells as independent is wrong as soon as verbs or prompts vary. Then it holds in 47 to 64 %. Where only cells vary, the assumption is right, and it holds in 89 %, because a percentile bootstrap of so few numbers is a little too narrow. Resampling both verbs and prompts is better, but four verbs are too few to resample: it holds in 80 % when verbs vary most, in 90 % when things vary as in our pilot. When only single cells vary, it holds in 99 %, which is more than promised, because it is too wide. ANOVA-t holds in 95 to 98 % throughout.
+# The interval that you wrote is too narrow everywhere. It holds the truth in 74 % of the experiments when verbs vary most and
+# in 79 % when only cells vary, because four verbs are too few to resample. It does so in only 36 % when prompts vary most
+# (58 % when things vary as in our pilot), because it cannot know how far the mean would move with other prompts. Treating
+# cells as independent is wrong as soon as verbs or prompts vary. Then it holds in 47 to 64 %. Where only cells vary, the
+# assumption is right, and it holds in 89 %, because a percentile bootstrap of so few numbers is a little too narrow.
+# Resampling both verbs and prompts is better, but four verbs are too few to resample: it holds in 80 % when verbs vary most,
+# in 90 % when things vary as in our pilot. When only single cells vary, it holds in 99 %, which is more than promised,
+# because it is too wide. ANOVA-t holds in 95 to 98 % throughout.
 #
 # So a method that looks cautious is no guarantee. Resampling both verbs and prompts gives intervals that are too wide when only cells vary, and too narrow when verbs or prompts do.
 # </details>
@@ -910,7 +925,11 @@ compare("guises.plan.power_after_holm", after_holm.tolist(), model)
 #
 # `he be working` → `he is working` → `he's usually working`
 #
-# The first step changes *is* to *be*. That changes the dialect, and with it the *aspect*: whether he does this habitually or at this moment. The second step has plain SAE on both sides, and changes two things as well, the adverb and the contraction (*is* to *'s*). One could also go by way of *he's working*. So take all contrasts between four forms, a **ladder**, and a fifth form, *he works*, which is habitual and has no adverb.
+# The first step changes *is* to *be*. That changes the dialect, and with it the *aspect*: whether he does this habitually or
+# at this moment. The second step has plain SAE on both sides, and changes two things as well, the adverb and the contraction
+# (*is* to *'s*). One could also go by way of *he's working*. So take all six contrasts between the four forms *be*, *is*,
+# *'s* and *'s usually*. We call them the **ladder**. A seventh contrast compares *he be working* with a fifth form, *he
+# works*, which is habitual and has no adverb.
 #
 # ### Predict before you look
 #
@@ -955,7 +974,8 @@ compare("guises.ladder.gap_intervals", [bounds["gap"][name] for name in ("be / '
 # The gap tells another story: .17 for the published contrast, .17 for *he be* against *he is*, and .00 for *he is* against *he's usually*. Against *he works*, which is habitual without an adverb, *he be working* has a gap of .25 and a strength of .26, and both intervals exclude zero. Of the four counterparts that is the fairest, we think, and it differs from *he be* in more than one word, too.
 # </details>
 #
-# Whole profiles tell the same story with more words. Which step resembles the whole?
+# So far each contrast was one number. Now compare whole profiles, one value for each trait. Which step has a profile like
+# that of the published contrast?
 
 # %%
 def correlation(one: Float[Tensor, " trait"], other: Float[Tensor, " trait"]) -> float:
@@ -975,7 +995,10 @@ compare("guises.ladder.profiles_by_way_of_is", ways["by way of he is"], model)
 compare("guises.ladder.profiles_by_way_of_s", ways["by way of he's"], model)
 
 # %% [markdown]
-# **How to read it.** By either way, the second step resembles the whole. Whether the first step does, "the dialect half", depends on the way: compare the two numbers of the first row. Neither way is the right one. And two contrasts that share a side, as each step does with the whole, are correlated even if their other sides have nothing in common.
+# **How to read it.** Whichever way you take, the second step resembles the published contrast. Whether the first step, the
+# one with *be* in it, resembles it as well depends on the way: compare the two numbers of the first row. Neither way is the
+# right one. And two contrasts that share a side, as each step does with the whole, are correlated even if their other sides
+# have nothing in common.
 #
 # **Is it about the person in the sentence?** Two people are in play: the speaker, whom the prompt asks about, and the *he* of *he be working*. A test that costs little is to say the same of things: *it be raining*, *the phone be ringing*. Now only the speaker is left.
 
@@ -1028,7 +1051,10 @@ from_file("guises.published.q_of_the_five", lambda: bank.log_ratios(published, P
 #
 # ## 9 · What stands in front?
 #
-# One choice was made without being asked about: the token in front of the prompt. The course puts the model's own BOS there, `<|im_start|>`, which in training opened a message of a chat. One could also put the end-of-text token there, or nothing, or the whole beginning of a user's turn in the chat template. A user never types what stands there, so the choice is easily overlooked, and no interval above includes it.
+# We made one choice without telling you: which token stands in front of the prompt. The course puts the model's own BOS
+# there, `<|im_start|>`, which in training opened a message of a chat. One could also put the end-of-text token there, or
+# nothing, or the whole beginning of a user's turn in the chat template. A user never types what stands there, so the choice
+# is easily overlooked, and no interval above includes it.
 
 # %%
 FRONT_VERBS, FRONT_PROMPTS = 2, [PROMPTS[i] for i in (0, 3, 4)]
@@ -1156,12 +1182,23 @@ compare("guises.nulls.done_among_words_in_its_place_p", done_rank, model)
 # *What do you see?* Count three things. How many intervals of features exclude zero, and how many of neutral swaps? Which features stand out from which null? What does a misspelling do?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# Five intervals of features exclude zero, and so do 12 of the 34 swaps. Four features lie beyond 95 % of any swaps: g-dropping, *finna*, *done* and *been*. Only g-dropping and *finna* lie beyond 95 % of the pre-verbal swaps, whose band is much wider (.53 against .32), because words before the verb change much of what a sentence says. Among words in its place *done* ranks first of 61, with a p of 1/61 that is not corrected for having looked at 13 features. The lead is thin: *twice* in the same place has .51, and the error of such a gap is about .09. Ordinary errors have no gap on average (−.02). Misspellings of *-ing* have one of .47, in the same direction as g-dropping, and as large. After Holm's correction no feature is left: with 34 swaps none could be, and with 278 none is.
+# Five intervals of features exclude zero, and so do 12 of the 34 swaps. Four features lie beyond 95 % of any swaps:
+# g-dropping, *finna*, *done* and *been*. Only g-dropping and *finna* lie beyond 95 % of the pre-verbal swaps, whose band is
+# much wider (.53 against .32). Words before the verb may change more of what a sentence says; and this null pairs every two
+# words of a list, also unlike ones such as *always* and *never*. We did not test which. Among words in its place *done* ranks
+# first of 61, with a p of 1/61 that is not corrected for having looked at 13 features. The lead is thin: *twice* in the same
+# place has .51, and the error of such a gap is about .09. Ordinary errors have no gap on average (−.02). Misspellings of
+# *-ing* have one of .47, in the same direction as g-dropping, and three of the eight go beyond its .58. After Holm's
+# correction no feature is left: with 34 swaps none could be, and with 278 none is.
 # </details>
 #
 # **An interval that excludes zero is not yet an effect of dialect.** The intervals of several ordinary swaps exclude zero as well, and rightly: those words do change what the model expects.
 #
-# **"259 swaps would be enough"?** With 259 swaps the smallest possible p-value, 1/260, times 13 is .05. But only a gap larger than that of *every* swap reaches it, and among more swaps the largest is larger. The pre-verbal null has nearly 300 swaps, made from 44 words, so they are far from independent; and its largest gap is larger than any feature's. More swaps describe the null better. They do not make single features stand out.
+# **"259 swaps would be enough"?** With 259 swaps the smallest possible p-value, 1/260, times 13 is .05. But only a gap larger
+# than that of *every* swap reaches it, and among more swaps the largest is larger. The pre-verbal null has nearly 300 swaps,
+# made from 44 words, so they are far from independent; and its largest gap is larger than any feature's. More swaps describe
+# the null better, and they help single features only a little: with a thousand swaps, section 7 found a feature of .4 in 18
+# of 100 experiments.
 #
 # **Try.** Put `PROMPTS[6:]` in the place of `NULL_PROMPTS` above, the three prompts that were left out, and run the cells of this section again. Do the same features stand out?
 # <details><summary>What you should find, on SmolLM2</summary>
@@ -1278,7 +1315,11 @@ compare("guises.pooled.by_prefix", list(by_front.values()), model)
 # **How to read it.** If p is small, the features as a set move the model to the unfavourable side more than as many swaps do. This uses the sign. A test of *sizes*, whether features have larger gaps than pre-verbal swaps in either direction (Mann-Whitney; `sizes_against_preverbal_p` above), can say no at the same time.
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# The twelve units have a mean gap of .21. Twelve swaps with random signs reach that mean in fewer than one of a thousand draws. Twelve pre-verbal swaps reach it in 7 of a thousand. Without g-dropping and *finna* the mean is .17, and p against pre-verbal swaps is .04. With the other three prefixes it is much the same against any swaps. The test of sizes says no (p .29): pre-verbal words move the model as much as the features do, in both directions. What distinguishes the features is that they mostly move it in *one*.
+# The twelve units have a mean gap of .21. Twelve swaps with random signs reach that mean in fewer than one of a thousand
+# draws. Twelve pre-verbal swaps reach it in 7 of a thousand. Without g-dropping and *finna* the mean is .17, and p against
+# pre-verbal swaps is .04. With the other three prefixes it is much the same against any swaps. The test of sizes finds no
+# difference (p .29): by their size alone, the gaps of the features cannot be told from those of pre-verbal words, which go in
+# both directions. What distinguishes the features is that they mostly go in *one*.
 #
 # This is the strongest statement of the chapter, and it is about the set. It does not say why. The features are forms that text rarely has, and section 10's misspellings lean the same way.
 # </details>
@@ -1320,7 +1361,12 @@ for label, found in (("all", fit), ("without_misspellings", fit_without)):
 #
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# Over all points a line explains 28 % of the variance (.025 per nat). But this comes from the misspellings alone: they are very surprising, and they make the model expect unfavourable traits. Without them the share is 9 %. And ordinary errors are at least as surprising as the features (3 to 11 nats, against 1 to 11), with a mean gap near zero. So surprise by itself does not make the model expect worse of a speaker.
+# Over all points a line explains 28 % of the variance (.025 per nat). Much of this comes from the misspellings: they are very
+# surprising, and they make the model expect unfavourable traits. Without them the share is 9 % (.016 per nat). Look at the
+# kinds one by one, too. Among the thirteen features the more surprising ones have the larger gaps (point at them in the
+# figure). Among ordinary errors there is no such trend. They are at least as surprising as the features (3 to 11 nats,
+# against 1 to 11), and their mean gap is near zero. So surprise by itself is not enough to make the model expect worse of a
+# speaker. That it plays a part in the gaps of the features is not ruled out.
 # </details>
 #
 # ## 11 · Optional · Every choice at once
@@ -1400,7 +1446,11 @@ compare("guises.overt_and_covert.strength_interval", stats.anova_interval(measur
 # **How to read it.** Compare the three rows. The third is the control that section 8 taught: no group is named and no AAE is said.
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# Named groups have a strength of zero (the interval goes from −.18 to .17), and agreements with the studies of .13 to .19, where chance gives .16. The covert contrast has a strength of .36. That looks like the paper's pattern: a stereotype that appears only when nobody is named. But the third row has .43 without any AAE, so on this model and these pairs the comparison is not one of overt and covert prejudice.
+# Named groups have a strength of zero (the interval goes from −.18 to .17), and agreements with the studies of .13 to .19,
+# where chance gives .16. The covert contrast has a strength of .36. By the strength, that looks like the paper's pattern: a
+# stereotype that appears only when nobody is named. By the gap it does not, since named groups have .15 and the covert
+# contrast has .17. And the third row has a strength of .43 without any AAE, so on this model and these pairs the comparison
+# is not one of overt and covert prejudice.
 # </details>
 #
 # ## 13 · Optional · Jobs

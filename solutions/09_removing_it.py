@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 09 · Can it be removed, and what else goes?
 #
-# Two hours. If some heads carry a prejudice, switch them off. This chapter does that, with success, and then asks the questions that turn
-# the success into something else: does it hold for sentences that did not choose the heads? Would any other heads have done? What else
-# disappeared? But the first question is another one.
+# Two hours. If some heads carry a prejudice, can we switch them off? This chapter does so, and the gap shrinks. Then it asks
+# what this success is worth: does it hold for sentences that did not choose the heads? Would any other heads have done? What
+# else disappeared? But before all that, it asks whether the gap *should* be removed.
 #
 # African American English (AAE) is a rule-governed variety of English, and the prejudice studied here is the model's (chapter 07). **Content note:** unkind
 # adjectives appear as predictions.
@@ -350,7 +350,8 @@ check_share_removed(share_removed)
 #
 # > Difficulty: ●●●○○  Importance: ●●●●○  10 minutes
 #
-# The neutral swaps have gaps of both signs, and which word comes first is our whim. Their mean gap means nothing, and so does the share of it. An earlier edition took the mean of their *sizes*, which cannot be compared with the signed share of exercise 9.3: a gap that jumps from +.1 to −.1 has not changed its size.
+# The neutral swaps have gaps of both signs, and which word comes first is arbitrary. So their mean gap means nothing, and
+# neither does a share of it. An earlier edition took the mean of their *sizes*, which cannot be compared with the signed share of exercise 9.3: a gap that jumps from +.1 to −.1 has not changed its size.
 #
 # Draw the line through zero that best predicts the gaps after from the gaps before (least squares). Its slope is what is left, and 1 minus the slope is what is gone. Return that.
 #
@@ -408,7 +409,8 @@ def matched_heads(heads: list[tuple[int, int]], n_heads: int, rng: random.Random
 check_matched_heads(matched_heads)
 
 # %% [markdown]
-# A first use costs one more sweep. Does the *ranking* hold for sentences that did not make it? Patch every head once more, on three held-out verbs in a prompt in other words, and add up the shares of the top five and the top twenty. A thousand matched lists say what lists from the same layers add up to.
+# Here is a first use of such draws. It costs one more patching sweep. Does the *ranking* hold for sentences that did not
+# make it? Patch every head once more, on three held-out verbs in a prompt in other words, and add up the shares of the top five and the top twenty. A thousand matched lists say what lists from the same layers add up to.
 
 # %%
 effect_held_out = effects_of(held_out[:3], TEST_FRAMES[3])
@@ -693,11 +695,22 @@ compare("removal.rank_p_among_matched_draws", list(draw_p.values()), model)
 # *What do you see?* What would you have concluded from the first column alone? And from the first and the IOI column?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# **Heads.** The top five remove .45 of the gap, and .19 logits, [.06, .32]. No matched draw of five removes as much: the mean is .10 and the most .43, so p = .05, the smallest that nineteen draws allow. An honest reader will not bet on it. The top twenty remove .80; nine draws of twenty remove .34 on average and at most .57. Ranked by size, with its two heads that work against the gap, a list of five removes only .29.
+# **Heads.** The top five remove .45 of the gap, and .19 logits, [.06, .32]. No matched draw of five removes as much: the mean is .10 and the most .43, so p = .05, the smallest that nineteen draws allow. That is weak evidence: one better draw
+# would have made it .10. The top twenty remove .80; nine draws of twenty remove .34 on average and at most .57. Ranked by size, with its two heads that work against the gap, a list of five removes only .29.
 #
-# **What else goes.** Five heads leave the rest nearly alone: .11 of the swaps' gaps, nothing of IOI, .03 nats. The same is true of five *random* heads, so this is no praise of the list. Twenty heads take .53 of the gaps of swaps, where three random draws take .17 (.05 to .35), and 1.65 nats of the uptake of AAE, where these draws take .55 (from −1.32 to +.51). After SAE guises the verb becomes *likelier*, by .77. So these heads carry much of what tells one quotation from another, whatever its words are, and without them speakers of AAE would be the ones who lose. That is close to the harm of section 1. IOI (.25) and loss (.17 nats) suffer as well, two to three times as much as with random heads.
+# **What else goes.** Five heads leave the rest nearly alone: they take .11 of the swaps' gaps, nothing of IOI,
+# and add .03 nats of loss. Five *random* heads (three draws) do hardly more harm: the swaps' gaps grow by .06, IOI loses
+# .03, and .03 nats of loss are added. So passing these tests is no praise of the list. (Of the uptake of AAE the list takes
+# .04 nats, and random heads take .22.) Twenty heads take .53 of the gaps of swaps, where three random draws take .17 (.05 to .35).
+# So these heads carry much of what tells one quotation from another, whatever its words are. The uptake of AAE changes by
+# −1.65 nats, where the same three draws change it by −.55 on average, and none by more than −1.32. After SAE guises the verb
+# becomes *likelier*, by .77, but so it does in one of the three draws, by .92. By this crude sign (one prompt, five verbs),
+# the loss falls on what is said in AAE. That is close to the harm of section 1. IOI (.25) and loss (.17 nats) suffer as well,
+# two to three times as much as with random heads (.08 and .08).
 #
-# **Directions.** On the training verbs, in prompts of the kind that made it, the direction of *done* in layer 13 removes .71 of the gap. On other verbs in other prompts it removes .18, and .07 logits, [.02, .13]. The difference between .71 and .18 is what testing on held-out words and prompts is for. (Part of it is selection: .71 is the best of ten layers.) At the quote the edit leaves swaps and uptake alone. It cannot touch IOI or plain text, which have no closing quote. No swap's direction removes more than .12 of the gap of *done*. (Each of those is a mean over one prompt, and that of *done* over four, so this control is a little weak.) In layer 18 it is .20, [.05, .12] logits. Taken out at all positions, the direction removes no more, and costs .07 of IOI and .10 nats, more than the top five heads do. So at the quote it is a clean edit of a small part of the gap.
+# **Directions.** On the training verbs, in prompts of the kind that made it, the direction of *done* in layer 13 removes .71 of the gap. On other verbs in other prompts it removes .18, and .07 logits, [.02, .13]. The difference between .71 and .18 is what testing on held-out words and prompts is for. (Part of it is selection: .71 is the best of ten layers.) At the quote the edit hardly moves swaps (−.05) and uptake (+.02 after AAE, +.09 after SAE).
+# It cannot touch IOI or plain text, which have no closing quote. No swap's direction removes more than .12 of the gap of *done*. (Each of those is a mean over one prompt, and that of *done* over four, so this control is a little weak.) Made and taken out in layer 18,
+# the direction of *done* removes .20, or [.05, .12] logits. Taken out at all positions, that of layer 13 removes no more, and costs .07 of IOI and .10 nats, more than the top five heads do. So at the quote it is a clean edit of a small part of the gap.
 #
 # **Errors, and other features.** The direction of plain errors removes nothing of the gap of *done* (−.02). Nor does the common direction of the twelve *other* features (.03, [−.02, .04] logits). So this result says nothing about errors in particular: in layer 13, the small part of the gap that one direction carries is particular to *done*. (These two directions, too, are means over one prompt.) What features and errors share appears in later layers (chapter 08), and was not removed here.
 # </details>
@@ -803,13 +816,16 @@ mirror_ranking = ranked(mirror_effect)
 
 
 # %% [markdown]
-# The second panel of evidence is the lists themselves. How many of their twenty heads do they share, and is that more than chance? Exercise 9.7 gives the probability for lists drawn from the whole model. Since both lists come from the same layers, the matched draws of exercise 9.5 are the stricter comparison.
+# The lists themselves are evidence, too. How many of their twenty heads do they share, and is that more than chance?
+# Exercise 9.7 gives the probability for lists drawn from the whole model. Both lists favor the middle layers, and so they
+# would share some heads even if nothing else tied them together. The matched draws of exercise 9.5 allow for that.
 #
 # ### Exercise 9.7 · More overlap than chance?
 #
 # > Difficulty: ●●●○○  Importance: ●●●○○  10 minutes
 #
-# Two lists of heads are drawn from `n_total` heads. Return the probability that two random lists of these lengths share *at least* as many.
+# You get two lists of heads of a model with `n_total` heads. Count the heads that are in both. Return the probability that
+# two lists of the same lengths, drawn at random from the `n_total` heads, share *at least* as many.
 #
 # <details><summary>Hint 1 · a question</summary>
 #
@@ -903,7 +919,8 @@ compare("removal.shared_with_ioi_p", ioi_chance, model)
 #
 # The lists share two of twenty heads, where chance gives 1.5 (p = .45). So one would have expected IOI to survive, and for the top five it does: it loses nothing. But with five random heads it loses .03. A control that random heads pass as well cannot tell them from the top five. With twenty heads IOI does lose .25, although the lists have hardly a head in common, and twenty random heads cost it .08. Two lists of "top heads" without overlap do not mean two separate mechanisms: what is below the cut of a ranking matters too.
 #
-# So IOI was the wrong control twice. It asks about a sentence without a quotation, while the heads in question pass on what is quoted. The swaps and the uptake of section 5 ask about the same kind of sentence, and they are the columns in which the price shows most directly.
+# So IOI was a poor control, for two reasons. Random heads pass it as well, so passing it says nothing about the top five.
+# And it asks about a sentence without a quotation, while the heads in question pass on what is quoted. The swaps and the uptake of section 5 ask about the same kind of sentence, and they are the columns in which the price shows most directly.
 # </details>
 #
 # ## 8 · What a careful claim looks like
@@ -940,13 +957,16 @@ claims = [
      f"random direction: {range_of(at_random, 'swaps removed')}", "swaps that fall with it"),
     ("the direction of errors does not carry it", f"{errors_remove:.2f}", interval_of(results["20 errors, quote"]), "bos",
      f"12 other features: {results['12 other features, quote']['gap of done removed']:.2f}", "as much as the direction of done"),
-    ("twenty heads chosen for a swap are often the same", f"{in_common} of 20", f"p {chance_matched:.4f}", "bos",
+    ("twenty heads chosen for one swap overlap with them", f"{in_common} of 20", f"p {chance_matched:.4f}", "bos",
      "lists from the same layers", "an overlap of one or two heads"),
 ]
 pd.DataFrame(claims, columns=["claim", "number", "interval", "prefix", "null or control", "what would change it"]).set_index("claim")
 
 # %% [markdown]
-# All of them are for one model, one feature, five held-out verbs and four prompts. Where the prefix is *bos* alone, nothing is known about others.
+# All of them are for one model and one feature. The gap of *done* was measured on five held-out verbs in four prompts (three
+# verbs after end-of-text), the swaps on one verb each in two prompts, and uptake in a single prompt. The last claim rests on
+# the training verbs, one prompt and one swap. Where the prefix is *bos* alone, nothing is known about others. The words of
+# the claims are those that hold for SmolLM2: with another model, hold them against the numbers beside them.
 #
 # **What was not shown:** that prejudice has been removed from anything. A gap that
 # is closed because the model no longer takes in what is said is not a fairer model. A trait gap is not the harm itself, which happens where a model's judgment is used. And a person's speech is not the model's only way to guess who
@@ -964,7 +984,7 @@ pd.DataFrame(claims, columns=["claim", "number", "interval", "prefix", "null or 
 # | `patching.get_act_patch_attn_head_out_all_pos` | the ranking |
 # | `scipy.stats.hypergeom.sf` | overlap of two lists by chance |
 #
-# **Glossary.** *Held out*: not used to choose what is tested. *Matched draw*: a control that agrees with what it controls in everything but the choice. *Mean ablation*: replacing a head's output by its average. *Projecting out*: taking away a vector's component along a direction. *Side effect*:
+# **Glossary.** *Held out*: not used to choose what is tested. *Matched draw*: as many heads of each layer as a list has, drawn by lot. *Mean ablation*: replacing a head's output by its average. *Projecting out*: taking away a vector's component along a direction. *Side effect*:
 # what else a change changes. *Specific*: changes what it should and not what is like it. *Training verbs*: here, those that chose heads and directions; nothing is trained. *Uptake*: using what was said.
 
 # %% [markdown] tags=["read-next"]

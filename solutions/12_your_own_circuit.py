@@ -427,7 +427,8 @@ compare("own.corruption.decided", decided, model)
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# **b.** With both nouns in the same number the difference is 2.17, and with different ones .70: the nearer noun pulls the verb toward itself by about 1.5 logits, and the first noun still wins. Over the whole file this hardly shows. If every second noun changes its number, the mean moves by only .24, because half of the pairs lose what the other half gains. (If the first noun changes, it moves by 2.70.) So if you patch with this corruption, take pairs of one kind, because a map of all pairs would divide by a small difference. And it would show how the model is *distracted*, whereas the corruption in the file asks about agreement.
+# **b.** With both nouns in the same number the difference is 2.17, and with different ones .70: the nearer noun pulls the verb toward itself by about 1.5 logits, and the first noun still wins. Over the whole file this hardly shows. If every second noun changes its number, the mean moves by only .24, because half of the pairs lose only
+# a little more than the other half gains. (If the first noun changes, it moves by 2.70.) So if you patch with this corruption, take pairs of one kind, because a map of all pairs would divide by a small difference. And it would show how the model is *distracted*, whereas the corruption in the file asks about agreement.
 # </details>
 #
 # ## 5 · A circuit, and its controls
@@ -536,7 +537,8 @@ for sentence in [*read_circuit(circuit).said, *read_circuit(circuit).caveats]:
 #
 # > Difficulty: ●●●○○  Importance: ●●●●●  20 minutes
 #
-# Most wrong claims about circuits are not lies. Somebody looked at one number, and another number would have stopped them. Write down the rules once. Given the numbers of a report, return a dictionary that says which of five claims they support:
+# It is easy to claim too much about a circuit: one number looks good, and another one, which nobody looked at, speaks
+# against it. So write down the rules once. Given the numbers of a report, return a dictionary that says which of five claims they support:
 #
 # - `"does the task"`: the interval of the mean logit difference lies above zero (`clean_low`);
 # - `"faithful"`: the interval of the value lies between 0.8 and 1.2, both ends included (`low`, `high`), **and** the error per pair is less than half of the empty circuit's (`mae`, `empty_mae`);
@@ -552,7 +554,7 @@ for sentence in [*read_circuit(circuit).said, *read_circuit(circuit).caveats]:
 # </details>
 # <details><summary>Hint 2 · the line that people miss</summary>
 #
-# "Faithful" needs three comparisons. A good mean with a bad error per pair is the most common mistake of all (chapter 06).
+# "Faithful" needs three comparisons. A mean can look good while the error per pair is bad (chapter 06).
 # </details>
 
 # %%

@@ -123,11 +123,11 @@ CLASSES: dict[str, tuple[tuple[str, ...], str, str]] = {
         "attends from END to S2, and patching it matters",
         "whose queries it changes (05)",
     ),
-    "name_mover": (("END→IO", "direct"), "attends from END to IO, and writes for IO", "whether it copies (05)"),
+    "name_mover": (("END→IO", "direct"), "attends from END to IO, and writes for IO", "whether it copies (06)"),
     "negative_name_mover": (
         ("END→IO", "against"),
         "attends from END to IO, and writes against IO",
-        "whether it copies (05)",
+        "whether it copies (06)",
     ),
     "backup_name_mover": (
         ("change",),

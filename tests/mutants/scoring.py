@@ -15,7 +15,7 @@ from tests.mutants.running import Job, Outcome
 ROOT = Path(__file__).resolve().parents[2]
 EQUIVALENT = ROOT / "tests" / "equivalent_mutants.toml"
 SCORES = ROOT / "tests" / "mutation_scores.json"
-SHARED = ("core.py", "calling.py", "comparing.py", "sets.py")
+SHARED = ("core.py", "calling.py", "side_effects.py", "comparing.py", "sets.py")
 
 
 def collect(exercises: Sequence[str]) -> list[Job]:
