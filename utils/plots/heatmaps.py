@@ -1,4 +1,4 @@
-"""Heatmaps: one or several panels with one color scale, and the [layer, head] map that most chapters end in."""
+"""Heatmaps: panels with one color scale, the [layer, head] map that most chapters end in, and small ones of many models."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.express as px
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from utils.plots.alt import described
 from utils.plots.inputs import NOT_FINITE, Numbers, as_text, color_limit, require_count, table
@@ -79,3 +80,27 @@ def heads(values: Numbers, title: str, unit: str = "value", **kwargs: Any) -> go
     """The [layer, head] heatmap that most chapters end in."""
     figure = imshow(values, title, x="head", y="layer", unit=unit, **kwargs)
     return figure.update_xaxes(dtick=1)
+
+
+@described
+def mosaic(tables: dict[str, Numbers], title: str, unit: str = "value", columns: int = 4) -> go.Figure:
+    """One small [layer, head] heatmap per model, of whatever size, with one color scale from zero up."""
+    if not tables:
+        raise ValueError("the mosaic has nothing to draw; give at least one model's table")
+    grids = {name: table(values, f"the table of {name}", [2]) for name, values in tables.items()}
+    columns = min(columns, len(grids))
+    rows = -(-len(grids) // columns)
+    titles = [as_text(name) for name in grids]
+    figure = make_subplots(rows=rows, cols=columns, subplot_titles=titles, vertical_spacing=min(0.12, 0.5 / rows))
+    for i, values in enumerate(grids.values()):
+        at = {"row": i // columns + 1, "col": i % columns + 1}
+        figure.add_heatmap(z=values, coloraxis="coloraxis", **at)
+        figure.update_xaxes(title_text="head", dtick=1 if values.shape[1] <= 12 else None, **at)
+        layers = {"title_text": "layer" if at["col"] == 1 else None, "dtick": 1 if values.shape[0] <= 12 else None}
+        figure.update_yaxes(autorange="reversed", **layers, **at)
+    everything = np.concatenate([values.ravel() for values in grids.values()])
+    if not np.isfinite(everything).all():
+        figure.update_layout(plot_bgcolor=NOT_FINITE)
+    scale = {"colorscale": "Blues", "cmin": 0, "cmax": color_limit(np.maximum(everything, 0))}
+    colors = {**scale, "colorbar_title_text": as_text(unit)}
+    return figure.update_layout(title=as_text(title), coloraxis=colors, height=120 + 330 * rows)
