@@ -22,7 +22,7 @@ NAME_SLIDERS = (
 
 
 def named(description: str) -> dict[str, Any]:
-    """Options of a control: its description whole, however long, as wide as the page allows; a change counts when it is done."""
+    """Options of a control: its description whole, however long, as wide as the page allows, told when a change is done."""
     look = {"style": {"description_width": "initial"}, "layout": {"width": "min(46em, 98%)"}}
     return {"description": description, "continuous_update": False, **look}
 

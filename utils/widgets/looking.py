@@ -119,15 +119,15 @@ def head_explorer(
         with torch.no_grad():
             wrote = cache["z", at][:, -1, chosen] @ model.W_O[at, chosen]  # 1 d_model
             effects = (apply_final_norm(wrote, cache) @ model.W_U)[0]
-        extremes = (effects.topk(k), effects.topk(k, largest=False))
-        ends = [list(zip(_strings(model, end.indices), end.values.tolist(), strict=True)) for end in extremes]
+        ends = effects.topk(k), effects.topk(k, largest=False)
+        raised, lowered = (list(zip(_strings(model, e.indices), e.values.tolist(), strict=True)) for e in ends)
         read = _strings(model, tokens)
         name, source = head_name(at, chosen), int(pattern[-1].argmax())
         said = (
             f"{name}: from the last position it looks most at position {source}, {read[source]!r} "
             f"({pattern[-1, source].item():.2f})"
         )
-        return said, head_view(pattern, read, name, *ends)
+        return said, head_view(pattern, read, name, raised, lowered)
 
     return Explorer([text, *sliders], draw)
 
@@ -157,12 +157,11 @@ def guise_explorer(
         pairs = [dialect.Pair(first.strip(), second.strip())]
         both = dialect.guise_logits(model, pairs, [around], known, log_softmax=True, progress=False)
         ratios = dialect.association_scores(*both)
-        values = dict(sorted(zip(known, ratios.tolist(), strict=True), key=lambda item: item[1]))
-        names = list(values)
-        ends = names if len(names) <= 2 * TRAITS_SHOWN else names[:TRAITS_SHOWN] + names[-TRAITS_SHOWN:]
+        ranked = sorted(zip(known, ratios.tolist(), strict=True), key=lambda item: item[1])
+        ends = ranked if len(ranked) <= 2 * TRAITS_SHOWN else ranked[:TRAITS_SHOWN] + ranked[-TRAITS_SHOWN:]
         gap = dialect.preference(ratios, known, unfavourable, favourable).item()
         title = f"log p after “{first.strip()}” minus log p after “{second.strip()}”"
-        figure = changes_drawing(title, [(name, values[name]) for name in reversed(ends)])
+        figure = changes_drawing(title, ends[::-1])
         side = "unfavourable" if gap > 0 else "favourable"
         return f"trait gap {gap:+.2f}: guise 1 goes more with the {side} traits, in this one frame", figure
 
