@@ -14,10 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from utils.dialect import attribute_tokens
 from utils.dialect.grammar import Pair, check_frames, check_pairs, check_words, favourability, fill
 from utils.dialect.prefixes import behind
 from utils.inference import end_logits
-from utils.prompts import single_token
 
 
 class GuiseBank:
@@ -30,9 +30,7 @@ class GuiseBank:
     def __init__(self, model: TransformerBridge, attributes: Sequence[str] | None = None):
         self.model = model
         self.attributes = check_words(favourability() if attributes is None else attributes)
-        self._tokens = torch.tensor(
-            [single_token(model, f" {word}") for word in self.attributes], device=model.cfg.device
-        )
+        self._tokens = attribute_tokens(model, self.attributes)
         self._kept: dict[tuple[str, str], Tensor] = {}
 
     def __len__(self) -> int:
