@@ -7,7 +7,7 @@ swaps. `GuiseBank` remembers what the model said of each prompt behind each pref
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -64,8 +64,8 @@ class GuiseBank:
         return aae - sae
 
     def log_ratios_by_name(
-        self, groups: Mapping[str, Sequence[Pair]], frames: Sequence[str], prefix: str = "bos"
-    ) -> dict[str, Float[Tensor, "pair frame attribute"]]:
+        self, groups: Mapping[Hashable, Sequence[Pair]], frames: Sequence[str], prefix: str = "bos"
+    ) -> dict[Hashable, Float[Tensor, "pair frame attribute"]]:
         """`log_ratios` of several groups of pairs in one go, which is several times as fast as one after another."""
         listed = {name: check_pairs(pairs) for name, pairs in groups.items()}
         ratios = self.log_ratios(list(itertools.chain.from_iterable(listed.values())), frames, prefix)

@@ -11,9 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from utils.plots.alt import described
-from utils.plots.inputs import NOT_FINITE, Numbers, as_text, color_limit, require_count, table
-
-DIVERGING = "RdBu_r"
+from utils.plots.inputs import NOT_FINITE, Numbers, as_text, color_limit, require_count, table, ticks
 
 
 @described
@@ -40,11 +38,7 @@ def imshow(
     if panels:
         require_count("panel names", panels, len(values), "panels")
     limit = color_limit(values) if limit is None or not np.isfinite(limit) or limit <= 0 else limit
-    scale = (
-        {"color_continuous_scale": "Blues", "zmin": 0, "zmax": limit}
-        if sequential
-        else {"color_continuous_scale": DIVERGING, "zmin": -limit, "zmax": limit}
-    )
+    scale, lowest = ("Blues", 0) if sequential else ("RdBu_r", -limit)
     rows = -(-len(panels) // columns) if panels else 1
     names = {"x": as_text(x), "y": as_text(y), "color": as_text(unit)}
     figure = px.imshow(
@@ -55,7 +49,9 @@ def imshow(
         facet_row_spacing=0.2 / rows,
         facet_col=0 if panels else None,
         facet_col_wrap=columns if panels else None,
-        **scale,
+        color_continuous_scale=scale,
+        zmin=lowest,
+        zmax=limit,
     )
     if panels:
         for annotation in figure.layout.annotations:  # plotly lists them from the bottom row up, as "facet_col=3"
@@ -68,8 +64,7 @@ def imshow(
     ):
         if labels is not None:
             require_count("labels", labels, values.shape[axis], "columns" if axis == -1 else "rows")
-            text = [as_text(label) for label in labels]
-            update(tickmode="array", tickvals=list(range(len(text))), ticktext=text, tickangle=angle)
+            update(**ticks([as_text(label) for label in labels]), tickangle=angle)
     if not np.isfinite(values).all():
         figure.update_layout(plot_bgcolor=NOT_FINITE)
     return figure.update_layout(height=120 + rows * max(280, min(520, 16 * values.shape[-2])))

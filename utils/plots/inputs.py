@@ -63,6 +63,11 @@ def as_text(label: Any) -> str:
     return html.escape(str(label), quote=False).replace("$", "&#36;").replace("%{", "&#37;{")
 
 
+def ticks(texts: list[str]) -> dict[str, Any]:
+    """Options of an axis with these texts at 0, 1, 2, …"""
+    return {"tickmode": "array", "tickvals": list(range(len(texts))), "ticktext": texts}
+
+
 def require_count(what: str, things: Sized, count: int, counted: str) -> None:
     """Raise ValueError when there are not as many `things` as what they belong to."""
     if len(things) != count:
