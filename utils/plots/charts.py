@@ -18,7 +18,7 @@ def _named(values: Any, what: str) -> dict[str, np.ndarray]:
     series = values if isinstance(values, dict) else {"": values}
     if not series:
         raise ValueError(f"{what} has nothing to draw; give at least one series of values")
-    return {name: table(heights, f"{what} {name!r}" if name else what, [1]) for name, heights in series.items()}
+    return {name: table(heights, f"{what} {name!r}" if name else what, 1) for name, heights in series.items()}
 
 
 def _bounds(bounds: Any, values: np.ndarray, of: str) -> tuple[np.ndarray, np.ndarray]:
@@ -118,7 +118,7 @@ def scatter(
 
     color: a value per point, called `color_name`. diagonal: draw y = x. slopes: draw y = slope · x, by name.
     """
-    x_values, y_values = (table(np.ravel(as_array(values)), "the scatter", [1]) for values in (x_values, y_values))
+    x_values, y_values = (table(np.ravel(as_array(values)), "the scatter", 1) for values in (x_values, y_values))
     require_count("y values", y_values, len(x_values), "x values")
     colors = None if color is None else np.ravel(as_array(color))
     names = None if labels is None else [as_text(label) for label in labels]

@@ -27,7 +27,7 @@ def head_view(
 
     pattern: [query, key]. raised, lowered: (token, change of its logit). Raises ValueError for a wrong number of tokens.
     """
-    values = table(as_array(pattern, digits=3), "the pattern", [2])
+    values = table(as_array(pattern, digits=3), "the pattern", 2)
     for axis, length in zip(("query", "key"), values.shape, strict=True):
         require_count("tokens", tokens, length, f"{axis} positions")
     shown = [visible(token)[:12] for token in tokens]

@@ -33,7 +33,7 @@ def imshow(
     x, y: names of the axes. x_labels, y_labels may repeat (tokens). sequential: from zero up, for shares and
     probabilities; otherwise the colors are centered at zero. limit: the value of the darkest color.
     """
-    values = table(values, "the heatmap", [2] if panels is None else [3])
+    values = table(values, "the heatmap", 2 if panels is None else 3)
     panels = [] if panels is None else list(panels)
     if panels:
         require_count("panel names", panels, len(values), "panels")
@@ -82,7 +82,7 @@ def mosaic(tables: dict[str, Numbers], title: str, unit: str = "value", columns:
     """One small [layer, head] heatmap per model, of whatever size, with one color scale from zero up."""
     if not tables:
         raise ValueError("the mosaic has nothing to draw; give at least one model's table")
-    grids = {name: table(values, f"the table of {name}", [2]) for name, values in tables.items()}
+    grids = {name: table(values, f"the table of {name}", 2) for name, values in tables.items()}
     columns = min(columns, len(grids))
     rows = -(-len(grids) // columns)
     titles = [as_text(name) for name in grids]

@@ -76,7 +76,7 @@ def threshold_explorer(
     head and only when it is drawn. The slider goes down to where `most` heads are left, and begins where `first` are.
     Raises ValueError for effects that are all zero or not a table.
     """
-    values = inputs.table(effects, "the sweep", [2])
+    values = inputs.table(effects, "the sweep", 2)
     rounded = abs(values).round(3)
     sizes = sorted((size for size in rounded.ravel().tolist() if size > 0), reverse=True)
     if not sizes:
