@@ -70,7 +70,6 @@ def test_frames_that_cannot_be_used(gpt2, frames, message):
         lambda: dialect.check_frames(frames),
         lambda: dialect.trait_gaps(gpt2, [PAIR], frames, U, F, progress=False),
         lambda: dialect.guise_logits(gpt2, [PAIR], frames, U, progress=False),
-        lambda: dialect.gaps_by_name(gpt2, {"a": [PAIR]}, frames, unfavourable=U, favourable=F, progress=False),
         lambda: dialect.dataset_rows(gpt2, ["done"], frames, 1, progress=False),
     ):
         with pytest.raises(DialectError, match=message):
@@ -111,17 +110,9 @@ def test_pairs_that_cannot_be_used(gpt2, pairs, message):
         lambda: dialect.trait_gaps(gpt2, pairs, ["{} is"], U, F, progress=False),
         lambda: dialect.guise_logits(gpt2, pairs, ["{} is"], U, progress=False),
         lambda: dialect.aligned_pairs(gpt2, pairs),
-        lambda: dialect.gaps_by_name(gpt2, {"good": [PAIR], "bad": pairs}, ["{} is"], unfavourable=U, favourable=F),
     ):
         with pytest.raises(DialectError, match=message):
             use()
-    with pytest.raises(DialectError, match="group 'bad'"):
-        dialect.gaps_by_name(gpt2, {"good": [PAIR], "bad": pairs}, ["{} is"])
-
-
-def test_no_groups_at_all(gpt2):
-    with pytest.raises(DialectError, match="no pairs"):
-        dialect.gaps_by_name(gpt2, {}, ["{} is"], unfavourable=U, favourable=F)
 
 
 @pytest.mark.parametrize(("unfavourable", "favourable", "message"), BAD_TRAITS)
@@ -131,7 +122,6 @@ def test_traits_that_cannot_be_used(gpt2, unfavourable, favourable, message):
         lambda: dialect.trait_gaps(gpt2, [PAIR], ["{} is"], unfavourable, favourable, progress=False),
         lambda: dialect.preference(torch.randn(2, 4), [*U, *F], unfavourable, favourable),
         lambda: dialect.gap_direction(gpt2, unfavourable, favourable),
-        lambda: dialect.gap_bias(gpt2, unfavourable, favourable),
     ):
         with pytest.raises(DialectError, match=message):
             use()

@@ -7,7 +7,7 @@ import pytest
 from tests.guise_files import read, refused
 from utils import dialect
 from utils.dialect import DialectError
-from utils.dialect.text import CURLY
+from utils.dialect.text import CURLY, straighten
 
 GOOD = "he be here\the is here\n"
 SHORT = "prompt_aae,prompt_sae,best_attr_aae,best_attr_sae\n"
@@ -191,7 +191,7 @@ def test_letters_of_another_alphabet_are_refused():
 def test_every_curly_quote(quote):
     text = f"he ain{quote}t\the isn{quote}t\n"
     straight = "he ain't" if CURLY[quote] == "'" else 'he ain"t'
-    assert read(text)[0].aae == straight == dialect.straighten(f"he ain{quote}t")
+    assert read(text)[0].aae == straight == straighten(f"he ain{quote}t")
     assert read(text, curly="keep")[0].aae == f"he ain{quote}t"
     refused(GOOD + text, 2, "curly quote", curly="error")
     refused(f"he ain{quote}t\t{straight}\n", 1, "both sides are")

@@ -177,15 +177,6 @@ def test_scores_below_zero_have_no_weight_and_none_above_zero_is_nan():
     assert measures.weighted_favourability(both).isnan().tolist() == [False, True]
 
 
-def test_the_oldest_stereotype_is_the_least_favourable():
-    by_year = [measures.stereotype_favourability(year) for year in stereotypes()]
-    assert by_year[0] == min(by_year) < -0.9 and by_year[-1] == max(by_year) > 0.1
-    named = {"loud": (35.6, -0.65), "loyal": (30.4, 1.08), "musical": (20.0, 1.08), "religious": (20.0, 0.15)}
-    named["aggressive"] = (17.8, -0.58)
-    want = sum(share * rating for share, rating in named.values()) / sum(share for share, _ in named.values())
-    assert by_year[-1] == pytest.approx(want)
-
-
 # --- all of them, and what they refuse --------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ course's interval of the mean of a [verb, prompt] table is `anova_interval`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -169,22 +169,6 @@ def simulate_tables(
     rows = sd_row * rng.standard_normal((n_tables, n_rows, 1))
     columns = sd_column * rng.standard_normal((n_tables, 1, n_columns))
     return mean + rows + columns + sd_noise * rng.standard_normal((n_tables, n_rows, n_columns))
-
-
-def share_excluding(
-    interval: Callable[[np.ndarray], tuple[float, float]], tables: ArrayLike | Sequence, value: float = 0.0
-) -> float:
-    """The share of the tables whose interval does not hold `value`.
-
-    With `value` the mean that the tables were made with, this is how often the interval is wrong: 1 minus its coverage. With
-    `value` zero, and tables made with another mean, it is the power of the experiment.
-    """
-    bounds = np.array([interval(table) for table in _array(tables)], dtype=float)
-    if bounds.ndim != 2 or bounds.shape[1] != 2:
-        raise ValueError(
-            f"intervals of shape {bounds.shape[1:]} from {len(bounds)} tables; (low, high) of each is needed"
-        )
-    return float(((bounds[:, 0] > value) | (value > bounds[:, 1])).mean())
 
 
 # --- p-values ------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -26,12 +26,10 @@ from utils.dialect.grammar import (
     Pair,
     aligned_pairs,
     allow_list,
-    allowed_verbs,
     check_frames,
     check_pairs,
     check_traits,
     check_words,
-    differing_positions,
     favourability,
     feature_names,
     fill,
@@ -46,7 +44,6 @@ from utils.dialect.grammar import (
     traits,
 )
 from utils.dialect.pair_files import read_pairs
-from utils.dialect.text import straighten
 from utils.inference import end_logits
 from utils.prompts import PromptError, single_token
 
@@ -57,25 +54,16 @@ __all__ = [
     "Pair",
     "aligned_pairs",
     "allow_list",
-    "allowed_verbs",
     "association_scores",
     "attribute_tokens",
-    "check_frames",
-    "check_pairs",
-    "check_traits",
-    "check_words",
-    "dataset_cells",
     "dataset_rows",
-    "differing_positions",
     "favourability",
     "feature_names",
     "fill",
     "filled",
     "filtered",
     "frames",
-    "gap_bias",
     "gap_direction",
-    "gaps_by_name",
     "grammar",
     "guise_logits",
     "pairs_of",
@@ -83,7 +71,6 @@ __all__ = [
     "read_dataset",
     "read_pairs",
     "stereotypes",
-    "straighten",
     "swap_names",
     "swap_pairs",
     "trait_gaps",
@@ -157,29 +144,12 @@ def trait_gaps(
 
     Raises DialectError for traits, pairs and frames that cannot be used (`check_traits`, `check_pairs`, `check_frames`).
     """
-    default_u, default_f = traits()
-    unfavourable, favourable = check_traits(
-        default_u if unfavourable is None else unfavourable, default_f if favourable is None else favourable
-    )
+    given = zip((unfavourable, favourable), traits(), strict=True)
+    unfavourable, favourable = check_traits(*(default if words is None else words for words, default in given))
     attributes = [*unfavourable, *favourable]
-    aae, sae = guise_logits(model, pairs, frames, attributes, **options)
-    return preference(aae, attributes, unfavourable, favourable) - preference(sae, attributes, unfavourable, favourable)
-
-
-def gaps_by_name(
-    model: TransformerBridge, groups: Mapping[str, Sequence[Pair]], frames: Frames, **options
-) -> dict[str, Float[Tensor, "pair frame"]]:
-    """`trait_gaps` of several features or swaps in one go, which is several times as fast as one after another."""
-    listed = {name: _pairs_of_group(name, pairs) for name, pairs in groups.items()}
-    gaps = trait_gaps(model, list(itertools.chain.from_iterable(listed.values())), frames, **options)
-    return dict(zip(listed, gaps.split([len(pairs) for pairs in listed.values()]), strict=True))
-
-
-def _pairs_of_group(name: str, pairs: Sequence[Pair]) -> list[Pair]:
-    try:
-        return check_pairs(pairs)
-    except DialectError as error:
-        raise DialectError(f"group {name!r}: {error}") from error
+    both = guise_logits(model, pairs, frames, attributes, **options)
+    aae, sae = (preference(values, attributes, unfavourable, favourable) for values in both)
+    return aae - sae
 
 
 def gap_direction(
@@ -193,15 +163,6 @@ def gap_direction(
     sets = check_traits(unfavourable, favourable)
     columns = [model.W_U[:, attribute_tokens(model, group)].mean(1) for group in sets]
     return columns[0] - columns[1]
-
-
-def gap_bias(model: TransformerBridge, unfavourable: Sequence[str], favourable: Sequence[str]) -> Float[Tensor, ""]:
-    """What the unembedding bias adds to every preference. The same on both sides, so gone from a gap; not from a row."""
-    sets = check_traits(unfavourable, favourable)
-    if model.b_U is None:
-        return torch.zeros((), device=model.cfg.device)
-    groups = [model.b_U[attribute_tokens(model, group)].mean() for group in sets]
-    return groups[0] - groups[1]
 
 
 # --- writing a dataset ------------------------------------------------------------------------------------------------

@@ -7,17 +7,17 @@ swaps. `GuiseBank` remembers what the model said of each prompt behind each pref
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from utils.dialect import attribute_tokens
 from utils.dialect.grammar import Pair, check_frames, check_pairs, check_words, favourability, fill
 from utils.dialect.prefixes import behind
 from utils.inference import end_logits
-from utils.prompts import single_token
 
 
 class GuiseBank:
@@ -30,9 +30,7 @@ class GuiseBank:
     def __init__(self, model: TransformerBridge, attributes: Sequence[str] | None = None):
         self.model = model
         self.attributes = check_words(favourability() if attributes is None else attributes)
-        self._tokens = torch.tensor(
-            [single_token(model, f" {word}") for word in self.attributes], device=model.cfg.device
-        )
+        self._tokens = attribute_tokens(model, self.attributes)
         self._kept: dict[tuple[str, str], Tensor] = {}
 
     def __len__(self) -> int:
@@ -66,8 +64,8 @@ class GuiseBank:
         return aae - sae
 
     def log_ratios_by_name(
-        self, groups: Mapping[str, Sequence[Pair]], frames: Sequence[str], prefix: str = "bos"
-    ) -> dict[str, Float[Tensor, "pair frame attribute"]]:
+        self, groups: Mapping[Hashable, Sequence[Pair]], frames: Sequence[str], prefix: str = "bos"
+    ) -> dict[Hashable, Float[Tensor, "pair frame attribute"]]:
         """`log_ratios` of several groups of pairs in one go, which is several times as fast as one after another."""
         listed = {name: check_pairs(pairs) for name, pairs in groups.items()}
         ratios = self.log_ratios(list(itertools.chain.from_iterable(listed.values())), frames, prefix)

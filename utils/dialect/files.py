@@ -18,13 +18,7 @@ from pathlib import Path
 
 from transformer_lens.model_bridge import TransformerBridge
 
-from utils.dialect.grammar import (
-    DialectError,
-    check_words,
-    differing_positions,
-    fill,
-    words_of,
-)
+from utils.dialect.grammar import DialectError, check_words, differing_positions, fill, words_of
 from utils.dialect.text import MISSING, clean_text, read_text, records, require_curly, require_two_sides, unseen
 from utils.prompts import PromptError, single_token, token_row
 

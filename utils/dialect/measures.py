@@ -97,21 +97,14 @@ def agreement(scores: Float[Tensor, "*cell trait"], year: str = "1933") -> Float
     It assumes that only the order of the scores matters, and that the study's own order (which of its five was named most
     often) does. An order of 37 traits by differences that are all tiny counts as much as one by large ones.
     """
-    scores, places = _profile(scores), _columns(_named(year))
-    rows = scores.detach().reshape(-1, scores.shape[-1]).double().cpu().numpy()
-    found = [np.mean([average_precision(row, _marked(places[:k])) for k in range(1, len(places) + 1)]) for row in rows]
-    return torch.tensor(found, dtype=scores.dtype).reshape(scores.shape[:-1])
-
-
-def _named(year: str) -> dict[str, float]:
     known = stereotypes()
     if year not in known:
         raise DialectError(f"no study of the year {year!r}; there are: {', '.join(known)}")
-    return known[year]
-
-
-def _marked(places: list[int]) -> np.ndarray:
-    return np.isin(np.arange(len(favourability())), places)
+    places = _columns(known[year])
+    rows = _profile(scores).detach().reshape(-1, scores.shape[-1]).double().cpu().numpy()
+    wanted = [np.isin(np.arange(rows.shape[1]), places[: k + 1]) for k in range(len(places))]
+    found = [np.mean([average_precision(row, first) for first in wanted]) for row in rows]
+    return torch.tensor(found, dtype=scores.dtype).reshape(scores.shape[:-1])
 
 
 def weighted_favourability(scores: Float[Tensor, "*cell trait"], k: int = TOP) -> Float[Tensor, "*cell"]:
@@ -125,12 +118,6 @@ def weighted_favourability(scores: Float[Tensor, "*cell trait"], k: int = TOP) -
     top = _profile(scores).topk(k, -1)
     weights = top.values.clamp(min=0)
     return (weights * ratings[top.indices]).sum(-1) / weights.sum(-1)
-
-
-def stereotype_favourability(year: str = "1933") -> float:
-    """`weighted_favourability` of a study's five traits, weighted by how many people named each: what to compare with."""
-    named, ratings = _named(year), favourability()
-    return sum(share * ratings[word] for word, share in named.items()) / sum(named.values())
 
 
 def all_measures(scores: Float[Tensor, "*cell trait"]) -> dict[str, Float[Tensor, "*cell"]]:

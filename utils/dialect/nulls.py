@@ -15,6 +15,7 @@ pair, `aae`, is here a label without meaning for swaps, and the wrong side for e
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 from utils.dialect.grammar import DialectError, Pair, filled, grammar, swap_names, swap_pairs
 
@@ -27,38 +28,26 @@ def null_pairs(kind: str, n: int | None = None) -> dict[str, list[Pair]]:
 
     "pre-verbal" holds every two words of a group, so a word is in many swaps: they are far from independent of each other.
     """
-    known = {
-        "any swap": lambda: {name: swap_pairs(name, n) for name in swap_names()},
-        "pre-verbal": lambda: _preverbal(n),
-        "same place": lambda: _same_place(n),
-        "errors": lambda: _wrong("errors", n),
-        "misspellings": lambda: _wrong("misspellings", n),
-    }
-    if kind not in known:
+    if kind not in KINDS:
         raise DialectError(f"no null {kind!r}; there are: {', '.join(KINDS)}")
-    return known[kind]()
+    if kind == "any swap":
+        return {name: swap_pairs(name, n) for name in swap_names()}
+    return {name: filled(templates, n=n, name=name, verbs=verbs) for name, templates, verbs in _swaps(kind)}
 
 
-def _preverbal(n: int | None) -> dict[str, list[Pair]]:
-    found = {}
-    for group in grammar()["preverbal"]:
-        for words in itertools.combinations(group["words"], 2):
-            name = f"{'/'.join(words)} in {group['sentence']}"
-            templates = tuple(group["sentence"].replace("{x}", word) for word in words)
-            found[name] = filled(templates, n=n, name=name, verbs=group.get("verbs"))
-    return found
-
-
-def _same_place(n: int | None) -> dict[str, list[Pair]]:
-    entry = grammar()["same_place"]
-    counterpart = entry["sentence"].replace("{x}", entry["counterpart"])
-    return {
-        word: filled((entry["sentence"].replace("{x}", word), counterpart), n=n, name=word, verbs=entry["verbs"])
-        for word in entry["words"]
-    }
-
-
-def _wrong(kind: str, n: int | None) -> dict[str, list[Pair]]:
-    return {
-        wrong: filled((wrong, right), n=n, name=wrong, verbs=PLAIN_VERBS) for wrong, right in grammar()[kind].items()
-    }
+def _swaps(kind: str) -> Iterator[tuple[str, tuple[str, str], str | None]]:
+    """Each swap's name, its two templates and its list of verbs."""
+    data = grammar()
+    if kind == "pre-verbal":
+        for group in data["preverbal"]:
+            for one, other in itertools.combinations(group["words"], 2):
+                templates = group["sentence"].replace("{x}", one), group["sentence"].replace("{x}", other)
+                yield f"{one}/{other} in {group['sentence']}", templates, group.get("verbs")
+    elif kind == "same place":
+        entry = data["same_place"]
+        for word in entry["words"]:
+            templates = entry["sentence"].replace("{x}", word), entry["sentence"].replace("{x}", entry["counterpart"])
+            yield word, templates, entry["verbs"]
+    else:
+        for wrong, right in data[kind].items():
+            yield wrong, (wrong, right), PLAIN_VERBS

@@ -11,18 +11,16 @@ from pathlib import Path
 
 from transformer_lens.model_bridge import TransformerBridge
 
-from utils.dialect.grammar import (
-    DialectError,
-    Pair,
-    aligned_pairs,
-    filtered,
-    words_of,
-)
+from utils.dialect.grammar import DialectError, Pair, aligned_pairs, filtered, words_of
 from utils.dialect.text import clean_text, read_text, records, require_curly, require_two_sides
 
 HEADER_WORDS = set(
     "aae aave african american vernacular sae standard mainstream english prompt variable text guise side sentence "
     "utterance variant version form dialect".split()
+)
+SIDE_NAMES = (  # of a column with the AAE side, and of one with the SAE side: all words of one of these are in its name
+    ({"aae"}, {"aave"}, {"african", "american"}),
+    ({"sae"}, {"standard", "english"}, {"standard", "american"}),
 )
 
 
@@ -62,36 +60,26 @@ def read_pairs(
         pairs.append((where, Pair(*sides, cluster=(words_of(sides[0]) or [sides[0]])[-1], name=Path(path).stem)))
     if not pairs:
         raise DialectError(f"{path}: no pairs in it; a line is AAE, one tab, SAE")
-    if align is not None:
-        _require_aligned(pairs, *align)
+    for where, pair in pairs if align else ():
+        try:
+            aligned_pairs(align[0], [pair], align[1], strict=True)
+        except DialectError as error:
+            raise DialectError(f"{where}: {error}") from error
     found = [pair for _, pair in pairs]
     return found if allow is None else filtered(found, allow)
 
 
 def _header_of_pairs(fields: Sequence[str], where: str) -> tuple[int, int] | None:
     """The columns of AAE and SAE if the fields are their names; None if the fields are a pair."""
-    found = ([], [])
-    for i, field in enumerate(fields):
-        words = set(re.findall(r"[^\W\d_]+", field.casefold()))
-        if words <= HEADER_WORDS:
-            names = (
-                [{"aae"}, {"aave"}, {"african", "american"}],
-                [{"sae"}, {"standard", "english"}, {"standard", "american"}],
-            )
-            for columns, ways in zip(found, names, strict=True):
-                columns += [i] if any(way <= words for way in ways) else []
-    if found == ([], []):
+    names = [set(re.findall(r"[^\W\d_]+", field.casefold())) for field in fields]
+    aae, sae = (
+        [i for i, words in enumerate(names) if words <= HEADER_WORDS and any(way <= words for way in ways)]
+        for ways in SIDE_NAMES
+    )
+    if not aae and not sae:
         return None
-    if len(found[0]) != 1 or len(found[1]) != 1 or found[0] == found[1]:
+    if len(aae) != 1 or len(sae) != 1 or aae == sae:
         raise DialectError(
             f"{where}: the header {list(fields)} does not name one column AAE and one column SAE, with a tab between them"
         )
-    return found[0][0], found[1][0]
-
-
-def _require_aligned(pairs: list[tuple[str, Pair]], model: TransformerBridge, frame: str) -> None:
-    for where, pair in pairs:
-        try:
-            aligned_pairs(model, [pair], frame, strict=True)
-        except DialectError as error:
-            raise DialectError(f"{where}: {error}") from error
+    return aae[0], sae[0]

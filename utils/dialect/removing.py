@@ -104,13 +104,6 @@ def slope_removed(before: Float[Tensor, " swap"], after: Float[Tensor, " swap"])
 # --- prompts that share their beginning -----------------------------------------------------------------------------------
 
 
-def _with_mark(row: Int[Tensor, " _"], at: int) -> Int[Tensor, " _"]:
-    """The row with a number that is no token at one position."""
-    marked = row.clone()
-    marked[at] = -1 - marked[at]
-    return marked
-
-
 class GuiseRuns:
     """Both guises of some pairs in some frames, run once, ready for many edits.
 
@@ -129,7 +122,10 @@ class GuiseRuns:
         self.prompts = [fill(frame, said) for frame, said in cells]
         rows = [token_row(model, prompt) for prompt in self.prompts]
         found = [self._closing_quote(row, frame.split("{}")[1]) for row, (frame, _) in zip(rows, cells, strict=True)]
-        apart = [row if at is None else _with_mark(row, at) for row, at in zip(rows, found, strict=True)]
+        apart = [row.clone() for row in rows]
+        for row, at in zip(apart, found, strict=True):
+            if at is not None:
+                row[at] = -1 - row[at]  # a number that is no token
         self._row = LongRow(model, rows, apart)
         self.parts = self._row.parts
         self._quote = [-1 if at is None else int(self._row.where[i, at]) for i, at in enumerate(found)]

@@ -117,7 +117,6 @@ def survey_table(
     none of the prefixes.
     """
     bank, groups, rows = GuiseBank(model), sentences(settings), []
-    everything = list(itertools.chain.from_iterable(groups.values()))
     for prefix in settings.prefixes:
         try:
             text = prefix_text(model, prefix)
@@ -125,11 +124,11 @@ def survey_table(
             missing = error
             continue
         for kind_of_frames in settings.frames:
-            ratios = bank.log_ratios(everything, frames(kind_of_frames), prefix).split([*map(len, groups.values())])
             where = {"prefix": prefix, "frames": kind_of_frames, "prefix_text": text}
-            for ((kind, item), pairs), ratio in zip(groups.items(), ratios, strict=True):
-                by_verb = _by_verb(ratio, [pair.cluster for pair in pairs])
-                counts = {"kind": kind, "item": item, "n_pairs": len(pairs), "n_verbs": len(by_verb)}
+            ratios = bank.log_ratios_by_name(groups, frames(kind_of_frames), prefix)
+            for (kind, item), ratio in ratios.items():
+                by_verb = _by_verb(ratio, [pair.cluster for pair in groups[kind, item]])
+                counts = {"kind": kind, "item": item, "n_pairs": len(ratio), "n_verbs": len(by_verb)}
                 rows += [where | counts | measured for measured in _rows_of(by_verb, frames(kind_of_frames))]
     if not rows:
         raise missing

@@ -31,13 +31,11 @@ def guise_batch(model: TransformerBridge, pairs: Sequence[Pair], frame: str, n: 
     """
     found = dialect.aligned_pairs(model, pairs, frame)
     if not found:
-        example = pairs[0] if pairs else None
         raise DialectError(
-            f"none of {len(pairs)} pairs differs in exactly one token in {model.cfg.model_name}, such as {example}; "
+            f"none of {len(pairs)} pairs differs in exactly one token in {model.cfg.model_name}, such as {pairs[0]}; "
             "see utils.dialect.aligned_pairs(..., strict=True)"
         )
-    lengths = [len(token_row(model, dialect.fill(frame, pair.aae))) for pair, _ in found]
-    shapes = [(length, at) for length, (_, at) in zip(lengths, found, strict=True)]
+    shapes = [(len(token_row(model, dialect.fill(frame, pair.aae))), at) for pair, at in found]
     common = Counter(shapes).most_common(1)[0][0]
     chosen = [pair for (pair, _), shape in zip(found, shapes, strict=True) if shape == common][:n]
     aae, sae = ([dialect.fill(frame, getattr(pair, side)) for pair in chosen] for side in ("aae", "sae"))
@@ -98,19 +96,15 @@ def head_gaps(
         [dialect.fill(frame, getattr(pair, side)) for pair in dialect.check_pairs(pairs)] for side in ("aae", "sae")
     ]
     prompts = sorted(dict.fromkeys(sides[0] + sides[1]), key=len)
-    parts = {}
+    parts, read = {}, lambda name: name.endswith(("attn.hook_z", "ln_final.hook_scale"))
     for some in (prompts[i : i + batch_size] for i in range(0, len(prompts), batch_size)):
         tokens, mask = tokenize(model, some)
         last = mask.sum(-1) - 1
         with model.hooks(fwd_hooks=[ends_only(last)]):
-            _, cache = model.run_with_cache(tokens, names_filter=_read_at_end)
+            _, cache = model.run_with_cache(tokens, names_filter=read)
         written = _read_with(direction, partial(head_results, model), cache, last)  # layer head batch
         parts |= dict(zip(some, written.unbind(-1), strict=True))
     return torch.stack([parts[one] - parts[other] for one, other in zip(*sides, strict=True)])
-
-
-def _read_at_end(name: str) -> bool:
-    return name.endswith("attn.hook_z") or name == "ln_final.hook_scale"
 
 
 def gap_by_stream(

@@ -14,10 +14,8 @@ import plotly.io as pio
 from utils.plots.alt import alt_text
 from utils.plots.attention_views import AttentionView, attention, attention_of_heads, circuitsvis_library
 from utils.plots.charts import bar, intervals, line, scatter
-from utils.plots.diagrams import circuit, mosaic
-from utils.plots.drawings import Drawing
-from utils.plots.graphs import graph
-from utils.plots.heatmaps import heads, imshow
+from utils.plots.graphs import circuit, graph
+from utils.plots.heatmaps import heads, imshow, mosaic
 from utils.plots.model_drawings import head_drawing, hooks_drawing, residual_stream_drawing
 from utils.plots.patching_drawings import (
     gates_drawing,
@@ -28,7 +26,6 @@ from utils.plots.patching_drawings import (
 
 __all__ = [
     "AttentionView",
-    "Drawing",
     "alt_text",
     "attention",
     "attention_of_heads",

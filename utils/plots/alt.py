@@ -102,11 +102,12 @@ def _axes(figure: go.Figure) -> str:
 
 
 def _heatmaps(figure: go.Figure, maps: Sequence[Any]) -> list[str]:
-    names = [_plain(note.text) for note in figure.layout.annotations if note.text]
-    named = len(names) == len(maps) > 1
-    order = sorted(maps, key=lambda trace: _corner(figure, trace)) if named else maps
-    by_place = _annotations_by_place(figure) if named else [""] * len(maps)
-    return [_heatmap(figure, trace, name) for name, trace in zip(by_place, order, strict=True)]
+    notes = [note for note in figure.layout.annotations if note.text]
+    if not len(notes) == len(maps) > 1:
+        return [_heatmap(figure, trace, "") for trace in maps]
+    notes.sort(key=lambda note: (-round(note.y, 3), round(note.x, 3)))  # both in reading order
+    by_place = sorted(maps, key=lambda trace: _corner(figure, trace))
+    return [_heatmap(figure, trace, f"{_plain(note.text)}: ") for note, trace in zip(notes, by_place, strict=True)]
 
 
 def _corner(figure: go.Figure, trace: Any) -> tuple[float, float]:
@@ -118,28 +119,22 @@ def _corner(figure: go.Figure, trace: Any) -> tuple[float, float]:
     return (-round((y.domain or (0, 1))[0], 3), round((x.domain or (0, 1))[0], 3))
 
 
-def _annotations_by_place(figure: go.Figure) -> list[str]:
-    notes = [note for note in figure.layout.annotations if note.text]
-    return [_plain(note.text) for note in sorted(notes, key=lambda note: (-round(note.y, 3), round(note.x, 3)))]
-
-
-def _heatmap(figure: go.Figure, trace: Any, name: str) -> str:
+def _heatmap(figure: go.Figure, trace: Any, begin: str) -> str:
     values = _array(trace.z).astype(float)
-    begin = f"{name}: " if name else ""
     size = " by ".join(
         f"{size} {what}{'s' if size > 1 else ''}" for size, what in zip(values.shape, ("row", "column"), strict=True)
     )
-    finite = np.isfinite(values)
-    if not finite.any():
+    if not np.isfinite(values).any():
         return f"{begin}{size}, none with a value."
-    ends = []
-    for word, cell in (
-        ("largest", np.where(finite, values, -np.inf).argmax()),
-        ("smallest", np.where(finite, values, np.inf).argmin()),
-    ):
-        row, column = np.unravel_index(int(cell), values.shape)
-        ends.append(f"{word} {_number(values[row, column])} at {_place(figure, trace, int(row), int(column))}")
-    return f"{begin}{size}; {ends[0]}, {ends[1]}."
+    return f"{begin}{size}; {_ends(values, lambda cell: _place(figure, trace, *divmod(cell, values.shape[1])))}."
+
+
+def _ends(values: np.ndarray, place: Callable[[int], str]) -> str:
+    """The largest and the smallest finite value, and what `place` says of where they are."""
+    finite, flat = np.isfinite(values).ravel(), values.ravel()
+    largest, smallest = np.where(finite, flat, -np.inf).argmax(), np.where(finite, flat, np.inf).argmin()
+    ends = (("largest", int(largest)), ("smallest", int(smallest)))
+    return ", ".join(f"{word} {_number(flat[at])} at {place(at)}" for word, at in ends)
 
 
 def _place(figure: go.Figure, trace: Any, row: int, column: int) -> str:
@@ -176,15 +171,9 @@ def _one_series(figure: go.Figure, trace: Any) -> str:
     sideways = trace.orientation == "h" if trace.type == "bar" else _is_sideways(figure)
     values, along = (trace.x, trace.y) if sideways else (trace.y, trace.x)
     numbers, along = _array(values).astype(float), None if along is None else _array(along)
-    finite = np.isfinite(numbers)
     labels = figure.layout.yaxis.ticktext if sideways else figure.layout.xaxis.ticktext
     what = ("bar" if trace.type == "bar" else "point") + ("s" if len(numbers) > 1 else "")
-    ends = [
-        ("largest", np.where(finite, numbers, -np.inf).argmax()),
-        ("smallest", np.where(finite, numbers, np.inf).argmin()),
-    ]
-    places = [f"{word} {_number(numbers[i])} at {_label(trace, along, labels, int(i))}" for word, i in ends]
-    return f"{name}{len(numbers)} {what}; {places[0]}, {places[1]}."
+    return f"{name}{len(numbers)} {what}; {_ends(numbers, lambda i: _label(trace, along, labels, i))}."
 
 
 def _is_sideways(figure: go.Figure) -> bool:

@@ -95,7 +95,7 @@ def attention(
     patterns: rows are destinations (queries), columns sources (keys). head_names: L9H9, …
     Raises ValueError when tokens or names do not match the patterns' axes.
     """
-    patterns = table(as_array(patterns, digits=3), "patterns", [3])
+    patterns = table(as_array(patterns, digits=3), "patterns", 3)
     tokens = [str(token) for token in tokens]
     names = [f"head {i}" for i in range(len(patterns))] if head_names is None else [str(name) for name in head_names]
     require_count("head names", names, len(patterns), "heads")

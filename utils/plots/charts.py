@@ -10,7 +10,7 @@ import plotly.express as px
 import plotly.graph_objects as go
 
 from utils.plots.alt import described
-from utils.plots.inputs import Numbers, along_axis, as_array, as_text, require_count, require_known, table
+from utils.plots.inputs import Numbers, along_axis, as_array, as_text, require_count, require_known, table, ticks
 
 
 def _named(values: Any, what: str) -> dict[str, np.ndarray]:
@@ -18,7 +18,7 @@ def _named(values: Any, what: str) -> dict[str, np.ndarray]:
     series = values if isinstance(values, dict) else {"": values}
     if not series:
         raise ValueError(f"{what} has nothing to draw; give at least one series of values")
-    return {name: table(heights, f"{what} {name!r}" if name else what, [1]) for name, heights in series.items()}
+    return {name: table(heights, f"{what} {name!r}" if name else what, 1) for name, heights in series.items()}
 
 
 def _bounds(bounds: Any, values: np.ndarray, of: str) -> tuple[np.ndarray, np.ndarray]:
@@ -36,7 +36,7 @@ def _error(bounds: Any, values: np.ndarray, of: str) -> dict[str, Any]:
 
 def _tick_texts(figure: go.Figure, text: list[str] | None) -> None:
     if text is not None:
-        figure.update_xaxes(tickmode="array", tickvals=list(range(len(text))), ticktext=text)
+        figure.update_xaxes(**ticks(text))
 
 
 @described
@@ -57,16 +57,8 @@ def line(
         color = px.colors.qualitative.Safe[i % 11]
         if bands and name in bands:
             low, high = (list(bound) for bound in _bounds(bands[name], heights, "points"))
-            shade = color.replace("rgb", "rgba").replace(")", ", 0.2)")
-            figure.add_scatter(
-                x=at + at[::-1],
-                y=high + low[::-1],
-                fill="toself",
-                fillcolor=shade,
-                line_width=0,
-                hoverinfo="skip",
-                showlegend=False,
-            )
+            area = {"fill": "toself", "fillcolor": color.replace("rgb", "rgba").replace(")", ", 0.2)"), "line_width": 0}
+            figure.add_scatter(x=at + at[::-1], y=high + low[::-1], hoverinfo="skip", showlegend=False, **area)
         figure.add_scatter(x=at, y=heights, name=as_text(name), mode="lines+markers", line_color=color)
     _tick_texts(figure, text)
     figure.add_hline(0, line_color="grey", line_width=1)
@@ -126,7 +118,7 @@ def scatter(
 
     color: a value per point, called `color_name`. diagonal: draw y = x. slopes: draw y = slope · x, by name.
     """
-    x_values, y_values = (table(np.ravel(as_array(values)), "the scatter", [1]) for values in (x_values, y_values))
+    x_values, y_values = (table(np.ravel(as_array(values)), "the scatter", 1) for values in (x_values, y_values))
     require_count("y values", y_values, len(x_values), "x values")
     colors = None if color is None else np.ravel(as_array(color))
     names = None if labels is None else [as_text(label) for label in labels]
@@ -187,33 +179,15 @@ def intervals(
         require_known(f"a group of {what}", list(names), list(groups))
     figure, text = go.Figure(), []
     if band is not None:
-        figure.add_vrect(
-            *band,
-            fillcolor="grey",
-            opacity=0.15,
-            line_width=0,
-            annotation_text=as_text(band_name),
-            annotation_position="top left",
-            annotation_font_size=11,
-        )
+        note = {"annotation_text": as_text(band_name), "annotation_position": "top left", "annotation_font_size": 11}
+        figure.add_vrect(*band, fillcolor="grey", opacity=0.15, line_width=0, **note)
     for i, (group, points) in enumerate(groups.items()):
         require_count(f"labels of {group!r}", labels.get(group, []), len(points), "points")
         error = _error(bounds[group], points, "points") if bounds and group in bounds else None
-        figure.add_scatter(
-            x=points,
-            y=list(range(len(text), len(text) + len(points))),
-            name=as_text(group),
-            mode="markers",
-            error_x=error,
-            marker={"size": 8, "color": px.colors.qualitative.Safe[i % 11]},
-        )
+        rows = list(range(len(text), len(text) + len(points)))
+        marker = {"size": 8, "color": px.colors.qualitative.Safe[i % 11]}
+        figure.add_scatter(x=points, y=rows, name=as_text(group), mode="markers", error_x=error, marker=marker)
         text += [as_text(label) for label in labels[group]]
     figure.add_vline(0, line_color="grey", line_width=1)
-    figure.update_yaxes(
-        range=[len(text) - 0.5, -0.5],
-        tickmode="array",
-        tickvals=list(range(len(text))),
-        ticktext=text,
-        tickfont_size=11,
-    )
+    figure.update_yaxes(range=[len(text) - 0.5, -0.5], **ticks(text), tickfont_size=11)
     return _labelled(figure, title, x, showlegend=len(groups) > 1, height=140 + 17 * len(text), margin_l=150)

@@ -11,6 +11,11 @@ from utils.plots.inputs import Numbers, as_array, require_count, require_known, 
 LABELS, ABOVE = 120, 40
 
 
+def visible(token: str) -> str:
+    """A token with its spaces and line breaks to be seen."""
+    return token.replace("\n", "⏎").replace(" ", "␣")
+
+
 def head_view(
     pattern: Numbers,
     tokens: Sequence[str],
@@ -22,10 +27,10 @@ def head_view(
 
     pattern: [query, key]. raised, lowered: (token, change of its logit). Raises ValueError for a wrong number of tokens.
     """
-    values = table(as_array(pattern, digits=3), "the pattern", [2])
+    values = table(as_array(pattern, digits=3), "the pattern", 2)
     for axis, length in zip(("query", "key"), values.shape, strict=True):
         require_count("tokens", tokens, length, f"{axis} positions")
-    shown = [token.replace("\n", "⏎").replace(" ", "␣")[:12] for token in tokens]
+    shown = [visible(token)[:12] for token in tokens]
     cell = max(12, min(24, 360 // len(shown)))
     size = cell * len(shown)
     body = [text(LABELS, 22, f"{name}: where each position looks", 14, "start", "bold")]
@@ -57,8 +62,7 @@ def _bars(left: float, changes: Sequence[tuple[str, float]]) -> list[str]:
     zero, parts = left + 200, []
     for i, (token, change) in enumerate(changes):
         y, width = ABOVE + 24 * i, 70 * abs(change) / longest
-        shown = token.replace("\n", "⏎").replace(" ", "␣")[:14]
-        parts.append(text(left + 110, y + 13, shown, 12, "end"))
+        parts.append(text(left + 110, y + 13, visible(token)[:14], 12, "end"))
         x, color = (zero, RED) if change > 0 else (zero - width, BLUE)
         parts.append(f'<rect x="{x:.1f}" y="{y + 2}" width="{width:.1f}" height="14" fill="{color}"/>')
         parts.append(text(zero + 80, y + 13, f"{change:+.2f}", 12, "start"))

@@ -49,18 +49,22 @@ def _from_list(values: Sequence[Any]) -> np.ndarray:
     return np.asarray(parts)
 
 
-def table(values: Any, what: str, n_axes: Sequence[int]) -> np.ndarray:
-    """An array that has one of the numbers of axes in `n_axes`, and at least one cell. Raises ValueError."""
+def table(values: Any, what: str, n_axes: int) -> np.ndarray:
+    """An array that has this number of axes, and at least one cell. Raises ValueError."""
     values = as_array(values)
-    if values.ndim not in n_axes or not values.size:
-        axes = " or ".join(str(n) for n in n_axes)
-        raise ValueError(f"{what} has shape {values.shape}; a figure needs {axes} axes, none of them empty")
+    if values.ndim != n_axes or not values.size:
+        raise ValueError(f"{what} has shape {values.shape}; a figure needs {n_axes} axes, none of them empty")
     return values
 
 
 def as_text(label: Any) -> str:
     """A label that plotly shows as it is. plotly would read `<b>`, `&lt;`, `$x$` and `%{x}` in it as formatting."""
     return html.escape(str(label), quote=False).replace("$", "&#36;").replace("%{", "&#37;{")
+
+
+def ticks(texts: list[str]) -> dict[str, Any]:
+    """Options of an axis with these texts at 0, 1, 2, …"""
+    return {"tickmode": "array", "tickvals": list(range(len(texts))), "ticktext": texts}
 
 
 def require_count(what: str, things: Sized, count: int, counted: str) -> None:

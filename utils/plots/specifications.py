@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from utils.plots.alt import described
 from utils.plots.drawings import BLUE, GREY, Drawing, text
-from utils.plots.inputs import as_text
+from utils.plots.inputs import as_text, ticks
 
 
 def _sorted(table: pd.DataFrame, value: str, choices: Sequence[str]) -> pd.DataFrame:
@@ -35,9 +35,8 @@ def specification_curve(table: pd.DataFrame, value: str, choices: Sequence[str],
     heights = [1.0, max(0.6, 0.09 * len(options))]
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.03, row_heights=heights)
     colors = [px.colors.qualitative.Safe[1] if found > 0 else px.colors.qualitative.Safe[0] for found in ordered[value]]
-    figure.add_scatter(
-        x=ordered.index, y=ordered[value], mode="markers", marker={"size": 5, "color": colors}, row=1, col=1
-    )
+    marker = {"size": 5, "color": colors}
+    figure.add_scatter(x=ordered.index, y=ordered[value], mode="markers", marker=marker, row=1, col=1)
     figure.add_hline(0, line_color="grey", line_width=1, row=1, col=1)
     for i, (choice, option) in enumerate(options):
         at = ordered.index[ordered[choice] == option]
@@ -45,8 +44,7 @@ def specification_curve(table: pd.DataFrame, value: str, choices: Sequence[str],
         marker = {"symbol": "line-ns-open", "size": 9, "color": shade}
         figure.add_scatter(x=at, y=[i] * len(at), mode="markers", marker=marker, row=2, col=1)
     labels = [as_text(f"{choice}: {option}") for choice, option in options]
-    rows = {"tickmode": "array", "tickvals": list(range(len(options))), "ticktext": labels, "tickfont_size": 11}
-    figure.update_yaxes(**rows, range=[len(options) - 0.5, -0.5], row=2, col=1)
+    figure.update_yaxes(**ticks(labels), tickfont_size=11, range=[len(options) - 0.5, -0.5], row=2, col=1)
     figure.update_yaxes(title=as_text(y), row=1, col=1)
     figure.update_xaxes(title="specification, from the lowest result to the highest", row=2, col=1)
     return figure.update_layout(title=as_text(title), showlegend=False, height=260 + 26 * len(options), margin_l=190)

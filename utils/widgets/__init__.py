@@ -5,11 +5,9 @@ enough: Tab goes to the next, arrow keys move a slider, Enter ends a text. What 
 message below the controls, and the figure stays. The figure is an ordinary output: a saved notebook and a web page keep it.
 """
 
-from utils.widgets.browsers import atlas_browser, specification_browser
+from utils.widgets.browsers import atlas_browser, specification_browser, threshold_explorer
 from utils.widgets.explorer import Explorer
-from utils.widgets.guises import guise_explorer
-from utils.widgets.looking import head_explorer, prompt_explorer
-from utils.widgets.thresholds import threshold_explorer
+from utils.widgets.looking import guise_explorer, head_explorer, prompt_explorer
 
 __all__ = [
     "Explorer",

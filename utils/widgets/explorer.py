@@ -12,8 +12,6 @@ from IPython.display import display
 
 from utils.plots.drawings import Drawing
 
-WIDE = ipywidgets.Layout(width="min(46em, 98%)")
-
 # The handle of an ipywidgets slider has no name for screen readers: give it the words that stand beside it.
 NAME_SLIDERS = (
     "<script>(function name(tries) { for (const row of document.querySelectorAll('.widget-hslider')) { "
@@ -23,9 +21,10 @@ NAME_SLIDERS = (
 )
 
 
-def named(description: str, **options: Any) -> dict[str, Any]:
-    """Options of a control: its description whole, however long, and as wide as the page allows."""
-    return {"description": description, "style": {"description_width": "initial"}, "layout": WIDE, **options}
+def named(description: str) -> dict[str, Any]:
+    """Options of a control: its description whole, however long, as wide as the page allows, told when a change is done."""
+    look = {"style": {"description_width": "initial"}, "layout": {"width": "min(46em, 98%)"}}
+    return {"description": description, "continuous_update": False, **look}
 
 
 @dataclass(frozen=True)
@@ -73,9 +72,8 @@ class Explorer:
 
     def _as_html(self) -> Table:
         """The figure inside the page, where a screen reader finds its description, and names for the sliders above it."""
-        if isinstance(self.figure, Drawing):
-            return Table(self.figure._repr_svg_() + NAME_SLIDERS, self.figure.alt)
-        return Table(self.figure.body + NAME_SLIDERS, self.figure.alt)
+        body = self.figure._repr_svg_() if isinstance(self.figure, Drawing) else self.figure.body
+        return Table(body + NAME_SLIDERS, self.figure.alt)
 
     def __repr__(self) -> str:
         return f"Explorer({', '.join(control.description for control in self.controls)})"
