@@ -12,8 +12,18 @@ from tests.checks import REGISTRY
 from tests.wrong import WRONG
 from utils.course import run
 from utils.course.deriving import ROOT, all_derived, sources
-from utils.course.teaching import chapter_minutes, minutes_table, section_times, with_minutes
-from utils.course.timing import OPENING, RUN_TIMES, cpu_seconds, read_run_times, record_run_times, seconds_by_section
+from utils.course.teaching import (
+    OPENING,
+    RUN_TIMES,
+    chapter_minutes,
+    cpu_seconds,
+    minutes_table,
+    read_run_times,
+    record_run_times,
+    seconds_by_section,
+    section_times,
+    with_minutes,
+)
 
 PAGE = ROOT / "docs/teaching.md"
 TEXT = PAGE.read_text(encoding="utf-8")

@@ -27,11 +27,11 @@ from nbformat import NotebookNode
 from nbgrader.preprocessors import ClearHiddenTests, ClearSolutions
 from pybtex.exceptions import PybtexError
 
-from utils.course.outputs import is_progress_bar
+from utils.course.outputs import without_progress_bars
+from utils.course.progress import title_of
 from utils.course.reading import read_next
 from utils.course.setup_cell import MODEL_NOTE, PLACEHOLDER, setup_cell
-from utils.course.teaching import with_minutes
-from utils.course.timing import RUN_TIMES, read_run_times
+from utils.course.teaching import RUN_TIMES, read_run_times, with_minutes
 
 ROOT = Path(__file__).resolve().parents[2]
 SOLUTIONS, CHAPTERS, CHECKS = (ROOT / name for name in ("solutions", "chapters", "tests/checks"))
@@ -205,7 +205,7 @@ def tidy_notebook(notebook: NotebookNode) -> None:
             {k: v for k, v in sorted(cell.metadata.items()) if k in ("nbgrader", "tags")}
         )
         if cell.cell_type == "code":
-            cell.outputs = _tidy(cell.outputs)
+            cell.outputs = without_progress_bars(cell.outputs)  # streams are whole: the client joins their parts
 
 
 def _with_outputs(notebook: NotebookNode, twin: Path) -> NotebookNode:
@@ -219,17 +219,12 @@ def _with_outputs(notebook: NotebookNode, twin: Path) -> NotebookNode:
     for cell in notebook.cells:
         if cell.cell_type == "code" and _identity(cell) in old:
             was = old[_identity(cell)]
-            cell.outputs, cell.execution_count = _tidy(was.outputs), was.execution_count
+            cell.outputs, cell.execution_count = without_progress_bars(was.outputs), was.execution_count
     return notebook
 
 
 def _identity(cell: NotebookNode) -> str:
     return "setup" if "setup" in cell.metadata.get("tags", []) else cell.id
-
-
-def _tidy(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
-    """Without progress bars. (Streams come in one piece already: the client coalesces them.)"""
-    return [copy.deepcopy(output) for output in outputs if not is_progress_bar(output)]
 
 
 def _as_script(notebook: NotebookNode) -> str:
@@ -244,27 +239,32 @@ def as_json(notebook: NotebookNode) -> str:
     return nbformat.writes(notebook) + "\n"
 
 
-BADGE = "[![Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/{at})"
-BINDER = "[![Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/{at})"
+BADGES = {
+    "Colab": "https://colab.research.google.com/assets/colab-badge.svg",
+    "Binder": "https://mybinder.org/badge_logo.svg",
+}
+
+
+def links_to(path: str) -> dict[str, str]:
+    """Where a file of the repository opens: host → address on the set branch; empty until the course has an address."""
+    repository, branch = course()["repository"], course()["branch"]
+    if repository.startswith(f"{PLACEHOLDER}/"):
+        return {}
+    return {
+        "Colab": f"https://colab.research.google.com/github/{repository}/blob/{branch}/{path}",
+        "Binder": f"https://mybinder.org/v2/gh/{repository}/{branch}?urlpath=lab/tree/{path}",
+        "GitHub": f"https://github.com/{repository}/blob/{branch}/{path}",
+    }
 
 
 def readme_table() -> str:
     """The README's chapter table. Once the course has an address, each chapter has links that open it on Colab and Binder."""
-    repository, branch = course()["repository"], course()["branch"]
-    published = not repository.startswith(f"{PLACEHOLDER}/")
-    rows = ["| chapter | | |", "|---|---|---|"] if published else ["| chapter |", "|---|"]
+    rows = ["| chapter | | |", "|---|---|---|"] if links_to("chapters") else ["| chapter |", "|---|"]
     for source in sources():
         path = f"chapters/{source.stem}.ipynb"
-        colab = BADGE.format(at=f"{repository}/blob/{branch}/{path}")
-        binder = BINDER.format(at=f"{repository}/{branch}?urlpath=lab/tree/{path}")
-        rows.append(f"| [{title_of(source)}]({path}) |" + (f" {colab} | {binder} |" if published else ""))
+        badges = [f" [![{host}]({BADGES[host]})]({link}) |" for host, link in links_to(path).items() if host in BADGES]
+        rows.append("".join([f"| [{title_of(source)}]({path}) |", *badges]))
     return "\n".join(rows) + "\n"
-
-
-def title_of(source: Path) -> str:
-    """The first heading of a notebook source, with the chapter's number."""
-    heading = re.search(r"^# # (.+)$", source.read_text(encoding="utf-8"), re.MULTILINE)
-    return heading[1] if heading else source.stem
 
 
 def all_derived(chapters: Sequence[str] = ()) -> dict[Path, str]:

@@ -30,8 +30,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from utils.course import deriving
-from utils.course.deriving import NotebookError, all_derived, as_json, derived_from, sources, tidy_notebook, title_of
-from utils.course.timing import RUN_TIMES, cpu_seconds, record_run_times, seconds_by_section
+from utils.course.deriving import NotebookError, all_derived, as_json, derived_from, sources, tidy_notebook
+from utils.course.progress import title_of
+from utils.course.teaching import RUN_TIMES, cpu_seconds, record_run_times, seconds_by_section
 from utils.loading import DEFAULT_EMBEDDED
 
 LARGEST_NOTEBOOK = (

@@ -113,11 +113,15 @@ def exercises_by_chapter() -> list[ChapterProgress]:
     """Every chapter with exercises, from the scripts in `chapters/`: its title, and its checks in the order of the text."""
     found = []
     for path in sorted(CHAPTER_FOLDER.glob("[0-9][0-9]_*.py")):
-        text = path.read_text(encoding="utf-8")
-        names = tuple(re.findall(r"^check_(\w+)\(", text, re.MULTILINE))
-        title = re.search(r"^# # (.+)$", text, re.MULTILINE)
-        found.append(ChapterProgress(path.stem, title[1] if title else path.stem, names))
+        names = tuple(re.findall(r"^check_(\w+)\(", path.read_text(encoding="utf-8"), re.MULTILINE))
+        found.append(ChapterProgress(path.stem, title_of(path), names))
     return found
+
+
+def title_of(source: Path) -> str:
+    """The first heading of a notebook's script, with the chapter's number."""
+    heading = re.search(r"^# # (.+)$", source.read_text(encoding="utf-8"), re.MULTILINE)
+    return heading[1] if heading else source.stem
 
 
 def read_runs(path: Path) -> tuple[list[dict], int, str]:
