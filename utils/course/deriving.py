@@ -201,9 +201,8 @@ def tidy_notebook(notebook: NotebookNode) -> None:
         digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
         seen[digest] += 1
         cell.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
-        cell.metadata = nbformat.from_dict(
-            {k: v for k, v in sorted(cell.metadata.items()) if k in ("nbgrader", "tags")}
-        )
+        kept = {key: cell.metadata[key] for key in ("nbgrader", "tags") if key in cell.metadata}
+        cell.metadata = nbformat.from_dict(kept)
         if cell.cell_type == "code":
             cell.outputs = without_progress_bars(cell.outputs)  # streams are whole: the client joins their parts
 

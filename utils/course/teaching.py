@@ -31,13 +31,11 @@ TIMED_EXERCISE = re.compile(
     r"^# ### Exercise (\d+\.\d+)\b.*\n(?:#(?! ##).*\n)*?# > Difficulty: .*?(\d+) minutes", re.MULTILINE
 )
 TIMED_SECTION = re.compile(r"^## (\d+ · .+)$", re.MULTILINE)
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety hundred".split()
 NUMBER_WORDS = {
     **{"a": 0, "and": 0, "half": 0.5, "fifteen": 15},
     **{word: 1 + place for place, word in enumerate("one two three four five six seven eight nine ten".split())},
-    **{
-        word: 10 * place
-        for place, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety hundred".split(), 2)
-    },
+    **{word: 10 * place for place, word in enumerate(TENS, start=2)},
 }
 
 
@@ -88,9 +86,8 @@ def minutes_table(source: str, times: Mapping[str, int] = MappingProxyType({})) 
     ]
     if written < whole:
         rows.append(f"| *reading, predictions, experiments* | | {whole - written} | |")
-    rows.append(
-        f"| **in all, as the chapter states it** | | **{whole}** | {_runs_for(sum(times.values()) if times else None)} |"
-    )
+    running = _runs_for(sum(times.values()) if times else None)
+    rows.append(f"| **in all, as the chapter states it** | | **{whole}** | {running} |")
     return "\n".join(["| section | exercises | minutes | runs for |", "|---|---|---|---|", *rows]) + "\n"
 
 

@@ -38,11 +38,8 @@ def chapter_page(source: Path, executed: NotebookNode, pages: Collection[str]) -
         cell.metadata = NotebookNode({"tags": ["hide-input"]} if "setup" in tags else {})
         if cell.cell_type == "markdown":
             cell.source = site_links(with_folds(cell.source), pages)
-        for output in cell.get("outputs", []):
-            if "text/html" in output.get("data", {}):
-                output.data["text/html"] = NOTEBOOK_LINK.sub(
-                    lambda found: _page_link(found, pages), output.data["text/html"]
-                )
+        for data in (output.data for output in cell.get("outputs", []) if "text/html" in output.get("data", {})):
+            data["text/html"] = NOTEBOOK_LINK.sub(lambda found: _page_link(found, pages), data["text/html"])
     page.metadata.pop("widgets", None)
     return page
 
