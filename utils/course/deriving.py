@@ -38,7 +38,7 @@ SOLUTIONS, CHAPTERS, CHECKS = (ROOT / name for name in ("solutions", "chapters",
 STUB = 'raise NotImplementedError("this exercise is not written yet: put your code here")'
 FORMAT = "py:percent"
 REGION = re.compile(r"^ *### BEGIN SOLUTION\n(.*?)^ *### END SOLUTION", re.DOTALL | re.MULTILINE)
-ANSWER = "<details><summary>Answer</summary>\n\n```python\n{code}\n```\n{explanation}</details>"
+ANSWER = "<details><summary>Answer</summary>\n\n```python\n{code}\n```\n</details>"
 TABLE = re.compile(r"(<!-- chapters -->\n).*?(<!-- /chapters -->)", re.DOTALL)
 KERNEL = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -179,8 +179,7 @@ def _with_answers(cells: Sequence[NotebookNode]) -> list[NotebookNode]:
         found.append(cell)
         if _is_check(cell) and regions:
             code = "\n\n".join(textwrap.dedent(region).strip("\n") for region in regions)
-            text = ANSWER.format(code=code, explanation="")
-            found.append(nbformat.v4.new_markdown_cell(text, metadata={"tags": ["answer"]}))
+            found.append(nbformat.v4.new_markdown_cell(ANSWER.format(code=code), metadata={"tags": ["answer"]}))
             regions = []
     return found
 

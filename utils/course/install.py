@@ -90,9 +90,8 @@ def _other_python() -> str:
     if WINDOWS:
         return "install one of them, then choose it: py -3.12 -m utils.course.run lab"
     here = [name for name in ("python3.11", "python3.12", "python3.13") if shutil.which(name)]
-    return (
-        f"choose one: make PYTHON={here[0]} lab" if here else "install one, then choose it: make PYTHON=python3.12 lab"
-    )
+    choose = "choose one" if here else "install one, then choose it"
+    return f"{choose}: make PYTHON={here[0] if here else 'python3.12'} lab"
 
 
 # --- is everything installed? ---------------------------------------------------------------------------------------
@@ -182,9 +181,8 @@ def _write_stamp(**more: object) -> None:
 
 def _relink(old: str) -> None:
     """Write this folder's path in place of its old one into .venv's scripts and links to the course."""
-    links = [
-        path for folder in _site_packages() for glob in ("*.pth", "__editable__*.py") for path in folder.glob(glob)
-    ]
+    kinds = ("*.pth", "__editable__*.py")
+    links = [path for folder in _site_packages() for kind in kinds for path in folder.glob(kind)]
     for path in [*venv_python().parent.iterdir(), *links, VENV / "pyvenv.cfg"]:
         with contextlib.suppress(UnicodeDecodeError, OSError):  # a program, or a link to the system's Python
             text = path.read_bytes().decode()

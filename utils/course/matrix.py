@@ -180,11 +180,16 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), **more}
 
 
+def _logged(command: Sequence[str], log: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """A command that has been run, with what it said in a file. more: environment variables."""
+    done = subprocess.run(command, cwd=ROOT, env=_environment() | more, capture_output=True, text=True)
+    log.write_text(done.stdout + done.stderr, encoding="utf-8")
+    return done
+
+
 def _run_tests(python: Path, log: Path, tests: Sequence[str]) -> str:
     """pytest's own closing line, without its time."""
-    command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", *tests]
-    done = subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True)
-    log.write_text(done.stdout + done.stderr, encoding="utf-8")
+    done = _logged([str(python), "-m", "pytest", "-p", "no:cacheprovider", *tests], log)
     lines = done.stdout.splitlines()
     for line in lines:
         if line.startswith(("FAILED", "ERROR")):
@@ -204,10 +209,7 @@ NotebookClient(notebook, timeout=3600, kernel_name="python3", resources={"metada
 def _run_chapter(python: Path, chapter: str, log: Path) -> str:
     """Whether the solution notebook runs on the embedded model and its recorded figures agree (COURSE_STRICT raises)."""
     (notebook,) = (ROOT / "solutions").glob(f"{chapter}_*.ipynb")
-    environment = _environment() | {"COURSE_MODEL": DEFAULT_EMBEDDED}
-    command = [str(python), "-c", EXECUTE, str(notebook)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    log.write_text(done.stdout + done.stderr, encoding="utf-8")
+    done = _logged([str(python), "-c", EXECUTE, str(notebook)], log, COURSE_MODEL=DEFAULT_EMBEDDED)
     return AGREES if done.returncode == 0 else f"stops: {done.stderr.strip().splitlines()[-1][:200]}"
 
 

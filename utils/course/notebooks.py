@@ -102,9 +102,10 @@ def execute(source: Path, env: dict[str, str], progress: Progress) -> Execution:
     done, started = Execution(notebook), time.monotonic()
 
     def advance(cell: NotebookNode, cell_index: int, **_: object) -> None:
-        done.peak_gib = _peak_gib(client)
+        pid = client.km.provisioner.pid
+        done.peak_gib = _peak_gib(pid)
         while len(done.used) <= cell_index:  # cells of text are passed over without a word
-            done.used.append(cpu_seconds(_pid(client)) or 0.0)
+            done.used.append(cpu_seconds(pid) or 0.0)
         progress.update(task, completed=cell_index + 1)
 
     options = {"timeout": 3600, "kernel_name": "python3", "record_timing": False, "store_widget_state": False}
@@ -119,16 +120,12 @@ def execute(source: Path, env: dict[str, str], progress: Progress) -> Execution:
     return done
 
 
-def _pid(client: NotebookClient) -> int | None:
-    return getattr(getattr(client.km, "provisioner", None), "pid", None)
-
-
-def _peak_gib(client: NotebookClient) -> float | None:
+def _peak_gib(pid: int) -> float | None:
     """The largest memory that the kernel has taken so far, from /proc (Linux only)."""
     try:
-        status = Path(f"/proc/{_pid(client)}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text()
         return int(re.search(r"VmHWM:\s*(\d+)", status)[1]) / 2**20
-    except (OSError, AttributeError, TypeError):
+    except (OSError, TypeError):
         return None
 
 

@@ -17,7 +17,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 from filelock import FileLock
 from nbformat import NotebookNode
@@ -71,7 +70,7 @@ def section_times(source: str) -> list[SectionTime]:
     return found
 
 
-def minutes_table(source: str, times: Mapping[str, int] = MappingProxyType({})) -> str:
+def minutes_table(source: str, times: Mapping[str, int]) -> str:
     """A chapter's sections as a markdown table, with a row for what is left of its time.
 
     times: heading → seconds that running the section took; what has not been measured gets a dash.
@@ -79,11 +78,9 @@ def minutes_table(source: str, times: Mapping[str, int] = MappingProxyType({})) 
     sections, whole = section_times(source), chapter_minutes(source)
     written = sum(section.minutes for section in sections)
     rows = [f"| *opening: packages, model, prompts* | | | {_runs_for(times.get(OPENING))} |"] if times else []
-    rows += [
-        f"| {section.heading} | {', '.join(section.exercises) or '–'} | {section.minutes or '–'} | "
-        f"{_runs_for(times.get(section.heading))} |"
-        for section in sections
-    ]
+    for section in sections:
+        numbers, runs_for = ", ".join(section.exercises) or "–", _runs_for(times.get(section.heading))
+        rows.append(f"| {section.heading} | {numbers} | {section.minutes or '–'} | {runs_for} |")
     if written < whole:
         rows.append(f"| *reading, predictions, experiments* | | {whole - written} | |")
     running = _runs_for(sum(times.values()) if times else None)
@@ -100,9 +97,7 @@ def _runs_for(seconds: int | None) -> str:
     return f"{5 * round(seconds / 5)} s" if seconds < 90 else f"{seconds / 60:.1f} min".replace(".0 ", " ")
 
 
-def with_minutes(
-    page: str, chapters: Mapping[str, str], times: Mapping[str, Mapping[str, int]] = MappingProxyType({})
-) -> str:
+def with_minutes(page: str, chapters: Mapping[str, str], times: Mapping[str, Mapping[str, int]]) -> str:
     """The page with the table of every chapter that it marks.
 
     chapters: number → source. times: number → heading → seconds.
