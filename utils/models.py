@@ -261,7 +261,7 @@ def _hub_folder(name: str, spec: HubModel) -> tuple[Path, str]:
 # --- MPS -------------------------------------------------------------------------------------------------------------
 
 
-def _move_to_mps(model: TransformerBridge, tolerance: float = 1e-2) -> TransformerBridge:
+def _move_to_mps(model: TransformerBridge) -> TransformerBridge:
     """Move to Apple's GPU, and refuse if its logits on one prompt differ from the CPU's.
 
     MPS has silently inverted the sign of IOI logit differences in some torch versions.
@@ -270,7 +270,7 @@ def _move_to_mps(model: TransformerBridge, tolerance: float = 1e-2) -> Transform
     on_cpu = model(tokens)
     model.to("mps")
     difference = (model(tokens.to("mps")).cpu() - on_cpu).abs().max().item()
-    if not difference <= tolerance:
+    if not difference <= LOGIT_TOLERANCE:
         raise ModelError(f"device 'mps' gives logits that differ from the CPU's by {difference:.3g}; use device='cpu'")
     return model
 

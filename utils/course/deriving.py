@@ -134,17 +134,17 @@ def _mark(notebook: NotebookNode) -> None:
 
 def _points(source: str) -> int:
     """Points of the check that is called here: stated once, where the check is."""
-    name, known = re.match(r"check_(\w+)\(", source)[1], points_of_checks(CHECKS)
+    name, known = re.match(r"check_(\w+)\(", source)[1], points_of_checks()
     if name not in known:
         raise NotebookError(f"check_{name} is called in a notebook but is not in tests.checks.REGISTRY")
     return known[name]
 
 
 @functools.cache
-def points_of_checks(folder: Path) -> dict[str, int]:
+def points_of_checks() -> dict[str, int]:
     """Exercise → points, read from the lines @exercise(...) of the checks: importing them would import torch."""
     found = {}
-    for path in sorted(folder.glob("ch*.py")):
+    for path in sorted(CHECKS.glob("ch*.py")):
         for function in ast.parse(path.read_text(encoding="utf-8")).body:
             for call in getattr(function, "decorator_list", ()):
                 if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "exercise":
@@ -227,9 +227,8 @@ def _identity(cell: NotebookNode) -> str:
 
 def _as_script(notebook: NotebookNode) -> str:
     plain = copy.deepcopy(notebook)
-    for cell in plain.cells:
-        cell.metadata.pop("nbgrader", None)
-    plain.metadata = nbformat.from_dict({"jupytext": {"notebook_metadata_filter": "-all"}})
+    filters = {"notebook_metadata_filter": "-all", "cell_metadata_filter": "-nbgrader"}
+    plain.metadata = nbformat.from_dict({"jupytext": filters})
     return jupytext.writes(plain, fmt=FORMAT)
 
 

@@ -257,5 +257,5 @@ def _in_venv() -> bool:
     return Path(sys.prefix).resolve() == install.VENV.resolve()
 
 
-def _few(phrases: list[str], most: int = 4) -> str:
-    return "; ".join(phrases[:most]) + (f"; and {len(phrases) - most} more" if len(phrases) > most else "")
+def _few(phrases: list[str]) -> str:
+    return "; ".join(phrases[:4]) + (f"; and {len(phrases) - 4} more" if len(phrases) > 4 else "")

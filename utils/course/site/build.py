@@ -102,9 +102,9 @@ def build_site(out: Path, executed: Mapping[str, NotebookNode], note: str = "", 
     shutil.rmtree(work)
 
 
-def read_executed(chapters: Sequence[str], folder: Path = SOLUTIONS) -> dict[str, NotebookNode]:
+def read_executed(chapters: Sequence[str]) -> dict[str, NotebookNode]:
     """The executed solutions by stem, all or those named."""
-    return {path.stem: nbformat.read(folder / f"{path.stem}.ipynb", as_version=4) for path in sources(chapters)}
+    return {path.stem: nbformat.read(path.with_suffix(".ipynb"), as_version=4) for path in sources(chapters)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
