@@ -88,7 +88,7 @@ def _fill_derived(notebook: NotebookNode, source: Path) -> None:
     """Write what all notebooks share, and what references.bib recommends, into the cells that are tagged for it."""
     setup = setup_cell(course()["repository"], course()["branch"])
     for tag, text in {"model": MODEL_NOTE, "setup": setup, "read-next": _recommended(source)}.items():
-        cells = [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+        cells = [cell for cell in notebook.cells if tag in _tags(cell)]
         if len(cells) != bool(text):
             wanted = "one" if text else f"none, as references.bib has no field read-{_chapter(source)}"
             raise NotebookError(f"{source.name}: {len(cells)} cells are tagged {tag!r}; there must be {wanted}")
@@ -173,7 +173,7 @@ def _with_answers(cells: Sequence[NotebookNode]) -> list[NotebookNode]:
     regions: list[str] = []
     for cell in cells:
         regions += REGION.findall(cell.source) if cell.cell_type == "code" else []
-        if "answer" in cell.metadata.get("tags", []) and found and _is_answer(found[-1]):
+        if "answer" in _tags(cell) and found and "answer" in _tags(found[-1]):
             found[-1].source = found[-1].source.replace("</details>", f"\n{cell.source}\n</details>")
             continue
         found.append(cell)
@@ -184,8 +184,8 @@ def _with_answers(cells: Sequence[NotebookNode]) -> list[NotebookNode]:
     return found
 
 
-def _is_answer(cell: NotebookNode) -> bool:
-    return cell.cell_type == "markdown" and "answer" in cell.metadata.get("tags", [])
+def _tags(cell: NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
 
 
 def _is_check(cell: NotebookNode) -> bool:
@@ -222,7 +222,7 @@ def _with_outputs(notebook: NotebookNode, twin: Path) -> NotebookNode:
 
 
 def _identity(cell: NotebookNode) -> str:
-    return "setup" if "setup" in cell.metadata.get("tags", []) else cell.id
+    return "setup" if "setup" in _tags(cell) else cell.id
 
 
 def _as_script(notebook: NotebookNode) -> str:
