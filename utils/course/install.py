@@ -199,7 +199,7 @@ def set_up() -> int:
         print(f"setup stopped at: {problem}", file=sys.stderr)
         return 1
     whole = _output("-m", "pip", "--version") is not None and not half_written()
-    bars_off = {**os.environ, "TQDM_DISABLE": os.environ.get("TQDM_DISABLE") or "1"}  # they fill the log of a machine
+    bars_off = {**os.environ, "TQDM_DISABLE": os.environ.get("TQDM_DISABLE") or "1"}  # tqdm's fill the log of a machine
     with _stamp_only_while_unchanged():
         for number, (what, step, fix) in enumerate(STEPS, start=1):
             if number == 1 and whole:
