@@ -23,7 +23,7 @@ from typing import Any
 import nbval.plugin
 import numpy as np
 
-from utils.course.outputs import is_progress_bar
+from utils.course.outputs import without_progress_bars
 from utils.loading import DEFAULT_EMBEDDED
 
 DESCRIPTION = re.compile(r' role="group" aria-label="[^"]*"')  # of an attention view
@@ -143,8 +143,7 @@ _compare_outputs = nbval.plugin.IPyNbCell.compare_outputs
 
 
 def compare_outputs(self: nbval.plugin.IPyNbCell, test: list, ref: list, skip_compare: Any = None) -> bool:
-    test, ref = ([output for output in outputs if not is_progress_bar(output)] for outputs in (test, ref))
-    return _compare_outputs(self, test, ref, skip_compare)
+    return _compare_outputs(self, without_progress_bars(test), without_progress_bars(ref), skip_compare)
 
 
 nbval.plugin.IPyNbCell.compare_outputs = compare_outputs

@@ -12,8 +12,18 @@ from tests.checks import REGISTRY
 from tests.wrong import WRONG
 from utils.course import run
 from utils.course.deriving import ROOT, all_derived, sources
-from utils.course.teaching import chapter_minutes, minutes_table, section_times, with_minutes
-from utils.course.timing import OPENING, RUN_TIMES, cpu_seconds, read_run_times, record_run_times, seconds_by_section
+from utils.course.teaching import (
+    OPENING,
+    RUN_TIMES,
+    chapter_minutes,
+    cpu_seconds,
+    minutes_table,
+    read_run_times,
+    record_run_times,
+    seconds_by_section,
+    section_times,
+    with_minutes,
+)
 
 PAGE = ROOT / "docs/teaching.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -63,11 +73,12 @@ def test_sections_and_their_exercises():
     first, second = section_times(SOURCE)
     assert (first.heading, first.exercises, first.minutes) == ("1 · First", ("11.1", "11.2"), 15)
     assert (second.heading, second.exercises, second.minutes) == ("2 · Second", (), 0)
-    table = minutes_table(SOURCE)
+    table = minutes_table(SOURCE, {})
     assert "| 1 · First | 11.1, 11.2 | 15 |" in table and "experiments* | | 95 |" in table and "**110**" in table
     page = "a\n<!-- minutes 11 -->\nold\n<!-- /minutes -->\nb\n"
-    assert with_minutes(page, {"11": SOURCE}) == f"a\n<!-- minutes 11 -->\n{table}<!-- /minutes -->\nb\n"
-    assert with_minutes(with_minutes(page, {"11": SOURCE}), {"11": SOURCE}) == with_minutes(page, {"11": SOURCE})
+    filled = with_minutes(page, {"11": SOURCE}, {})
+    assert filled == f"a\n<!-- minutes 11 -->\n{table}<!-- /minutes -->\nb\n"
+    assert with_minutes(filled, {"11": SOURCE}, {}) == filled
 
 
 def test_what_running_takes_stands_beside_the_sections():

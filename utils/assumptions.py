@@ -38,10 +38,10 @@ def versions() -> str:
     return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in BEHIND_THE_NUMBERS)
 
 
-def disagree(found: Tensor, expected: Tensor, relative: float = RELATIVE) -> float | None:
+def disagree(found: Tensor, expected: Tensor) -> float | None:
     """The largest difference, if it is more than float error beside the largest expected value, or nan; else None."""
     off, largest = (x.abs().max().item() for x in (found - expected, expected))
-    return None if off <= relative * max(largest, 1e-6) else off
+    return None if off <= RELATIVE * max(largest, 1e-6) else off
 
 
 def peculiarities(model: TransformerBridge) -> str:

@@ -97,26 +97,23 @@ def _as_name(name: str | os.PathLike[str]) -> str:
 
 def _boot(name: str, folder: Path, device: str, processed: bool) -> TransformerBridge:
     """The bridge with processed weights; whatever goes wrong on the way is a ModelError that names the model's folder."""
+    where = f"model {name!r} in {folder}"
     try:
         with no_progress_bars(), loading_complaints() as missing:
             model = TransformerBridge.boot_transformers(str(folder), device=device)
         if missing:
-            raise ModelError(
-                f"model {name!r} in {folder} lacks {len(missing)} weight(s), which would be random: {', '.join(missing[:3])}"
-            )
+            raise ModelError(f"{where} lacks {len(missing)} weight(s), which would be random: {', '.join(missing[:3])}")
         model.enable_compatibility_mode(disable_warnings=True, no_processing=processed)
         model.eval()
         torch.set_grad_enabled(False)
         if not model(probe_tokens(model)).isfinite().all():
-            raise ModelError(
-                f"model {name!r} in {folder} gives logits that are nan or infinite: its weights are damaged"
-            )
+            raise ModelError(f"{where} gives logits that are nan or infinite: its weights are damaged")
     except (ModelError, torch.OutOfMemoryError, KeyboardInterrupt):
         raise
     except Exception as error:
         raise ModelError(
-            f"model {name!r} in {folder} cannot be loaded: {type(error).__name__}: {str(error).strip() or 'no details'}. The "
-            f"course loads decoder-only language models that TransformerLens knows, with {versions()}"
+            f"{where} cannot be loaded: {type(error).__name__}: {str(error).strip() or 'no details'}. The course loads "
+            f"decoder-only language models that TransformerLens knows, with {versions()}"
         ) from error
     return model
 
@@ -249,25 +246,22 @@ def _hub_folder(name: str, spec: HubModel) -> tuple[Path, str]:
         return cached, "from the hub's local cache"
     way_out = f"give a local folder, or use load_model({DEFAULT_EMBEDDED!r}), which needs no hub"
     if not hub_answers():
-        raise ModelError(
-            f"model {name!r} is not in the local cache and no hub answered within {HUB_TIMEOUT_S} s; connect to a hub, "
-            f"{way_out}"
-        )
+        asked = f"is not in the local cache and no hub answered within {HUB_TIMEOUT_S} s"
+        raise ModelError(f"model {name!r} {asked}; connect to a hub, {way_out}")
     try:
         folder = huggingface_hub.snapshot_download(spec.repos[0], allow_patterns=WEIGHT_FILES, ignore_patterns=["*/*"])
     except HfHubHTTPError as error:
         raise ModelError(f"the hub has no model {name!r} that may be read ({error}). {_known()}") from error
     except Exception as error:  # a proxy, a certificate, a time-out, a full disk: each library has its own exceptions
-        raise ModelError(
-            f"the download of model {name!r} broke off ({type(error).__name__}: {error}); try again, {way_out}"
-        ) from error
+        why = f"{type(error).__name__}: {error}"
+        raise ModelError(f"the download of model {name!r} broke off ({why}); try again, {way_out}") from error
     return _require_loadable(Path(folder)), "downloaded from the hub"
 
 
 # --- MPS -------------------------------------------------------------------------------------------------------------
 
 
-def _move_to_mps(model: TransformerBridge, tolerance: float = 1e-2) -> TransformerBridge:
+def _move_to_mps(model: TransformerBridge) -> TransformerBridge:
     """Move to Apple's GPU, and refuse if its logits on one prompt differ from the CPU's.
 
     MPS has silently inverted the sign of IOI logit differences in some torch versions.
@@ -276,7 +270,7 @@ def _move_to_mps(model: TransformerBridge, tolerance: float = 1e-2) -> Transform
     on_cpu = model(tokens)
     model.to("mps")
     difference = (model(tokens.to("mps")).cpu() - on_cpu).abs().max().item()
-    if not difference <= tolerance:
+    if not difference <= LOGIT_TOLERANCE:
         raise ModelError(f"device 'mps' gives logits that differ from the CPU's by {difference:.3g}; use device='cpu'")
     return model
 

@@ -23,7 +23,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from utils.models import DEFAULT_EMBEDDED, DEFAULT_PUBLISHED
@@ -56,9 +55,7 @@ def figures(model_name: str) -> dict[str, dict[str, Any]]:
 
 def _flatten(table: dict[str, Any], prefix: str = ""):
     for key, value in table.items():
-        if isinstance(value, dict) and (
-            "value" not in value or isinstance(value["value"], dict)
-        ):  # a key may end in .value
+        if isinstance(value, dict) and isinstance(value.get("value", {}), dict):  # a key may end in .value
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
@@ -77,12 +74,11 @@ def compare(key: str, value: Any, model: TransformerBridge) -> None:
     known, published = figures(name).get(key), figures(DEFAULT_PUBLISHED).get(key)
     agrees = known is None or _close(value, known["value"], known)
     parts = [f"{key}: {_show(value)}"]
-    if known is not None:
-        kind = "published" if name == DEFAULT_PUBLISHED else "recorded"
-        mark = "✓" if agrees else "✗ differs from"
-        parts.append(f"{mark} {kind} for {name} {_show(known['value'])} {_tolerance(known)}")
-    else:
+    if known is None:
         parts.append(f"no figure for {name}")
+    else:
+        mark = f"{'✓' if agrees else '✗ differs from'} {'published' if name == DEFAULT_PUBLISHED else 'recorded'}"
+        parts.append(f"{mark} for {name} {_show(known['value'])} {_tolerance(known)}")
     if published is not None and name != DEFAULT_PUBLISHED:
         parts.append(f"{DEFAULT_PUBLISHED} {_show(published['value'])} ({published.get('source', 'published')})")
     line = " · ".join(parts)
@@ -97,7 +93,7 @@ def _strict() -> bool:
 
 
 def _plain(value: Any) -> Any:
-    value = value.tolist() if isinstance(value, Tensor) or hasattr(value, "tolist") else value
+    value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     return round(value, 5) if isinstance(value, float) else value
@@ -163,15 +159,12 @@ def record(log: Path) -> None:
             entry = table[key]
             lines += ["", f"[{key}]", *(f"{field} = {_toml(entry[field])}" for field in FIELDS if field in entry)]
         text = "\n".join(lines) + "\n"
-        read_back = dict(
-            _flatten(tomllib.loads(text))
-        )  # what TOML cannot hold (None) stops here, and the file stays as it was
-        if lost := sorted(set(table) - set(read_back)) or [
-            key for key in read_back if set(read_back[key]) - set(FIELDS)
-        ]:
-            raise ValueError(
-                f"{lost[0]!r} cannot be recorded: another key begins with it, or it with another; rename one"
-            )
+        # what TOML cannot hold (None) stops here, and the file stays as it was
+        read_back = dict(_flatten(tomllib.loads(text)))
+        odd = [key for key, entry in read_back.items() if set(entry) - set(FIELDS)]
+        if lost := sorted(set(table) - set(read_back)) or odd:
+            why = "another key begins with it, or it with another; rename one"
+            raise ValueError(f"{lost[0]!r} cannot be recorded: {why}")
         (FIGURES / f"{name}.toml").write_text(text, encoding="utf-8")
         print(f"{len(table)} figures for {name}")
 

@@ -23,8 +23,6 @@ Mary John Tom James Dan Sid Martin Amy Alice Bob Anna Paul Mark Jane Kate Luke R
 The person people who says say tends tend He She They he she they What his her their traits one usually already
 work working sing singing cook cooking walk walked talk car truck kind lazy smart rude honest loud calm"""
 MAX_LENGTH = 128
-
-
 END, UNKNOWN = "<|endoftext|>", "<unk>"
 
 
@@ -37,33 +35,23 @@ def tiny_tokenizer(padding: str = END, more_words: str = "") -> PreTrainedTokeni
     words = f"{WORDS} {more_words}".split()
     pieces = [chr(c) for c in range(32, 127)] + ["\n", "’", "“", "”"] + words + [f" {w}" for w in words]
     vocab = {piece: i for i, piece in enumerate(dict.fromkeys([END, UNKNOWN, *pieces]))}
-    tokenizer = Tokenizer(
-        models.WordPiece(vocab, unk_token=UNKNOWN, continuing_subword_prefix="", max_input_chars_per_word=1000)
-    )
+    options = {"unk_token": UNKNOWN, "continuing_subword_prefix": "", "max_input_chars_per_word": 1000}
+    tokenizer = Tokenizer(models.WordPiece(vocab, **options))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r" ?[A-Za-z]+| ?[^A-Za-z ]| "), "isolated")
     tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=padding, unk_token=UNKNOWN
-    )
+    special = {"bos_token": END, "eos_token": END, "pad_token": padding, "unk_token": UNKNOWN}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
 def _config(family: str, n_layers: int, vocab_size: int):
     special = {"bos_token_id": 0, "eos_token_id": 0, "vocab_size": vocab_size}
     if family == "gpt2":
-        return GPT2LMHeadModel, GPT2Config(
-            n_layer=n_layers, n_head=4, n_embd=32, n_positions=MAX_LENGTH, pad_token_id=0, **special
-        )
+        sizes = {"n_layer": n_layers, "n_head": 4, "n_embd": 32, "n_positions": MAX_LENGTH}
+        return GPT2LMHeadModel, GPT2Config(pad_token_id=0, **sizes, **special)
     if family == "llama":
-        return LlamaForCausalLM, LlamaConfig(
-            num_hidden_layers=n_layers,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            hidden_size=32,
-            intermediate_size=64,
-            max_position_embeddings=MAX_LENGTH,
-            pad_token_id=1,
-            **special,
-        )
+        sizes = {"num_hidden_layers": n_layers, "hidden_size": 32, "intermediate_size": 64}
+        sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": MAX_LENGTH}
+        return LlamaForCausalLM, LlamaConfig(pad_token_id=1, **sizes, **special)
     raise ValueError(f"family {family!r} is not one of 'gpt2', 'llama'")
 
 

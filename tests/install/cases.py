@@ -22,7 +22,7 @@ class Machine:
     def run(self, command, cwd, **options):
         if options.get("capture_output"):  # a question to .venv's Python: asked for real
             return real_run(command, cwd=cwd, **options)
-        self.ran.append([*command, f"TQDM_DISABLE={os.environ.get('TQDM_DISABLE')}"])
+        self.ran.append([*command, f"TQDM_DISABLE={options.get('env', {}).get('TQDM_DISABLE')}"])
         if self.raises and self.raises in command:
             if self.leaves:
                 (packages() / self.leaves).mkdir()

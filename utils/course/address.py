@@ -49,10 +49,8 @@ def _require(repository: str, branch: str) -> None:
     found = REPOSITORY.fullmatch(repository)
     if not found or found["name"] in (".", "..") or found["name"].endswith(".git"):
         link = LINK.fullmatch(repository)
-        meant = (
-            link["repository"] if link else "for example jane-doe/mechinterp-course, with letters, digits, - _ and ."
-        )
-        raise AddressError(f"{repository!r} is not owner/name: {meant}")
+        example = "for example jane-doe/mechinterp-course, with letters, digits, - _ and ."
+        raise AddressError(f"{repository!r} is not owner/name: {link['repository'] if link else example}")
     if found["owner"] == PLACEHOLDER:
         raise AddressError(f"{repository!r} is the placeholder; give the owner and name of your own repository")
     if not BRANCH.fullmatch(branch):

@@ -27,18 +27,18 @@ from nbformat import NotebookNode
 from nbgrader.preprocessors import ClearHiddenTests, ClearSolutions
 from pybtex.exceptions import PybtexError
 
-from utils.course.outputs import is_progress_bar
+from utils.course.outputs import without_progress_bars
+from utils.course.progress import title_of
 from utils.course.reading import read_next
 from utils.course.setup_cell import MODEL_NOTE, PLACEHOLDER, setup_cell
-from utils.course.teaching import with_minutes
-from utils.course.timing import RUN_TIMES, read_run_times
+from utils.course.teaching import RUN_TIMES, read_run_times, with_minutes
 
 ROOT = Path(__file__).resolve().parents[2]
 SOLUTIONS, CHAPTERS, CHECKS = (ROOT / name for name in ("solutions", "chapters", "tests/checks"))
 STUB = 'raise NotImplementedError("this exercise is not written yet: put your code here")'
 FORMAT = "py:percent"
 REGION = re.compile(r"^ *### BEGIN SOLUTION\n(.*?)^ *### END SOLUTION", re.DOTALL | re.MULTILINE)
-ANSWER = "<details><summary>Answer</summary>\n\n```python\n{code}\n```\n{explanation}</details>"
+ANSWER = "<details><summary>Answer</summary>\n\n```python\n{code}\n```\n</details>"
 TABLE = re.compile(r"(<!-- chapters -->\n).*?(<!-- /chapters -->)", re.DOTALL)
 KERNEL = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -88,7 +88,7 @@ def _fill_derived(notebook: NotebookNode, source: Path) -> None:
     """Write what all notebooks share, and what references.bib recommends, into the cells that are tagged for it."""
     setup = setup_cell(course()["repository"], course()["branch"])
     for tag, text in {"model": MODEL_NOTE, "setup": setup, "read-next": _recommended(source)}.items():
-        cells = [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+        cells = [cell for cell in notebook.cells if tag in _tags(cell)]
         if len(cells) != bool(text):
             wanted = "one" if text else f"none, as references.bib has no field read-{_chapter(source)}"
             raise NotebookError(f"{source.name}: {len(cells)} cells are tagged {tag!r}; there must be {wanted}")
@@ -134,17 +134,17 @@ def _mark(notebook: NotebookNode) -> None:
 
 def _points(source: str) -> int:
     """Points of the check that is called here: stated once, where the check is."""
-    name, known = re.match(r"check_(\w+)\(", source)[1], points_of_checks(CHECKS)
+    name, known = re.match(r"check_(\w+)\(", source)[1], points_of_checks()
     if name not in known:
         raise NotebookError(f"check_{name} is called in a notebook but is not in tests.checks.REGISTRY")
     return known[name]
 
 
 @functools.cache
-def points_of_checks(folder: Path) -> dict[str, int]:
+def points_of_checks() -> dict[str, int]:
     """Exercise → points, read from the lines @exercise(...) of the checks: importing them would import torch."""
     found = {}
-    for path in sorted(folder.glob("ch*.py")):
+    for path in sorted(CHECKS.glob("ch*.py")):
         for function in ast.parse(path.read_text(encoding="utf-8")).body:
             for call in getattr(function, "decorator_list", ()):
                 if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "exercise":
@@ -173,20 +173,19 @@ def _with_answers(cells: Sequence[NotebookNode]) -> list[NotebookNode]:
     regions: list[str] = []
     for cell in cells:
         regions += REGION.findall(cell.source) if cell.cell_type == "code" else []
-        if "answer" in cell.metadata.get("tags", []) and found and _is_answer(found[-1]):
+        if "answer" in _tags(cell) and found and "answer" in _tags(found[-1]):
             found[-1].source = found[-1].source.replace("</details>", f"\n{cell.source}\n</details>")
             continue
         found.append(cell)
         if _is_check(cell) and regions:
             code = "\n\n".join(textwrap.dedent(region).strip("\n") for region in regions)
-            text = ANSWER.format(code=code, explanation="")
-            found.append(nbformat.v4.new_markdown_cell(text, metadata={"tags": ["answer"]}))
+            found.append(nbformat.v4.new_markdown_cell(ANSWER.format(code=code), metadata={"tags": ["answer"]}))
             regions = []
     return found
 
 
-def _is_answer(cell: NotebookNode) -> bool:
-    return cell.cell_type == "markdown" and "answer" in cell.metadata.get("tags", [])
+def _tags(cell: NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
 
 
 def _is_check(cell: NotebookNode) -> bool:
@@ -201,11 +200,10 @@ def tidy_notebook(notebook: NotebookNode) -> None:
         digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
         seen[digest] += 1
         cell.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
-        cell.metadata = nbformat.from_dict(
-            {k: v for k, v in sorted(cell.metadata.items()) if k in ("nbgrader", "tags")}
-        )
+        kept = {key: cell.metadata[key] for key in ("nbgrader", "tags") if key in cell.metadata}
+        cell.metadata = nbformat.from_dict(kept)
         if cell.cell_type == "code":
-            cell.outputs = _tidy(cell.outputs)
+            cell.outputs = without_progress_bars(cell.outputs)  # streams are whole: the client joins their parts
 
 
 def _with_outputs(notebook: NotebookNode, twin: Path) -> NotebookNode:
@@ -219,24 +217,18 @@ def _with_outputs(notebook: NotebookNode, twin: Path) -> NotebookNode:
     for cell in notebook.cells:
         if cell.cell_type == "code" and _identity(cell) in old:
             was = old[_identity(cell)]
-            cell.outputs, cell.execution_count = _tidy(was.outputs), was.execution_count
+            cell.outputs, cell.execution_count = without_progress_bars(was.outputs), was.execution_count
     return notebook
 
 
 def _identity(cell: NotebookNode) -> str:
-    return "setup" if "setup" in cell.metadata.get("tags", []) else cell.id
-
-
-def _tidy(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
-    """Without progress bars. (Streams come in one piece already: the client coalesces them.)"""
-    return [copy.deepcopy(output) for output in outputs if not is_progress_bar(output)]
+    return "setup" if "setup" in _tags(cell) else cell.id
 
 
 def _as_script(notebook: NotebookNode) -> str:
     plain = copy.deepcopy(notebook)
-    for cell in plain.cells:
-        cell.metadata.pop("nbgrader", None)
-    plain.metadata = nbformat.from_dict({"jupytext": {"notebook_metadata_filter": "-all"}})
+    filters = {"notebook_metadata_filter": "-all", "cell_metadata_filter": "-nbgrader"}
+    plain.metadata = nbformat.from_dict({"jupytext": filters})
     return jupytext.writes(plain, fmt=FORMAT)
 
 
@@ -244,27 +236,32 @@ def as_json(notebook: NotebookNode) -> str:
     return nbformat.writes(notebook) + "\n"
 
 
-BADGE = "[![Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/{at})"
-BINDER = "[![Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/{at})"
+BADGES = {
+    "Colab": "https://colab.research.google.com/assets/colab-badge.svg",
+    "Binder": "https://mybinder.org/badge_logo.svg",
+}
+
+
+def links_to(path: str) -> dict[str, str]:
+    """Where a file of the repository opens: host → address on the set branch; empty until the course has an address."""
+    repository, branch = course()["repository"], course()["branch"]
+    if repository.startswith(f"{PLACEHOLDER}/"):
+        return {}
+    return {
+        "Colab": f"https://colab.research.google.com/github/{repository}/blob/{branch}/{path}",
+        "Binder": f"https://mybinder.org/v2/gh/{repository}/{branch}?urlpath=lab/tree/{path}",
+        "GitHub": f"https://github.com/{repository}/blob/{branch}/{path}",
+    }
 
 
 def readme_table() -> str:
     """The README's chapter table. Once the course has an address, each chapter has links that open it on Colab and Binder."""
-    repository, branch = course()["repository"], course()["branch"]
-    published = not repository.startswith(f"{PLACEHOLDER}/")
-    rows = ["| chapter | | |", "|---|---|---|"] if published else ["| chapter |", "|---|"]
+    rows = ["| chapter | | |", "|---|---|---|"] if links_to("chapters") else ["| chapter |", "|---|"]
     for source in sources():
         path = f"chapters/{source.stem}.ipynb"
-        colab = BADGE.format(at=f"{repository}/blob/{branch}/{path}")
-        binder = BINDER.format(at=f"{repository}/{branch}?urlpath=lab/tree/{path}")
-        rows.append(f"| [{title_of(source)}]({path}) |" + (f" {colab} | {binder} |" if published else ""))
+        badges = [f" [![{host}]({BADGES[host]})]({link}) |" for host, link in links_to(path).items() if host in BADGES]
+        rows.append("".join([f"| [{title_of(source)}]({path}) |", *badges]))
     return "\n".join(rows) + "\n"
-
-
-def title_of(source: Path) -> str:
-    """The first heading of a notebook source, with the chapter's number."""
-    heading = re.search(r"^# # (.+)$", source.read_text(encoding="utf-8"), re.MULTILINE)
-    return heading[1] if heading else source.stem
 
 
 def all_derived(chapters: Sequence[str] = ()) -> dict[Path, str]:

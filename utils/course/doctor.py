@@ -25,19 +25,16 @@ from utils.course.probes import PROBES, Finding
 
 def examine(name: str) -> Finding:
     """The finding of one probe; what it prints is dropped, and what it raises is a finding too."""
+    dropped = io.StringIO()
     try:
-        with contextlib.ExitStack() as quiet:
-            quiet.enter_context(warnings.catch_warnings())
+        with warnings.catch_warnings(), contextlib.redirect_stdout(dropped), contextlib.redirect_stderr(dropped):
             warnings.simplefilter("ignore")
-            quiet.enter_context(contextlib.redirect_stdout(io.StringIO()))
-            quiet.enter_context(contextlib.redirect_stderr(io.StringIO()))
             found = PROBES[name]()
     except ModuleNotFoundError as error:
         found = Finding("fail", f"not examined: {error.name} is not installed in this Python", install.command("setup"))
     except (Exception, SystemExit) as error:
-        found = Finding(
-            "fail", f"{type(error).__name__}: {error}", f"{install.command('setup')}; if it stays, delete .venv first"
-        )
+        again = f"{install.command('setup')}; if it stays, delete .venv first"
+        found = Finding("fail", f"{type(error).__name__}: {error}", again)
     return Finding(found.state, _presentable(found.cause), _presentable(found.fix))
 
 
@@ -75,9 +72,8 @@ def main() -> int:
 
 def _verdict(counts: dict[str, int]) -> str:
     if counts["fail"]:
-        return (
-            f"{counts['fail']} of {sum(counts.values())} failed: start with the first, whose fix stands after the arrow"
-        )
+        failed = f"{counts['fail']} of {sum(counts.values())} failed"
+        return f"{failed}: start with the first, whose fix stands after the arrow"
     return "the course runs on this machine" + (f"; {counts['warn']} warnings do not stop it" if counts["warn"] else "")
 
 

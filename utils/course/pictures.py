@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 import nbformat
-import plotly.io as pio
+import plotly.graph_objects as go
 from nbformat import NotebookNode
 from playwright.sync_api import sync_playwright
 
@@ -44,9 +44,7 @@ def output_titled(stem: str, words: str) -> NotebookNode:
 def draw(data: NotebookNode, path: Path) -> None:
     """Write a figure or an attention view as a PNG."""
     if PLOTLY_FORMAT in data:
-        pio.from_json(pio.json.to_json_plotly(data[PLOTLY_FORMAT]), skip_invalid=True).write_image(
-            path, width=1000, scale=1
-        )
+        go.Figure(data[PLOTLY_FORMAT], skip_invalid=True).write_image(path, width=1000, scale=1)
         return
     body = data["text/html"]
     library = "" if "circuitsvis-library" in body else circuitsvis_library()

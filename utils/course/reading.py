@@ -31,9 +31,8 @@ def _recommendation(key: str, entry: Entry, chapter: str) -> str:
     """One line of the list: who, when, the title linked to where it is, and why."""
     missing = [name for name in ("title", "year") if not entry.fields.get(name)]
     if missing or not entry.persons.get("author") or address(entry) is None:
-        raise ValueError(
-            f"{key} is recommended and lacks its {', '.join(missing) or 'author, or a doi, eprint or url'}"
-        )
+        lacking = ", ".join(missing) or "author, or a doi, eprint or url"
+        raise ValueError(f"{key} is recommended and lacks its {lacking}")
     title, why = _plain(entry.fields["title"]), _plain(entry.fields[f"read-{chapter}"])
     escaped = re.sub(r"([\\*_\[\]`])", r"\\\1", title)
     return f"- {short_authors(entry)} {entry.fields['year']}, [{escaped}]({address(entry)}). {why}"

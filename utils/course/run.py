@@ -21,36 +21,29 @@ CONSTRAINTS = [
     *"uv pip compile pyproject.toml --all-extras --universal --python-version 3.11.0 --fork-strategy fewest".split(),
     *("--no-annotate", "-o", "constraints.txt", "--custom-compile-command", "make constraints"),
 ]
-CHECKED = [
-    *(["ruff", "check", "."], ["ruff", "format", "--check", "."], ["codespell_lib"]),
-    ["utils.course.notebooks", "check"],
-]
+NOTEBOOKS = "utils.course.notebooks"
+CHECKED = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["codespell_lib"], [NOTEBOOKS, "check"]]
 MUTANTS = ["tests.mutants", "--changed"]
 QUICK_TESTS = ["pytest", "-n2", "--dist=loadfile", "-m", "not real_model and not slow and not browser", "tests"]
 ALL_TESTS = [  # notebooks first: they take longest, and one that came last would keep one process waiting
     *("pytest", "-n2", "--dist=loadfile", "--no-loadscope-reorder", "--nbval", "--nbval-current-env"),
     *("solutions", "tests"),
 ]
+BROWSER_TESTS = ["pytest", "-rs", "-m", "browser", "tests/browser"]
 
 # command → (what it does, the modules that it runs in turn; arguments of the command go to the last)
 COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
     "lab": ("open the chapters in JupyterLab", [["utils.course.lab"]]),
     "progress": ("what you have passed, tried and left open, and what comes next", [["utils.course.progress"]]),
-    "run": (
-        "execute the course, or the chapters named: run 03 --model gpt2-small",
-        [["utils.course.notebooks", "run"]],
-    ),
+    "run": ("execute the course, or the chapters named: run 03 --model gpt2-small", [[NOTEBOOKS, "run"]]),
     "setup": ("set up .venv and the embedded model, and stop there", []),
     "doctor": ("examine this machine: what is missing, and the command that fixes it", [["utils.course.doctor"]]),
     "check": ("lint, derived files, and the unit tests that are quick", [*CHECKED, QUICK_TESTS]),
     "test": ("what CI runs: check, all unit tests, and the solutions' outputs", [*CHECKED, MUTANTS, ALL_TESTS]),
-    "test-browser": (
-        "JupyterLab and each kind of output, tried in a browser",
-        [["pytest", "-rs", "-m", "browser", "tests/browser"]],
-    ),
+    "test-browser": ("JupyterLab and each kind of output, tried in a browser", [BROWSER_TESTS]),
     "mutants": ("whether any wrong answer passes a check: mutants --chapter 03 --show", [["tests.mutants"]]),
     "test-matrix": ("the tests on other versions of Python and of the libraries", [["utils.course.matrix"]]),
-    "sync": ("derive the notebooks from solutions/*.py: sync 03 --execute", [["utils.course.notebooks", "sync"]]),
+    "sync": ("derive the notebooks from solutions/*.py: sync 03 --execute", [[NOTEBOOKS, "sync"]]),
     "address": ("write the repository's address everywhere: address owner/name", [["utils.course.address"]]),
     "constraints": ("pin what is new in the requirements; --upgrade moves every pin", [CONSTRAINTS]),
     "site": ("build the website from the executed solutions: build/site", [["utils.course.site.build"]]),

@@ -45,16 +45,11 @@ class Damage:
     fix: str
 
 
-class UnreadableSubmission(ValueError):
-    """A file that holds no notebook; its only argument is the `Damage`."""
-
-
 def damages(path: Path) -> list[Damage]:
     """Everything that is wrong with the notebook in `path`, in the order of the chapter. OSError if it cannot be opened."""
-    try:
-        notebook = read_submission(path.read_bytes())
-    except UnreadableSubmission as unreadable:
-        return [unreadable.args[0]]
+    notebook = read_submission(path.read_bytes())
+    if isinstance(notebook, Damage):
+        return [notebook]
     chapter = chapter_of(notebook)
     if chapter is None:
         return [_foreign(notebook)]
@@ -67,28 +62,23 @@ def damages(path: Path) -> list[Damage]:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_submission(content: bytes) -> NotebookNode:
-    """The notebook in the bytes of a file, or UnreadableSubmission."""
+def read_submission(content: bytes) -> NotebookNode | Damage:
+    """The notebook in the bytes of a file, or why there is none."""
     text = content.decode("utf-8", errors="replace")
     if marks := MERGE_MARKS.findall(text):
         line = text[: text.index(marks[0])].count("\n") + 1
-        raise UnreadableSubmission(
-            Damage(
-                f"a merge was not finished: line {line} of the file is {marks[0]!r}",
-                "git checkout --ours FILE (or --theirs) takes one version whole; or " + FRESH,
-            )
-        )
+        fix = "git checkout --ours FILE (or --theirs) takes one version whole; or " + FRESH
+        return Damage(f"a merge was not finished: line {line} of the file is {marks[0]!r}", fix)
     if not text.strip():
-        raise UnreadableSubmission(Damage("the file is empty", "save the notebook again, or take a copy from before"))
+        return Damage("the file is empty", "save the notebook again, or take a copy from before")
     try:
         with warnings.catch_warnings(action="ignore"):  # a doubled cell is named below, in our own words
             notebook = nbformat.reads(text, as_version=4)
             nbformat.validate(notebook)
     except (nbformat.reader.NotJSONError, json.JSONDecodeError):
-        raise UnreadableSubmission(_broken(text)) from None
+        return _broken(text)
     except Exception as error:  # no "cells", cells without sources, a format that nbformat does not know
-        why = str(error).splitlines()[0][:120]
-        raise UnreadableSubmission(Damage(f"the file is no notebook ({why})", FRESH)) from None
+        return Damage(f"the file is no notebook ({str(error).splitlines()[0][:120]})", FRESH)
     return notebook
 
 
@@ -138,23 +128,19 @@ def _kernel(notebook: NotebookNode) -> Iterator[Damage]:
     language = spec.get("language") or notebook.metadata.get("language_info", {}).get("name") or "python"
     if spec.get("name") != KERNEL_NAME or language.lower() != "python":
         has = repr(spec["name"]) if spec.get("name") else "no kernel"
-        yield Damage(
-            f"the notebook asks for {has} ({language}); the grader has {KERNEL_NAME!r}",
-            "choose Kernel > Change Kernel > Python 3, and save",
-        )
+        what = f"the notebook asks for {has} ({language}); the grader has {KERNEL_NAME!r}"
+        yield Damage(what, "choose Kernel > Change Kernel > Python 3, and save")
 
 
 def _leftovers(notebook: NotebookNode) -> Iterator[Damage]:
     """What belongs in no submission, wherever it stands."""
     for number, cell in enumerate(notebook.cells, start=1):
         if marks := MERGE_MARKS.findall(cell.source):
-            yield Damage(
-                f"a merge was not finished: cell {number} has the line {marks[0]!r}", "keep one of the two versions"
-            )
+            what = f"a merge was not finished: cell {number} has the line {marks[0]!r}"
+            yield Damage(what, "keep one of the two versions")
         if "### BEGIN SOLUTION" in cell.source:
-            yield Damage(
-                f"cell {number} is from the course's solution notebook", "hand in the chapter that you worked in"
-            )
+            what = f"cell {number} is from the course's solution notebook"
+            yield Damage(what, "hand in the chapter that you worked in")
 
 
 def _unknown_marks(notebook: NotebookNode, chapter: ChapterProgress) -> Iterator[Damage]:
@@ -194,11 +180,9 @@ def _presence(notebook: NotebookNode, grade_id: str, places: Sequence[int]) -> I
     """There must be one code cell, with the grader's mark."""
     what = "check cell" if grade_id.startswith("check_") else "exercise cell"
     if len(places) > 1:
-        numbers = " and ".join(str(place + 1) for place in places)
-        yield Damage(
-            f"{grade_id}: its {what} is there {len(places)} times (cells {numbers}); the grader marks the last",
-            "delete the copies, and keep one",
-        )
+        times = f"{len(places)} times (cells {' and '.join(str(place + 1) for place in places)})"
+        doubled = f"{grade_id}: its {what} is there {times}; the grader marks the last"
+        yield Damage(doubled, "delete the copies, and keep one")
     for place in places:
         if notebook.cells[place].cell_type != "code":
             kind = notebook.cells[place].cell_type
@@ -206,10 +190,8 @@ def _presence(notebook: NotebookNode, grade_id: str, places: Sequence[int]) -> I
     if not places:
         begins = f"{grade_id}(" if grade_id.startswith("check_") else f"def {grade_id}("
         if any(re.search(rf"^{re.escape(begins)}", cell.source, re.MULTILINE) for cell in notebook.cells):
-            fix = COPY.format(what=what) + "; then move your code into it"
-            yield Damage(
-                f"{grade_id}: its {what} has lost the grader's mark, as when code is pasted into a new cell", fix
-            )
+            lost = f"{grade_id}: its {what} has lost the grader's mark, as when code is pasted into a new cell"
+            yield Damage(lost, COPY.format(what=what) + "; then move your code into it")
         else:
             yield Damage(f"{grade_id}: its {what} was deleted", COPY.format(what=what))
 
@@ -231,10 +213,9 @@ def _answer(notebook: NotebookNode, name: str, places: Sequence[int]) -> Iterato
 
 def _defined(tree: ast.Module) -> set[str]:
     """Functions and names that a cell makes."""
-    functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-    return functions | {
-        node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    }
+    nodes = list(ast.walk(tree))
+    stored = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    return stored | {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
 
 
 def _check(notebook: NotebookNode, name: str, places: Sequence[int]) -> Iterator[Damage]:
@@ -246,9 +227,8 @@ def _check(notebook: NotebookNode, name: str, places: Sequence[int]) -> Iterator
             yield Damage(f"check_{name}: cell {place + 1} is locked and was edited", f"its only line must be {call}")
         mark = cell.metadata.nbgrader
         if not mark.get("grade") or not mark.get("locked") or mark.get("solution"):
-            yield Damage(
-                f"check_{name}: the grader's settings of cell {place + 1} were changed", COPY.format(what="check cell")
-            )
+            changed = f"check_{name}: the grader's settings of cell {place + 1} were changed"
+            yield Damage(changed, COPY.format(what="check cell"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,31 +1,40 @@
 """The minutes in `docs/teaching.md`: for every chapter, a table of its sections, made from what the sources say.
 
 A chapter states its time in its first sentence, in words, and an exercise in its quoted block, in digits. What is left of
-a chapter's time is for reading, predictions and experiments. What running a section takes was measured when the chapter was
-last executed (`utils.course.timing`). The tables stand between `<!-- minutes 03 -->` and
+a chapter's time is for reading, predictions and experiments. The tables stand between `<!-- minutes 03 -->` and
 `<!-- /minutes -->`; `make sync` fills them in.
+
+What running a section takes is measured whenever `make sync EXECUTE=1` runs the chapter, and kept in docs/run_times.json:
+CPU seconds of the kernel, so that what else the machine does counts as little as possible, rounded, on the machine that ran
+the chapter last.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
+from pathlib import Path
 
-from utils.course.timing import OPENING
+from filelock import FileLock
+from nbformat import NotebookNode
 
+RUN_TIMES = "docs/run_times.json"
+OPENING = "opening"  # what comes before the first section: packages, model, prompts
 MARKED = re.compile(r"(<!-- minutes (\d\d) -->\n).*?(<!-- /minutes -->)", re.DOTALL)
 CHAPTER_TIME = re.compile(r"^# ([A-Z][a-z]*(?:[ -][a-z]+)*?) (minutes|hours?)\b", re.MULTILINE)
-SECTION_HEADING = re.compile(r"^# (#{2,3}) (.+)$", re.MULTILINE)
-EXERCISE_TIME = re.compile(r"^# > Difficulty: .*?(\d+) minutes", re.MULTILINE)
+SECTION_HEADING = re.compile(r"^# ## (.+)$", re.MULTILINE)
+TIMED_EXERCISE = re.compile(
+    r"^# ### Exercise (\d+\.\d+)\b.*\n(?:#(?! ##).*\n)*?# > Difficulty: .*?(\d+) minutes", re.MULTILINE
+)
+TIMED_SECTION = re.compile(r"^## (\d+ · .+)$", re.MULTILINE)
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety hundred".split()
 NUMBER_WORDS = {
     **{"a": 0, "and": 0, "half": 0.5, "fifteen": 15},
     **{word: 1 + place for place, word in enumerate("one two three four five six seven eight nine ten".split())},
-    **{
-        word: 10 * place
-        for place, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety hundred".split(), 2)
-    },
+    **{word: 10 * place for place, word in enumerate(TENS, start=2)},
 }
 
 
@@ -51,22 +60,17 @@ def chapter_minutes(source: str) -> int:
 
 def section_times(source: str) -> list[SectionTime]:
     """The numbered sections of a chapter, in order, each with what its exercises take."""
-    found: list[SectionTime] = []
-    headings = list(SECTION_HEADING.finditer(source))
-    ends = [heading.start() for heading in headings[1:]] + [len(source)]
-    for heading, end in zip(headings, ends, strict=True):
-        level, text = heading.groups()
-        if level == "##":
-            found.append(SectionTime(text, (), 0))
-        minutes = [int(number) for number in EXERCISE_TIME.findall(source[heading.end() : end])]
-        if minutes:
-            last = found[-1]
-            numbers = re.findall(r"^Exercise (\d+\.\d+)", text)
-            found[-1] = SectionTime(last.heading, (*last.exercises, *numbers), last.minutes + sum(minutes))
-    return [section for section in found if re.match(r"\d+ · ", section.heading)]
+    _, *parts = SECTION_HEADING.split(source)
+    found = []
+    for heading, text in zip(parts[::2], parts[1::2], strict=True):
+        if re.match(r"\d+ · ", heading):
+            exercises = TIMED_EXERCISE.findall(text)
+            minutes = sum(int(minutes) for _, minutes in exercises)
+            found.append(SectionTime(heading, tuple(number for number, _ in exercises), minutes))
+    return found
 
 
-def minutes_table(source: str, times: Mapping[str, int] = MappingProxyType({})) -> str:
+def minutes_table(source: str, times: Mapping[str, int]) -> str:
     """A chapter's sections as a markdown table, with a row for what is left of its time.
 
     times: heading → seconds that running the section took; what has not been measured gets a dash.
@@ -74,16 +78,13 @@ def minutes_table(source: str, times: Mapping[str, int] = MappingProxyType({})) 
     sections, whole = section_times(source), chapter_minutes(source)
     written = sum(section.minutes for section in sections)
     rows = [f"| *opening: packages, model, prompts* | | | {_runs_for(times.get(OPENING))} |"] if times else []
-    rows += [
-        f"| {section.heading} | {', '.join(section.exercises) or '–'} | {section.minutes or '–'} | "
-        f"{_runs_for(times.get(section.heading))} |"
-        for section in sections
-    ]
+    for section in sections:
+        numbers, runs_for = ", ".join(section.exercises) or "–", _runs_for(times.get(section.heading))
+        rows.append(f"| {section.heading} | {numbers} | {section.minutes or '–'} | {runs_for} |")
     if written < whole:
         rows.append(f"| *reading, predictions, experiments* | | {whole - written} | |")
-    rows.append(
-        f"| **in all, as the chapter states it** | | **{whole}** | {_runs_for(sum(times.values()) if times else None)} |"
-    )
+    running = _runs_for(sum(times.values()) if times else None)
+    rows.append(f"| **in all, as the chapter states it** | | **{whole}** | {running} |")
     return "\n".join(["| section | exercises | minutes | runs for |", "|---|---|---|---|", *rows]) + "\n"
 
 
@@ -96,9 +97,7 @@ def _runs_for(seconds: int | None) -> str:
     return f"{5 * round(seconds / 5)} s" if seconds < 90 else f"{seconds / 60:.1f} min".replace(".0 ", " ")
 
 
-def with_minutes(
-    page: str, chapters: Mapping[str, str], times: Mapping[str, Mapping[str, int]] = MappingProxyType({})
-) -> str:
+def with_minutes(page: str, chapters: Mapping[str, str], times: Mapping[str, Mapping[str, int]]) -> str:
     """The page with the table of every chapter that it marks.
 
     chapters: number → source. times: number → heading → seconds.
@@ -108,3 +107,40 @@ def with_minutes(
         return found[1] + minutes_table(chapters[found[2]], times.get(found[2], {})) + found[3]
 
     return MARKED.sub(table, page)
+
+
+# --- what running takes ---------------------------------------------------------------------------------------------
+
+
+def cpu_seconds(pid: int | None) -> float | None:
+    """What a process has computed so far, in seconds, from /proc; None where the system does not tell (Linux tells)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return None
+
+
+def seconds_by_section(notebook: NotebookNode, used: Sequence[float]) -> dict[str, int]:
+    """Heading → seconds, for the numbered sections and the opening. used: seconds used after each cell, growing."""
+    found, section, before = {OPENING: 0.0}, OPENING, 0.0
+    for cell, after in zip(notebook.cells, used, strict=True):
+        if cell.cell_type == "markdown" and (headings := TIMED_SECTION.findall(cell.source)):
+            section = headings[-1]
+            found |= dict.fromkeys(headings, 0.0)
+        found[section] += after - before
+        before = after
+    return {heading: round(seconds) for heading, seconds in found.items()}
+
+
+def read_run_times(path: Path) -> dict[str, dict[str, int]]:
+    """chapter number → heading → seconds; empty where nothing has been measured."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def record_run_times(path: Path, chapter: str, times: Mapping[str, int]) -> None:
+    """Put a chapter's times into the file. Chapters that are executed side by side wait for one another."""
+    with FileLock(path.with_suffix(".lock")):
+        known = read_run_times(path) | {chapter: dict(times)}
+        text = json.dumps(dict(sorted(known.items())), ensure_ascii=False, indent=1)
+        path.write_text(text + "\n", encoding="utf-8")

@@ -8,14 +8,12 @@ from __future__ import annotations
 import importlib.metadata as metadata
 import sys
 import tomllib
-from pathlib import Path
+from collections.abc import Iterable
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from utils.course.install import MODEL_WHEEL
-
-ROOT = Path(__file__).resolve().parents[2]
+from utils.course.install import MODEL_WHEEL, ROOT
 
 
 def requirements(extras: bool) -> list[Requirement]:
@@ -24,8 +22,7 @@ def requirements(extras: bool) -> list[Requirement]:
     if extras:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         lines += [line for extra in project["optional-dependencies"].values() for line in extra]
-    found = [Requirement(line) for line in lines]
-    return [requirement for requirement in found if requirement.marker is None or requirement.marker.evaluate()]
+    return _applying(lines)
 
 
 def outside_bounds(extras: bool) -> list[str]:
@@ -43,12 +40,8 @@ def outside_bounds(extras: bool) -> list[str]:
 def not_pinned(names: set[str] | None = None) -> list[str]:
     """One phrase for every installed package whose version is not that of constraints.txt; all of them, or `names` only."""
     found, canonical = [], {canonicalize_name(name) for name in names or ()}
-    for line in _lines("constraints.txt"):
-        pin = Requirement(line)
-        if pin.marker is not None and not pin.marker.evaluate():
-            continue
-        version = _installed(pin.name)
-        wanted = names is None or canonicalize_name(pin.name) in canonical
+    for pin in _applying(_lines("constraints.txt")):
+        version, wanted = _installed(pin.name), names is None or canonicalize_name(pin.name) in canonical
         if wanted and version is not None and not pin.specifier.contains(version, prereleases=True):
             found.append(f"{pin.name} is {version}, tested with {str(pin.specifier).removeprefix('==')}")
     return found
@@ -57,6 +50,12 @@ def not_pinned(names: set[str] | None = None) -> list[str]:
 def _lines(name: str) -> list[str]:
     lines = [line.split(" #")[0].strip() for line in (ROOT / name).read_text(encoding="utf-8").splitlines()]
     return [line for line in lines if line and not line.startswith(("#", "-"))]
+
+
+def _applying(lines: Iterable[str]) -> list[Requirement]:
+    """The requirements whose markers hold on this system."""
+    found = [Requirement(line) for line in lines]
+    return [requirement for requirement in found if requirement.marker is None or requirement.marker.evaluate()]
 
 
 def _installed(name: str) -> str | None:

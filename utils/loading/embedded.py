@@ -144,9 +144,8 @@ def _dequantise(source: Path, folder: Path) -> None:
     bridge = TransformerBridge.boot_transformers(source.stem, hf_model=model, tokenizer=tokenizer, device="cpu")
     bridge.enable_compatibility_mode(disable_warnings=True)
     weights = {name.replace("._original_component", ""): w for name, w in bridge.original_model.state_dict().items()}
-    processed = LlamaForCausalLM(
-        LlamaConfig(**config | {"tie_word_embeddings": False})
-    )  # only the unembedding is centred
+    untied = config | {"tie_word_embeddings": False}  # only the unembedding is centred
+    processed = LlamaForCausalLM(LlamaConfig(**untied))
     processed.load_state_dict({name: weights[name] for name in processed.state_dict()})
     processed.save_pretrained(folder)
     AutoTokenizer.from_pretrained(**where).save_pretrained(folder)

@@ -35,8 +35,7 @@ SPHINX = {
     "html_theme": "sphinx_book_theme",
     "html_title": "Taking a language model apart, twice",
     "html_theme_options": {
-        "use_download_button": False,
-        "use_fullscreen_button": False,
+        **dict.fromkeys(("use_download_button", "use_fullscreen_button"), False),
         "show_toc_level": 2,
         "extra_footer": "<p>Text and figures are under CC BY 4.0, code is under the MIT licence.</p>",
         "navbar_persistent": [],  # one search field is enough: the sidebar's
@@ -45,11 +44,8 @@ SPHINX = {
     "html_static_path": ["_static"],
     "html_css_files": ["course.css"],
     "html_js_files": ["course.js"],
-    "html_copy_source": False,
-    "html_show_sourcelink": False,
     "html_show_search_summary": False,  # it would fetch the pages, which a browser does not do from the disk
-    "html_show_copyright": False,
-    "html_show_sphinx": False,
+    **dict.fromkeys(("html_copy_source", "html_show_sourcelink", "html_show_copyright", "html_show_sphinx"), False),
     "html_math_renderer": "mathml",
     "bibtex_bibfiles": ["references.bib"],
     "bibtex_default_style": "plain",
@@ -106,9 +102,9 @@ def build_site(out: Path, executed: Mapping[str, NotebookNode], note: str = "", 
     shutil.rmtree(work)
 
 
-def read_executed(chapters: Sequence[str], folder: Path = SOLUTIONS) -> dict[str, NotebookNode]:
+def read_executed(chapters: Sequence[str]) -> dict[str, NotebookNode]:
     """The executed solutions by stem, all or those named."""
-    return {path.stem: nbformat.read(folder / f"{path.stem}.ipynb", as_version=4) for path in sources(chapters)}
+    return {path.stem: nbformat.read(path.with_suffix(".ipynb"), as_version=4) for path in sources(chapters)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

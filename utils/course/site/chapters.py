@@ -9,8 +9,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from utils.course.deriving import ROOT, course, exercises
-from utils.course.setup_cell import PLACEHOLDER
+from utils.course.deriving import ROOT, exercises, links_to
 from utils.course.site.figures import with_static_outputs
 
 DETAILS = re.compile(r"<details>\s*<summary>(.*?)</summary>\n*", re.DOTALL)
@@ -39,11 +38,8 @@ def chapter_page(source: Path, executed: NotebookNode, pages: Collection[str]) -
         cell.metadata = NotebookNode({"tags": ["hide-input"]} if "setup" in tags else {})
         if cell.cell_type == "markdown":
             cell.source = site_links(with_folds(cell.source), pages)
-        for output in cell.get("outputs", []):
-            if "text/html" in output.get("data", {}):
-                output.data["text/html"] = NOTEBOOK_LINK.sub(
-                    lambda found: _page_link(found, pages), output.data["text/html"]
-                )
+        for data in (output.data for output in cell.get("outputs", []) if "text/html" in output.get("data", {})):
+            data["text/html"] = NOTEBOOK_LINK.sub(lambda found: _page_link(found, pages), data["text/html"])
     page.metadata.pop("widgets", None)
     return page
 
@@ -55,17 +51,10 @@ def _page_link(found: re.Match[str], pages: Collection[str]) -> str:
 
 def opening(source: Path) -> str:
     """How to get from the page to the exercises: on the set branch of the repository, once it has an address."""
-    repository, branch = course()["repository"], course()["branch"]
     path = f"chapters/{source.stem}.ipynb"
-    if repository.startswith(f"{PLACEHOLDER}/"):
-        way = f"To write the code yourself, start <code>make lab</code> and open <code>{path}</code>."
-    else:
-        links = {
-            "Colab": f"https://colab.research.google.com/github/{repository}/blob/{branch}/{path}",
-            "Binder": f"https://mybinder.org/v2/gh/{repository}/{branch}?urlpath=lab/tree/{path}",
-            "GitHub": f"https://github.com/{repository}/blob/{branch}/{path}",
-        }
-        buttons = " ".join(f'<a class="launch" href="{link}">{name}</a>' for name, link in links.items())
+    way = f"To write the code yourself, start <code>make lab</code> and open <code>{path}</code>."
+    if links := links_to(path):
+        buttons = " ".join(f'<a class="launch" href="{link}">{host}</a>' for host, link in links.items())
         way = f"To write the code yourself, open the exercises: {buttons}"
     return f'<div class="opening"><p>{way}</p><p>{OPENING_NOTE}</p></div>'
 
@@ -90,13 +79,13 @@ def site_links(text: str, pages: Collection[str]) -> str:
         name = Path(target).name
         if name in pages:
             return f"[{words}]({name}{fragment})"
-        return words if course()["repository"].startswith(f"{PLACEHOLDER}/") else f"[{words}]({_on_github(target)})"
+        github = _on_github(target)
+        return f"[{words}]({github})" if github else words
 
     return PAGE_LINK.sub(rewritten, text)
 
 
-def _on_github(target: str) -> str:
+def _on_github(target: str) -> str | None:
     """The address of a file of the repository. target: its path, from docs/ or solutions/ (`../`) or from the root."""
     path = target.removeprefix("../")
-    folder = path if (ROOT / path).exists() else f"docs/{path}"
-    return f"https://github.com/{course()['repository']}/blob/{course()['branch']}/{folder}"
+    return links_to(path if (ROOT / path).exists() else f"docs/{path}").get("GitHub")

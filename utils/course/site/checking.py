@@ -7,35 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from bs4 import BeautifulSoup, Tag
+from bs4 import BeautifulSoup
 
 from utils.course.site.figures import SCRIPTS
 
 # element → the attributes with which a browser loads something as soon as it sees them
 LOADING = {
-    "script": ("src",),
-    "img": ("src", "srcset"),
-    "iframe": ("src",),
-    "embed": ("src",),
-    "object": ("data",),
-    "source": ("src", "srcset"),
-    "video": ("src", "poster"),
-    "audio": ("src",),
-    "image": ("href", "xlink:href"),
-    "use": ("href", "xlink:href"),
-    "input": ("src",),
-    "track": ("src",),
+    **dict.fromkeys(("script", "iframe", "embed", "audio", "input", "track"), ("src",)),
+    **dict.fromkeys(("img", "source"), ("src", "srcset")),
+    **dict.fromkeys(("image", "use"), ("href", "xlink:href")),
+    **{"object": ("data",), "video": ("src", "poster")},
 }
-LINK_RELATIONS = {
-    "stylesheet",
-    "icon",
-    "preload",
-    "prefetch",
-    "modulepreload",
-    "preconnect",
-    "dns-prefetch",
-    "manifest",
-}
+LINK_RELATIONS = set("stylesheet icon preload prefetch modulepreload preconnect dns-prefetch manifest".split())
 ELSEWHERE = re.compile(r"(?:https?:)?//[^/]", re.IGNORECASE)
 IN_STYLE = re.compile(r"(?:url\(|@import)\s*['\"]?\s*((?:https?:)?//[^)'\"\s]+)", re.IGNORECASE)
 IN_SCRIPT = re.compile(
@@ -74,14 +57,11 @@ def _loaded(page: BeautifulSoup) -> Iterator[str]:
 
 def dead_links(site: Path) -> list[str]:
     """One line for each link between the pages whose page is not there, or has no element of that name."""
-    pages = {
-        path: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser") for path in sorted(site.rglob("*.html"))
-    }
-    names = {
-        path: {element.get("id") or element.get("name") for element in page.find_all(_is_named)}
-        for path, page in pages.items()
-    }
-    found = []
+    files = sorted(site.rglob("*.html"))
+    pages = {path: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser") for path in files}
+    named = {path: page.select("[id], a[name]") for path, page in pages.items()}
+    names = {path: {element.get("id") or element.get("name") for element in found} for path, found in named.items()}
+    found = set()
     for path, page in pages.items():
         for link in page.find_all("a", href=True):
             address = urlsplit(link["href"])
@@ -89,11 +69,6 @@ def dead_links(site: Path) -> list[str]:
                 continue
             target = (path.parent / unquote(address.path)).resolve() if address.path else path
             fragment = unquote(address.fragment)
-            missing = not target.exists() or (fragment and target in names and fragment not in names[target])
-            if missing:
-                found.append(f"{path.relative_to(site)}: {link['href']!r} leads nowhere")
-    return sorted(set(found))
-
-
-def _is_named(element: Tag) -> bool:
-    return element.has_attr("id") or (element.name == "a" and element.has_attr("name"))
+            if not target.exists() or (fragment and fragment not in names.get(target, {fragment})):
+                found.add(f"{path.relative_to(site)}: {link['href']!r} leads nowhere")
+    return sorted(found)

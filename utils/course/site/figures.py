@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import copy
 import html
-import json
 import re
 
 import plotly.graph_objects as go
-import plotly.io as pio
 from nbformat import NotebookNode
 
 from utils.course.outputs import WIDGET
 from utils.plots import alt_text
-from utils.plots.alt import attention_alt
 
 PLOTLY_FORMAT = "application/vnd.plotly.v1+json"
 LIBRARY = re.compile(r'<script id="circuitsvis-library">.*?</script>', re.DOTALL)
-VIEW = re.compile(r"CircuitsVis\.AttentionHeads, (\{.*?\})\); else", re.DOTALL)
-VIEW_TITLE = re.compile(r"<b>(.*?)</b>", re.DOTALL)
 VIEW_ALT = re.compile(r' role="group" aria-label="([^"]*)"')
 NO_KERNEL = "<p><i>In the notebook, an explorer stands here. This page shows what it says first.</i></p>"
 # What an output needs → the element that loads it, once on a page, before the first output that does.
@@ -50,29 +45,21 @@ def with_static_outputs(notebook: NotebookNode) -> NotebookNode:
 
 def plotly_figure(data: dict, name: str) -> str:
     """A plotly figure as HTML with its description, which only a screen reader shows. name: the element's id."""
-    figure = pio.from_json(pio.json.to_json_plotly(data), skip_invalid=True)
-    alt = alt_text(figure)
-    drawn = pio.to_html(
-        go.Figure(figure),
+    figure = go.Figure(data, skip_invalid=True)
+    drawn = figure.to_html(
         include_plotlyjs=False,
         full_html=False,
         div_id=name,
         default_height=f"{figure.layout.height or 450}px",
         config={"displayModeBar": False, "responsive": True},
     )
-    return _captioned("plot", drawn, alt)
+    return _captioned("plot", drawn, alt_text(figure))
 
 
 def attention_view(text: str) -> str:
-    """An attention view without the library, and with its description, also where the notebook is older than that."""
-    text = LIBRARY.sub("", text)
-    told = VIEW_ALT.search(text)
-    if told:
-        alt = html.unescape(told[1])
-    else:
-        data, title = json.loads(VIEW.search(text)[1]), html.unescape(VIEW_TITLE.search(text)[1])
-        alt = attention_alt(title, data["attentionHeadNames"], data["tokens"], data["attention"])
-    return _captioned("attention", VIEW_ALT.sub("", text), alt)
+    """An attention view without the library, its description as a caption."""
+    alt = html.unescape(VIEW_ALT.search(text)[1])
+    return _captioned("attention", VIEW_ALT.sub("", LIBRARY.sub("", text)), alt)
 
 
 def _captioned(kind: str, drawn: str, alt: str) -> str:

@@ -92,23 +92,15 @@ def glossary_of(notebook: NotebookNode) -> list[tuple[str, str]]:
 
 def glossary_page(notebooks: Mapping[str, NotebookNode]) -> str:
     """All chapters' glossaries in one, by term: the definition of every chapter that has the term, with a link to it."""
-    entries: dict[str, list[tuple[str, list[str]]]] = defaultdict(list)
+    entries: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))  # term → definition → chapters
     for stem, notebook in notebooks.items():
         for term, text in glossary_of(notebook):
-            same = [stems for definition, stems in entries[term] if definition == text]
-            if same:
-                same[0].append(stem)
-            else:
-                entries[term].append((text, [stem]))
-    lines = [
-        "# Glossary",
-        "",
-        "The words of all chapters. The numbers lead to the chapters that use a word in this sense.",
-        "",
-    ]
+            entries[term][text].append(stem)
+    told = "The words of all chapters. The numbers lead to the chapters that use a word in this sense."
+    lines = ["# Glossary", "", told, ""]
     for term in sorted(entries, key=lambda term: (term.lower(), term)):
         lines.append(term)
-        for text, stems in entries[term]:
+        for text, stems in entries[term].items():
             links = ", ".join(f"[{stem.split('_')[0]}]({stem}.ipynb)" for stem in stems)
             lines.append(f": {text[:1].upper()}{text[1:]} ({links})\n")
     return "\n".join(lines) + "\n"
