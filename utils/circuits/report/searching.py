@@ -12,12 +12,11 @@ from torch import Tensor
 
 from utils.attribution import top_heads
 from utils.circuits.criteria import random_circuits
-from utils.circuits.evaluate import CircuitTest, faithfulness, keep_mask
+from utils.circuits.evaluate import CircuitTest, faithfulness, keep_mask, z_of_heads
 from utils.circuits.path_options import MLPS
 from utils.circuits.paths import path_patch
 from utils.circuits.report.task import MIN_ALIGNED, ReportTask
 from utils.experiment import Experiment, run_experiment
-from utils.inference import ends_only
 from utils.patching import get_act_patch_attn_head_out_all_pos, get_act_patch_block_every
 
 AT_END, ANYWHERE = "end", "anywhere"  # roles: at the last position; at every position
@@ -208,18 +207,10 @@ def report_test(task: ReportTask) -> CircuitTest:
     return CircuitTest(task.model, pairs, {AT_END: pairs.clean_last}, task.template_numbers(rows), means)
 
 
-@torch.no_grad()
 def _mean_z(task: ReportTask, rows: Sequence[int]) -> Float[Tensor, "layer pos head d_head"]:
     """Mean of every head's z over the corrupted prompts of these rows, which have one length."""
-    pairs = task.pairs_of(rows)
-    sums = None
-    for some in pairs.corrupted_tokens.split(8):
-        ends = ends_only(torch.full_like(some[:, 0], some.shape[1] - 1))
-        with task.model.hooks(fwd_hooks=[ends]):
-            _, cache = task.model.run_with_cache(some, names_filter=lambda name: name.endswith("attn.hook_z"))
-        z = torch.stack([cache["z", layer].sum(0) for layer in range(task.model.cfg.n_layers)])
-        sums = z if sums is None else sums + z
-    return sums / len(rows)
+    batches = task.pairs_of(rows).corrupted_tokens.split(8)
+    return sum(z_of_heads(task.model, some, torch.ones_like(some)).sum(1) for some in batches) / len(rows)
 
 
 def _shared_answers(task: ReportTask) -> float:
