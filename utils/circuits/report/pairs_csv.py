@@ -70,8 +70,7 @@ def read_pair_rows(path: str | Path) -> list[PairRow]:
 
 
 def check_answers(model: TransformerBridge, rows: Sequence[PairRow], path: str | Path) -> None:
-    """Raises PairsFileError, line by line, for prompts that the model cannot read and answers that are "
-    "not one token in it."""
+    """Raises PairsFileError, line by line, for prompts that the model cannot read and answers that are not one token."""
     complaints = []
     for row in rows:
         for name, word in (("answer", row.answer), ("wrong answer", row.wrong)):
