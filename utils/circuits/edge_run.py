@@ -91,11 +91,10 @@ class EdgeRun:
             parts = [part.original_component for part in (block.attn.q, block.attn.k, block.attn.v)]
             nothing = torch.zeros(1, cfg.d_model, device=self.run.last.device)
             unit = torch.eye(cfg.d_model, device=self.run.last.device)
-            with torch.no_grad():
-                bias = torch.cat([part(nothing) for part in parts], -1).unflatten(
-                    -1, (-1, cfg.d_head)
-                )  # 1 reader d_head
-                whole = torch.cat([part(unit) for part in parts], -1).unflatten(-1, (-1, cfg.d_head))
+            with torch.no_grad():  # 1 reader d_head, then d_model reader d_head
+                bias, whole = (
+                    torch.cat([part(x) for part in parts], -1).unflatten(-1, (-1, cfg.d_head)) for x in (nothing, unit)
+                )
             found.append(((whole - bias).transpose(0, 1).contiguous(), bias.transpose(0, 1)))
         return found
 

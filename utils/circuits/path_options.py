@@ -14,9 +14,8 @@ from utils.patching.options import DEFAULT_MEMORY, SweepOptions, require_options
 
 Node = tuple[int, int | str]  # a head as (layer, head), an MLP as (layer, "mlp"), or EMBED
 EMBED: Node = (-1, "embed")  # the embedding, with that of positions where there is one: it writes before every layer
-Reads = dict[
-    tuple[str, int], tuple[int, ...]
-]  # (what is read, layer) → heads that read it; (0,) for "mlp" and "logits"
+# (what is read, layer) → heads that read it; (0,) for "mlp" and "logits"
+Reads = dict[tuple[str, int], tuple[int, ...]]
 COMPONENTS = ("q", "k", "v")
 SENDERS, MLPS = ("heads", "mlps"), ("frozen", "free")
 
