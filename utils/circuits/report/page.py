@@ -45,11 +45,8 @@ def report_page(name: str, task: ReportTask, results: Mapping[str, StepResult]) 
         "what stands in front": task.model.tokenizer.bos_token if cfg.default_prepend_bos else "nothing",
     }
     stop = results["behavior"]["stop"]
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    template = environment.from_string(TEMPLATE_FILE.read_text(encoding="utf-8"))
-    return template.render(
+    options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
+    return jinja2.Template(TEMPLATE_FILE.read_text(encoding="utf-8"), **options).render(
         name=name,
         about=about,
         sections=list(_sections(task, results)),
@@ -98,29 +95,16 @@ def attribution_section(title: str, task: ReportTask, result: StepResult) -> Pag
     parts = dict(zip(names, result["clean_parts"], strict=True))
     largest = sorted(sorted(parts, key=lambda name: -abs(parts[name]))[:BARS], key=names.index)
     rows, columns = _rows_and_columns(clean)
-    return PageSection(
-        title,
-        "How much does each part add to the logit difference, directly?",
-        words.read_attribution(result),
-        [
-            (
-                f"The {len(largest)} largest parts, in the order of the model; clean prompts.",
-                bars_svg(
-                    {name: parts[name] for name in largest}, "The largest parts of the logit difference.", "logits"
-                ),
-            ),
-            (
-                "Heads, in logits. The right table is clean minus corrupted: it needs no aligned pairs.",
-                heatmap_svg(
-                    {"clean prompts": clean, "clean − corrupted": change},
-                    rows,
-                    columns,
-                    "What each head adds to the logit difference, by layer and head.",
-                    "head",
-                ),
-            ),
-        ],
-    )
+    bars = bars_svg({name: parts[name] for name in largest}, "The largest parts of the logit difference.", "logits")
+    tables = {"clean prompts": clean, "clean − corrupted": change}
+    alt = "What each head adds to the logit difference, by layer and head."
+    by_head = heatmap_svg(tables, rows, columns, alt, "head")
+    figures = [
+        (f"The {len(largest)} largest parts, in the order of the model; clean prompts.", bars),
+        ("Heads, in logits. The right table is clean minus corrupted: it needs no aligned pairs.", by_head),
+    ]
+    question = "How much does each part add to the logit difference, directly?"
+    return PageSection(title, question, words.read_attribution(result), figures)
 
 
 def lens_section(title: str, task: ReportTask, result: StepResult) -> PageSection:
@@ -147,34 +131,21 @@ def patching_section(title: str, task: ReportTask, result: StepResult) -> PageSe
     panels = dict(zip(("residual stream", "attention", "MLP"), result["streams"], strict=True))
     rows, columns = _rows_and_columns(result["denoised"])
     by_place = heatmap_svg(panels, rows, result["labels"], "What a patch restores, by layer and position.", "position")
-    by_head = heatmap_svg(
-        {"restored: clean → corrupted": result["denoised"], "taken away: corrupted → clean": result["noised"]},
-        rows,
-        columns,
-        "What patching one head does, by layer and head.",
-        "head",
-    )
-    return PageSection(
-        title,
-        "Which single part, taken from the other run, brings the answer back or takes it away?",
-        words.read_patching(result),
-        [
-            (
-                "Clean activations in the corrupted run, by layer and position. 1 restores the whole difference.",
-                by_place,
-            ),
-            ("Outputs of single heads, at all positions, as a share of the difference between the runs.", by_head),
-        ],
-    )
+    tables = {"restored: clean → corrupted": result["denoised"], "taken away: corrupted → clean": result["noised"]}
+    by_head = heatmap_svg(tables, rows, columns, "What patching one head does, by layer and head.", "head")
+    whole = "Clean activations in the corrupted run, by layer and position. 1 restores the whole difference."
+    figures = [
+        (whole, by_place),
+        ("Outputs of single heads, at all positions, as a share of the difference between the runs.", by_head),
+    ]
+    question = "Which single part, taken from the other run, brings the answer back or takes it away?"
+    return PageSection(title, question, words.read_patching(result), figures)
 
 
 def paths_section(title: str, task: ReportTask, result: StepResult) -> PageSection:
+    readers = {"query": "queries", "value": "values", "key": "keys"}
     shown = {"to the logits": result["direct"]}
-    shown |= {
-        f"into {name}": result[key]
-        for key, name in (("query", "queries"), ("value", "values"), ("key", "keys"))
-        if key in result
-    }
+    shown |= {f"into {name}": result[key] for key, name in readers.items() if key in result}
     rows, _ = _rows_and_columns(result["direct"])
     columns = [str(i) for i in range(task.model.cfg.n_heads)]
     drawn = heatmap_svg(
@@ -200,21 +171,13 @@ def circuit_section(title: str, task: ReportTask, result: StepResult) -> PageSec
         name.replace("circuit without the strongest head", "circuit without it"): result["circuits"][name]
         for name in names
     }
-    figures = [
-        (
-            "Each point is one tested pair; the black bars are means.",
-            points_svg(shown, "The logit difference of each tested pair, by circuit.", "logit difference"),
-        )
-    ]
+    drawn = points_svg(shown, "The logit difference of each tested pair, by circuit.", "logit difference")
+    figures = [("Each point is one tested pair; the black bars are means.", drawn)]
     if result["random"]:
         errors = {kind: [draw["mae"] for draw in one["draws"]] for kind, one in result["random"].items()}
         marks = {"the circuit": result["judged"]["circuit"]["mae"]}
-        figures.append(
-            (
-                "The error per pair of random circuits, and of the found one. Smaller is better.",
-                points_svg(errors, "Errors of random circuits.", "mean error in logits", marks),
-            )
-        )
+        drawn = points_svg(errors, "Errors of random circuits.", "mean error in logits", marks)
+        figures.append(("The error per pair of random circuits, and of the found one. Smaller is better.", drawn))
     rows = [
         [
             name,

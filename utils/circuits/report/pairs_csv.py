@@ -179,8 +179,7 @@ def _complaints(values: Mapping[str, str]) -> Iterator[str]:
             yield f"the {name} {word!r} ends in white space; take it away"
         if word.startswith("  ") or "\n" in word:
             yield f"the {name} {word!r} begins with more than one space, or holds a line break; leave one space"
-        glued = clean[-1:].isalpha() and word[:1].isalpha()
-        if glued:
+        if clean[-1:].isalpha() and word[:1].isalpha():
             yield (
                 f"the {name} {word!r} would be glued to the prompt, {(clean[-8:] + word)!r}; write "
                 f"{' ' + word!r}, with a space in front"

@@ -97,11 +97,8 @@ def paths_step(task: ReportTask) -> dict[str, Any]:
     brokers = [head for head in strongest_heads(query, task.settings) if head not in writers]
     readers = [*writers, *brokers]
     value, key = (lost(receivers=readers, component=name, at=None) for name in ("v", "k"))
-    feeders = {
-        **dict.fromkeys(strongest_heads(value, task.settings)),
-        **dict.fromkeys(strongest_heads(key, task.settings)),
-    }
-    return result | {"query": query, "brokers": brokers, "value": value, "key": key, "feeders": list(feeders)}
+    feeders = list(dict.fromkeys(head for table in (value, key) for head in strongest_heads(table, task.settings)))
+    return result | {"query": query, "brokers": brokers, "value": value, "key": key, "feeders": feeders}
 
 
 def _lost(experiment: Experiment, at: str | None = AT_END, **receivers: Any) -> Float[Tensor, "layer head"]:
@@ -133,11 +130,8 @@ def circuit_step(task: ReportTask, paths: Mapping[str, Any]) -> dict[str, Any]:
     """
     circuit = circuit_of(paths) if "skipped" not in paths else {}
     if not any(circuit.values()):
-        return {
-            "skipped": paths.get(
-                "skipped", "No path from any head reaches the threshold, so there is no circuit to test."
-            )
-        }
+        nothing = "No path from any head reaches the threshold, so there is no circuit to test."
+        return {"skipped": paths.get("skipped", nothing)}
     test, strongest = report_test(task), tuple(paths["writers"][0])
     rest = {role: [head for head in heads if head != strongest] for role, heads in circuit.items()}
     scores = {
@@ -199,12 +193,14 @@ def report_test(task: ReportTask) -> CircuitTest:
     pairs = task.pairs_of(rows)
     cfg, n_pos = task.model.cfg, pairs.clean_tokens.shape[1]
     means = torch.zeros(cfg.n_layers, len(rows), n_pos, cfg.n_heads, cfg.d_head, device=pairs.clean_tokens.device)
-    for shape in dict.fromkeys(task.shapes[i] for i in rows):
+    template = torch.zeros(len(rows), dtype=torch.long)
+    for number, shape in enumerate(dict.fromkeys(task.shapes[i] for i in rows)):
         of_shape = [i for i in task.aligned if task.shapes[i] == shape][:MEAN_OF]
+        at = [k for k, i in enumerate(rows) if task.shapes[i] == shape]
+        template[at] = number
         mean = _mean_z(task, of_shape)  # layer pos head d_head
-        for at in (k for k, i in enumerate(rows) if task.shapes[i] == shape):
-            means[:, at, : mean.shape[1]] = mean
-    return CircuitTest(task.model, pairs, {AT_END: pairs.clean_last}, task.template_numbers(rows), means)
+        means[:, at, : mean.shape[1]] = mean.unsqueeze(1)
+    return CircuitTest(task.model, pairs, {AT_END: pairs.clean_last}, template, means)
 
 
 def _mean_z(task: ReportTask, rows: Sequence[int]) -> Float[Tensor, "layer pos head d_head"]:
