@@ -33,8 +33,7 @@ def at_end(name: str, change: Callable[[Tensor], Tensor], last: Int[Tensor, " ba
 
     def hook_function(activation: Tensor, hook) -> Tensor:
         activation = activation.clone()
-        rows = torch.arange(len(activation), device=activation.device)
-        where = (rows, -1 if last is None else last)
+        where = (torch.arange(len(activation), device=activation.device), -1 if last is None else last)
         activation[where] = change(activation[where])
         return activation
 

@@ -73,6 +73,7 @@ class EdgeRun:
     def here(self, activation: Tensor, group: Group) -> Tensor:
         return activation[group.prompts, group.start :]
 
+    @torch.no_grad()
     def gained(self, group: Group) -> Float[Tensor, "writer rows n d_model"]:
         """What every writer writes in the lending run, minus what it writes in the receiving run."""
         parts = [self.here(self.gained_embedding, group).unsqueeze(0)]
@@ -198,8 +199,7 @@ class EdgeRun:
 
     def gained_by_all(self) -> Float[Tensor, "writer batch pos d_model"]:
         """What every writer writes in the lending run, minus what it writes in the receiving run."""
-        with torch.no_grad():
-            return self.gained(self.everything)
+        return self.gained(self.everything)
 
     def gradients_at(self, share: float, metric: Metric) -> Float[Tensor, "reader batch pos d_model"]:
         """The gradient of the metric by what each reader reads, in a run whose embedding lies this share of the way from

@@ -70,6 +70,7 @@ def eap(
     return eap_ig(model, tokens, lending_cache, patching_metric, steps=1, rule="left", **options)
 
 
+@torch.no_grad()
 def eap_ig(
     model,
     tokens: Int[Tensor, "batch pos"],
@@ -94,9 +95,8 @@ def eap_ig(
         upstream = metric_gradient(lambda logits: metrics(logits)[0], edges.along(share))
         for group in edges.groups(gradients=True):
             gradients = edges.gradients(share, group, upstream[group.prompts]).transpose(0, 1).flatten(2)
-            with torch.no_grad():
-                gained = edges.gained(group).transpose(0, 1).flatten(2)  # rows writer n*d_model
-                scores[group.prompts] += weight * gradients @ gained.transpose(1, 2)
+            gained = edges.gained(group).transpose(0, 1).flatten(2)  # rows writer n*d_model
+            scores[group.prompts] += weight * gradients @ gained.transpose(1, 2)
     scores = scores * edges.graph.exists.to(scores.device)
     return scores.movedim(0, -1) if reduce == "none" else scores.sum(0)
 

@@ -139,11 +139,10 @@ def require_node(model, node: Any) -> Node:
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
     if isinstance(node, (tuple, list)) and tuple(node) == EMBED:
         return EMBED
-    if not isinstance(node, (tuple, list)) or not _is_pair(node) or not isinstance(node[0], int):
+    is_node = isinstance(node, (tuple, list)) and _is_pair(node) and isinstance(node[0], int)
+    if not is_node or (isinstance(node[1], str) and node[1] != "mlp"):
         raise ValueError(f'{node!r} is neither a head (layer, head) nor an MLP (layer, "mlp")')
     layer, part = node
-    if isinstance(part, str) and part != "mlp":
-        raise ValueError(f'{node!r} is neither a head (layer, head) nor an MLP (layer, "mlp")')
     if not 0 <= layer < n_layers or (isinstance(part, int) and not 0 <= part < n_heads):
         raise IndexError(f"{node!r}: {model.cfg.model_name} has layers 0 to {n_layers - 1}, heads 0 to {n_heads - 1}")
     return layer, part

@@ -44,17 +44,8 @@ class Group:
 
 # Patched residual streams that join the pass, for the prompts and the positions of a group.
 Join = Callable[[Group], Float[Tensor, "copy batch n d_model"]]
-
-
-@dataclass(frozen=True)
-class Joins:
-    """Where patched copies join the pass: by the layer before whose attention, or before whose MLP, they do.
-
-    before_attention[n_layers] joins after the last block.
-    """
-
-    before_attention: dict[int, Join]
-    before_mlp: dict[int, Join]
+# Where copies join the pass: before "attention" or before "mlp" of a layer; ("attention", n_layers) is after the last block.
+Joins = dict[tuple[str, int], Join]
 
 
 class CorruptedRun(Parts):
@@ -153,17 +144,17 @@ class CorruptedRun(Parts):
         With `last_only`, only at each prompt's last position: then the last layer computes nothing else.
         """
         copies = None  # [copy, batch, n, d_model]: those that have joined so far
-        for layer in range(min([*joins.before_attention, *joins.before_mlp]), self.n_layers):
+        for layer in range(min(layer for _, layer in joins), self.n_layers):
             ending = last_only and layer == self.n_layers - 1
-            copies = _joined(copies, joins.before_attention.get(layer), group)
+            copies = _joined(copies, joins.get(("attention", layer)), group)
             if copies is not None:
                 before = self.ends(copies, group) if ending else copies
                 copies = before + self.resumed_attn_out(layer, copies, group, ending)
-            copies = _joined(copies, joins.before_mlp.get(layer), group, self.ends if ending else None)
+            copies = _joined(copies, joins.get(("mlp", layer)), group, self.ends if ending else None)
             if copies is not None:
                 flat = copies.flatten(0, 1)
                 copies = (flat + self.mlp_out(layer, flat)).unflatten(0, copies.shape[:2])
-        return _joined(copies, joins.before_attention.get(self.n_layers), group, self.ends if last_only else None)
+        return _joined(copies, joins.get(("attention", self.n_layers)), group, self.ends if last_only else None)
 
     def resumed_attn_out(
         self, layer: int, copies: Tensor, group: Group, ending: bool = False, qkv: Sequence[Tensor] | None = None
