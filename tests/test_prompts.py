@@ -57,7 +57,7 @@ def test_true_last_positions_of_unequal_prompts(model):
 
 def test_unequal_lengths_are_allowed_where_not_aligned(model):
     pairs = make_pairs(model, [ONE], ["John gave a drink to"], [ANSWER], aligned=False)
-    assert pairs.clean_last.tolist() == [14] and pairs.corrupted_last.tolist() == [5]
+    assert pairs.clean_last.tolist() == [14] and pairs.corrupted_mask.sum(-1).tolist() == [6]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -32,8 +33,7 @@ def at_end(name: str, change: Callable[[Tensor], Tensor], last: Int[Tensor, " ba
 
     def hook_function(activation: Tensor, hook) -> Tensor:
         activation = activation.clone()
-        rows = torch.arange(len(activation), device=activation.device)
-        where = (rows, -1 if last is None else last)
+        where = (torch.arange(len(activation), device=activation.device), -1 if last is None else last)
         activation[where] = change(activation[where])
         return activation
 
@@ -47,17 +47,13 @@ def set_heads(
 ) -> list[Hook]:
     """Hooks that put `values` (zeros if None) in place of the heads' z at the last position."""
 
-    def put(head: int, value: Tensor | None) -> Callable[[Tensor], Tensor]:
-        def change(z: Float[Tensor, "batch head d_head"]) -> Tensor:
-            z[:, head] = 0 if value is None else value
-            return z
+    def put(z: Float[Tensor, "batch head d_head"], head: int, value: Tensor | float) -> Tensor:
+        z[:, head] = value
+        return z
 
-        return change
-
-    values = [None] * len(heads) if values is None else values
     return [
-        at_end(f"blocks.{layer}.attn.hook_z", put(head, value), last)
-        for (layer, head), value in zip(heads, values, strict=True)
+        at_end(f"blocks.{layer}.attn.hook_z", partial(put, head=head, value=value), last)
+        for (layer, head), value in zip(heads, [0.0] * len(heads) if values is None else values, strict=True)
     ]
 
 
@@ -112,14 +108,6 @@ def direct_effect_change(
     return after - before
 
 
-def layernorm_ratio(
-    clean_cache: ActivationCache, ablated_cache: ActivationCache, last: Int[Tensor, " batch"] | None = None
-) -> Float[Tensor, ""]:
-    """Mean over prompts of the final norm's scale, clean over ablated: what an unchanged head's effect is multiplied by."""
-    clean, ablated = (at_last(cache["ln_final.hook_scale"], last) for cache in (clean_cache, ablated_cache))
-    return (clean / ablated).mean()
-
-
 # --- why a head's direct effect changed --------------------------------------------------------------------------------
 
 Factors = tuple[Float[Tensor, "layer batch head key"], Float[Tensor, "layer batch head key"], Float[Tensor, " batch"]]
@@ -140,15 +128,12 @@ def direct_effect_factors(
     layers = range(model.cfg.n_layers)
     directions = centred(directions, model)
     pattern = torch.stack([at_last(cache["pattern", layer].transpose(1, 2), last) for layer in layers])
-    values = torch.stack([values_by_head(cache, layer) for layer in layers])  # layer batch key head d_head
+    values = torch.stack(
+        [repeat_kv(cache["v", layer], model.cfg.n_heads) for layer in layers]
+    )  # layer batch key head d_head
     readers = torch.einsum("lhdm,bm->lbhd", model.W_O, directions)
     written = torch.einsum("lbkhd,lbhd->lbhk", values, readers)
     return pattern, written, at_last(cache["ln_final.hook_scale"], last)[:, 0]
-
-
-def values_by_head(cache: ActivationCache, layer: int) -> Float[Tensor, "batch key head d_head"]:
-    """Values with one entry per query head: where heads share keys and values, each value is repeated."""
-    return repeat_kv(cache["v", layer], cache.model.cfg.n_heads)
 
 
 def direct_effect(

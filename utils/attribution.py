@@ -113,9 +113,8 @@ def head_results(
     Raises UnsupportedModel where a norm or a factor follows W_O, so that this is not what reaches the residual stream.
     """
     require_heads(model)
-    z = torch.stack(
-        [at_last(cache["z", layer], last) for layer in range(model.cfg.n_layers)]
-    )  # layer batch head d_head
+    layers = range(model.cfg.n_layers)
+    z = torch.stack([at_last(cache["z", layer], last) for layer in layers])  # layer batch head d_head
     return torch.einsum("lbhd,lhdm->lhbm", z, model.W_O)
 
 

@@ -14,7 +14,7 @@ from transformer_lens import ActivationCache
 from transformer_lens.model_bridge import TransformerBridge
 
 from utils.attribution import logit_diff
-from utils.inference import ends_only, small_cache
+from utils.inference import run_to_ends
 from utils.patching.last_logits import LastLogits
 from utils.patching.options import TokenMetric
 from utils.prompts import PromptError, PromptPairs
@@ -41,7 +41,7 @@ class Experiment:
     @cached_property
     def corrupted_cache(self) -> ActivationCache:
         """The corrupted run's activations, cached when they are first asked for."""
-        return _run(self.model, self.pairs.corrupted_tokens, self.pairs.corrupted_mask)[1]
+        return run_to_ends(self.model, self.pairs.corrupted_tokens, self.pairs.corrupted_mask)[1]
 
     @property
     def clean(self) -> Float[Tensor, ""]:
@@ -55,11 +55,15 @@ class Experiment:
 
     def denoising_metric(self, logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, ""]:
         """The mean score, rescaled: 0 is the corrupted run, 1 the clean run."""
-        return (self.score(logits).mean() - self.corrupted) / (self.clean - self.corrupted)
+        return self._rescaled(self.corrupted, logits)
 
     def noising_metric(self, logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, ""]:
         """The mean score, rescaled: 0 is the clean run, -1 the corrupted run."""
-        return (self.score(logits).mean() - self.clean) / (self.clean - self.corrupted)
+        return self._rescaled(self.clean, logits)
+
+    def _rescaled(self, zero: Tensor, logits: Tensor, per_prompt: bool = False) -> Float[Tensor, "*batch"]:
+        scores = self.score(logits)
+        return ((scores if per_prompt else scores.mean()) - zero) / (self.clean - self.corrupted)
 
     def denoise(self, sweep: Callable, **options: Any) -> Any:
         """A sweep of clean activations patched into the corrupted run: 1 where a patch brings the clean score back.
@@ -69,24 +73,20 @@ class Experiment:
         value per prompt, all on the same scale: a prompt's own score against the two means.
         """
         tokens, mask = self.pairs.corrupted_tokens, self.pairs.corrupted_mask
-        return self._sweep(sweep, tokens, mask, self.clean_cache, self.denoising_metric, self.corrupted, options)
+        return self._sweep(sweep, tokens, mask, self.clean_cache, self.corrupted, options)
 
     def noise(self, sweep: Callable, **options: Any) -> Any:
         """A sweep of corrupted activations patched into the clean run: -1 where a patch takes the whole difference away."""
         tokens, mask = self.pairs.clean_tokens, self.pairs.clean_mask
-        return self._sweep(sweep, tokens, mask, self.corrupted_cache, self.noising_metric, self.clean, options)
+        return self._sweep(sweep, tokens, mask, self.corrupted_cache, self.clean, options)
 
-    def _sweep(self, sweep: Callable, tokens, mask, cache, metric, zero: Tensor, options: dict[str, Any]) -> Any:
-        if options.get("reduce", "scalar") != "scalar":
-            metric = partial(self._per_prompt, zero=zero)
+    def _sweep(self, sweep: Callable, tokens, mask, cache, zero: Tensor, options: dict[str, Any]) -> Any:
+        metric = partial(self._rescaled, zero, per_prompt=options.get("reduce", "scalar") != "scalar")
         if not mask.all():
             options = {"attention_mask": mask, **options}
         if isinstance(self.score, TokenMetric):
             metric = TokenMetric(metric, self.score.tokens)
         return sweep(self.model, tokens, cache, metric, **options)
-
-    def _per_prompt(self, logits: Tensor, zero: Tensor) -> Float[Tensor, " batch"]:
-        return (self.score(logits) - zero) / (self.clean - self.corrupted)
 
 
 def run_experiment(model: TransformerBridge, pairs: PromptPairs, score: Score | None = None) -> Experiment:
@@ -109,25 +109,15 @@ def run_experiment(model: TransformerBridge, pairs: PromptPairs, score: Score | 
             f"pair {row} has {int(pairs.clean_mask[row].sum())} clean and {int(pairs.corrupted_mask[row].sum())} corrupted "
             "tokens; a patch needs the same position on both sides: use words of one token each"
         )
-    logits, clean_cache = _run(model, pairs.clean_tokens, pairs.clean_mask)
+    logits, clean_cache = run_to_ends(model, pairs.clean_tokens, pairs.clean_mask)
     clean = _scores(score, logits)
-    corrupted = _scores(score, _run(model, pairs.corrupted_tokens, pairs.corrupted_mask, cached=False)[0])
+    corrupted = _scores(score, run_to_ends(model, pairs.corrupted_tokens, pairs.corrupted_mask, [])[0])
     if not (clean.mean() - corrupted.mean()).abs() > 1e-6 * max(1.0, float(clean.abs().max())):
         raise ValueError(
             f"the mean score is {clean.mean():.6g} in the clean and {corrupted.mean():.6g} in the corrupted run: there is no "
             "difference to bring back. Choose a corruption that changes the score"
         )
     return Experiment(model, pairs, score, clean, corrupted, clean_cache)
-
-
-@torch.no_grad()
-def _run(
-    model: TransformerBridge, tokens: Tensor, mask: Tensor, cached: bool = True
-) -> tuple[Float[Tensor, "batch 1 d_vocab"], ActivationCache]:
-    """Logits at each prompt's true last position, and what `small_cache` keeps (nothing, if not cached)."""
-    attention_mask = None if mask.all() else mask
-    with model.hooks(fwd_hooks=[ends_only(mask.sum(-1) - 1)]):
-        return model.run_with_cache(tokens, names_filter=small_cache if cached else [], attention_mask=attention_mask)
 
 
 def _scores(score: Score, logits: Float[Tensor, "batch 1 d_vocab"]) -> Float[Tensor, " batch"]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
@@ -100,11 +99,11 @@ def attention_between(
     return torch.stack([pattern[rows, :, query, key].mean(0) for pattern in layers])
 
 
-def in_top_share(values: Float[Tensor, "layer head"], share: float = 0.1, least: float = 0.1) -> Tensor:
-    """Which heads are among the highest `share` of all heads, above zero, and at least `least` of the highest value, so that
+def in_top_share(values: Float[Tensor, "layer head"], share: float = 0.1) -> Tensor:
+    """Which heads are among the highest `share` of all heads, above zero, and at least a tenth of the highest value, so that
     a score that few heads have is not given to a tenth of them. [layer, head] of bool."""
     k = max(1, int(share * values.numel()))
-    return (values >= values.flatten().topk(k).values[-1]) & (values > 0) & (values >= least * values.max())
+    return (values >= values.flatten().topk(k).values[-1]) & (values > 0) & (values >= 0.1 * values.max())
 
 
 def names(heads: Sequence[tuple[int, int]]) -> list[str]:
@@ -181,7 +180,8 @@ def evidence_table(
 
 
 def _row(head, published: str, evidence, kinds: list[str], verdict: str, asked: list[str]) -> dict[str, str]:
-    values = ", ".join(f"{name} {table[head].item():.2f}" for name, table in evidence.items() if _notable(table, head))
+    notable = {name: table for name, table in evidence.items() if in_top_share(table.abs())[head]}
+    values = ", ".join(f"{name} {table[head].item():.2f}" for name, table in notable.items())
     return {
         "head": head_name(*head),
         "class in the paper": published,
@@ -192,18 +192,10 @@ def _row(head, published: str, evidence, kinds: list[str], verdict: str, asked: 
     }
 
 
-def _notable(table: Float[Tensor, "layer head"], head: tuple[int, int], share: float = 0.1) -> bool:
-    return bool(in_top_share(table.abs(), share)[head])
-
-
 def strongest(evidence: Mapping[str, Float[Tensor, "layer head"]], k: int = 3) -> list[tuple[int, int]]:
     """The k heads that lead each table (and the k most negative by "direct"), without repeats, in order of layer."""
     tables = [*evidence.values()] + ([-evidence["direct"]] if "direct" in evidence else [])
     return sorted({head for table in tables for head in top_heads(table, k)})
-
-
-def to_numpy(tables: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    return {name: table.detach().cpu().numpy() for name, table in tables.items()}
 
 
 # --- three more, for the atlas ---------------------------------------------------------------------------------------
@@ -244,9 +236,8 @@ def copying_scores(
         through = model.W_O[layer] @ model.W_U[:, ids]  # head d_head n
         logits = torch.einsum("ihd,hdj->hij", values, through)  # head, token read, token written
         own = logits.diagonal(dim1=1, dim2=2)[:, None]  # head 1 n
-        higher = (own > logits).float().sum(1) + 0.5 * (
-            (own == logits).float().sum(1) - 1
-        )  # ties count half; not itself
+        ties = (own == logits).float().sum(1) - 1  # not with itself
+        higher = (own > logits).float().sum(1) + 0.5 * ties
         rows.append((2 * higher / (n - 1) - 1).mean(-1).cpu())
 
     hooks = [(f"blocks.{layer}.attn.hook_v", read) for layer in range(model.cfg.n_layers)]

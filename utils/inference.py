@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
+from transformer_lens import ActivationCache
 from transformer_lens.model_bridge import TransformerBridge
 
 from utils.prompts import at_last, prompt_list, token_row, tokenize
@@ -37,6 +38,21 @@ def ends_only(last: Int[Tensor, " batch"]) -> tuple[str, Callable]:
         return at_last(resid, last).unsqueeze(1)
 
     return "unembed.hook_in", keep_ends
+
+
+@torch.no_grad()
+def run_to_ends(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "batch pos"],
+    mask: Int[Tensor, "batch pos"],
+    names_filter: Callable[[str], bool] | list[str] = small_cache,
+) -> tuple[Float[Tensor, "batch 1 d_vocab"], ActivationCache]:
+    """Logits at each prompt's true last position, and a cache: those of every position would take more memory than all z.
+
+    mask: 1 on real tokens, which stand before the padding.
+    """
+    with model.hooks(fwd_hooks=[ends_only(mask.sum(-1) - 1)]):
+        return model.run_with_cache(tokens, names_filter=names_filter, attention_mask=None if mask.all() else mask)
 
 
 @torch.no_grad()

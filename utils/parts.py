@@ -20,6 +20,17 @@ def position_ids(attention_mask: Bool[Tensor, "batch pos"]) -> Int[Tensor, "batc
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
+def real_tokens(tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"] | None) -> Bool[Tensor, "batch pos"]:
+    """Where there is no padding. mask: 1 at real tokens; None where all are."""
+    return torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.bool()
+
+
+def may_read(real: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos pos"]:
+    """Which keys each query may read. A padded query reads itself, so that its softmax is not empty."""
+    causal = torch.ones(2 * [real.shape[1]], dtype=torch.bool, device=real.device).tril()
+    return causal & real[:, None, :] | torch.eye(len(causal), dtype=torch.bool, device=real.device)
+
+
 def rotate(x: Float[Tensor, "... n head d_head"], cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding in the half-split layout of Llama: `cos` and `sin` are [batch, n, d_head]."""
     cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
@@ -75,6 +86,13 @@ class Parts:
     def mlp_out(self, layer: int, mid: Float[Tensor, "... n d_model"]) -> Float[Tensor, "... n d_model"]:
         block = self.blocks[layer]
         return block.mlp(block.ln2.original_component(mid))
+
+    def after(
+        self, layer: int, x: Float[Tensor, "... n d_model"], z: Float[Tensor, "... n head d_head"]
+    ) -> Float[Tensor, "... n d_model"]:
+        """The stream x behind a block whose heads read z."""
+        mid = x + self.attn_out(layer, z)
+        return mid + self.mlp_out(layer, mid)
 
     def unembed(
         self, x: Float[Tensor, "... d_model"], tokens: Int[Tensor, " d_vocab"] | None = None

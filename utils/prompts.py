@@ -19,9 +19,9 @@ class PromptError(ValueError):
 class PromptPairs:
     """A batch of clean prompts and their corrupted twins, with (correct, incorrect) answers or none. `make_pairs` builds it.
 
-    Tokens are right-padded where lengths differ; `mask` is 1 on real tokens. `clean_last` and `corrupted_last` are the
-    true last positions, which for aligned pairs are all `seq - 1`. names: what to call each pair in a figure. A slice is
-    some of the pairs.
+    Tokens are right-padded where lengths differ; a mask is 1 on real tokens. `clean_last`: the true last positions of the
+    clean prompts, which for aligned pairs are all `seq - 1`. names: what to call each pair in a figure. A slice is some of
+    the pairs.
     """
 
     clean_text: list[str]
@@ -37,10 +37,6 @@ class PromptPairs:
     @property
     def clean_last(self) -> Int[Tensor, " batch"]:
         return self.clean_mask.sum(-1) - 1
-
-    @property
-    def corrupted_last(self) -> Int[Tensor, " batch"]:
-        return self.corrupted_mask.sum(-1) - 1
 
     @property
     def position(self) -> int:
@@ -160,10 +156,8 @@ def prompt_list(prompts: Sequence[str]) -> Sequence[str]:
 
 def _require_equal_lengths(model: TransformerBridge, prompts: Sequence[str], mask: Int[Tensor, "batch pos"]) -> None:
     lengths = mask.sum(-1).tolist()
-    longest, shortest = (
-        max(range(len(prompts)), key=lengths.__getitem__),
-        min(range(len(prompts)), key=lengths.__getitem__),
-    )
+    places = range(len(prompts))
+    longest, shortest = max(places, key=lengths.__getitem__), min(places, key=lengths.__getitem__)
     if lengths[longest] != lengths[shortest]:
         raise PromptError(
             f"prompts of unequal length in {model.cfg.model_name}: {prompts[longest]!r} is {lengths[longest]} tokens and "

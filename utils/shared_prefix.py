@@ -101,13 +101,10 @@ class LongRow:
         which the stream is wanted (None: everywhere)."""
         z = self.z(layer, x) if z is None else z
         x, z = (x, z) if at is None else (x[:, at], z[:, at])
-        mid = x + self.parts.attn_out(layer, z)
-        return mid + self.parts.mlp_out(layer, mid)
+        return self.parts.after(layer, x, z)
 
 
-def beginnings(
-    rows: Rows,
-) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, " beginning"], Int[Tensor, " beginning"]]:
+def beginnings(rows: Rows) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, " beginning"], Int[Tensor, " beginning"]]:
     """The different beginnings of the rows, each a token behind another beginning, numbered as they are met.
 
     Returned are the number of the beginning that ends at each position of each row (0 behind its end), and where each

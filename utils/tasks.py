@@ -24,14 +24,14 @@ capitals
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import random
 import sys
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
+
+import pandas as pd
 
 TASK_FOLDER = files("utils.data") / "tasks"
 TASK_COLUMNS = ("clean", "corrupted", "answer", "wrong_answer", "template")
@@ -118,11 +118,7 @@ def task_csv(name: str, n: int = N_ROWS, seed: int = 0) -> str:
     """The text of a task's file. Raises KeyError, with the names that there are, for an unknown task."""
     if name not in TASKS:
         raise KeyError(f"no task {name!r}; the tasks are {', '.join(TASKS)}")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(TASK_COLUMNS)
-    writer.writerows(TASKS[name](n, seed))
-    return text.getvalue()
+    return pd.DataFrame(TASKS[name](n, seed), columns=TASK_COLUMNS).to_csv(index=False, lineterminator="\n")
 
 
 def task_file(name: str) -> Path:

@@ -11,7 +11,7 @@ from tests.report.cases import SMALL, loads_nothing
 from tests.report.task_models import GOOD, save_task_model, task_model, write_csv
 from utils.circuits.report import ReportSettings, command, make_circuit_report
 from utils.circuits.report.circuit_words import matched_random_p, read_circuit
-from utils.circuits.report.stored import StepStore, as_plain
+from utils.circuits.report.stored import as_plain, stored_step
 from utils.circuits.report.svg import bars_svg, heatmap_svg, lines_svg, points_svg
 from utils.circuits.report.words import head_list
 
@@ -115,9 +115,11 @@ def test_plain_values_are_what_json_can_hold(tmp_path):
     value = {"t": torch.tensor([[0.123456789, 1.0]]), 3: (np.float32(0.5), float("nan")), "n": 4, "s": "x", "b": True}
     plain = as_plain(value)
     assert plain == {"t": [[0.123457, 1.0]], "3": [0.5, None], "n": 4, "s": "x", "b": True}
-    store = StepStore(tmp_path / "a")
-    assert store.get("one", lambda: value) == plain == store.get("one", lambda: pytest.fail("again"))
-    assert json.loads(store.file_of("one").read_text()) == plain
+    folder = tmp_path / "a"
+    assert (
+        stored_step(folder, "one", lambda: value) == plain == stored_step(folder, "one", lambda: pytest.fail("again"))
+    )
+    assert json.loads((folder / "one.json").read_text()) == plain
 
 
 @pytest.mark.parametrize(

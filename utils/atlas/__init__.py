@@ -22,26 +22,22 @@ import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 
 from utils import heads
-from utils.atlas.lookup import ORDER, SCORES, AtlasError, by_head, choose, grids, search, setting_columns
-from utils.atlas.runs import WAIT_S, Hands, Report, Store, add_hands, loaded, score_missing
+from utils.atlas.lookup import ORDER, SCORES, AtlasError, by_head, grids, search
+from utils.atlas.runs import HANDS, Hands, Report, Store, add_hands, loaded, score_missing
 
 __all__ = [
     "ORDER",
     "SCORES",
     "AtlasError",
-    "Report",
     "Settings",
     "by_head",
-    "choose",
     "file_of",
     "grids",
     "head_table",
-    "is_done",
     "make_atlas",
     "read_atlas",
     "score_model",
     "search",
-    "setting_columns",
 ]
 
 
@@ -88,10 +84,9 @@ def head_table(model: TransformerBridge, settings: Settings = Settings(), name: 
     return table
 
 
-def score_model(name: str, settings: Settings, threads: int = 1) -> pd.DataFrame:
-    """Load a model and score its heads: what a worker does. The number of threads is fixed, so that the numbers are the same
-    to the last bit however many workers there are."""
-    with loaded(name, threads) as model:
+def score_model(name: str, settings: Settings) -> pd.DataFrame:
+    """Load a model and score its heads: what a worker does."""
+    with loaded(name) as model:
         return head_table(model, settings, name)
 
 
@@ -107,13 +102,8 @@ def _made_with(settings: Settings) -> str:
 
 
 def file_of(folder: str | Path, name: str, settings: Settings) -> Path:
-    """Where one model's rows are kept. The name says which model and settings; a digest keeps look-alikes apart."""
+    """Where one model's rows are kept."""
     return _store(folder).file_of(name, _made_with(settings))
-
-
-def is_done(folder: str | Path, name: str, settings: Settings) -> bool:
-    """Whether the model has a whole file of these settings. A damaged file counts as none."""
-    return _store(folder).is_done(name, _made_with(settings))
 
 
 def read_atlas(folder: str | Path) -> pd.DataFrame:
@@ -129,19 +119,14 @@ def make_atlas(
     models: Sequence[str],
     folder: str | Path = "atlas",
     settings: Settings = Settings(),
-    workers: int = 2,
-    scheduler: str | None = None,
-    attempts: int = 2,
+    hands: Hands = HANDS,
     score: Callable[[str, Settings], pd.DataFrame] = score_model,
-    wait_s: float = WAIT_S,
 ) -> Report:
-    """Score every model that has no file in `folder` yet, and write the whole table.
+    """Score every model that has no file of these settings in `folder` yet, and write the whole table.
 
-    workers, scheduler, attempts, wait_s: who does the work (`runs.Hands`).
     A model that fails is reported and does not stop the others; so is a damaged file of another model. Raises AtlasError for
     no models, and if the scheduler does not answer or no worker ever comes.
     """
-    hands = Hands(workers, scheduler, attempts, wait_s)
     return score_missing(models, _store(folder), _made_with(settings), partial(score, settings=settings), hands)
 
 
@@ -155,8 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     settings = Settings(given.seed, given.seq_len, given.batch)
     try:
-        score = partial(score_model, settings=settings)
-        report = score_missing(given.models, _store(given.folder), _made_with(settings), score, hands_of(given))
+        report = make_atlas(given.models, given.folder, settings, hands_of(given))
     except (AtlasError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

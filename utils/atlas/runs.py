@@ -22,10 +22,8 @@ from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from utils.atlas.lookup import AtlasError
-from utils.atlas.workers import Result, in_parallel
+from utils.atlas.workers import HANDS, Hands, Result, in_parallel
 from utils.models import load_model
-
-WAIT_S = 50.0
 
 
 @contextlib.contextmanager
@@ -72,9 +70,7 @@ class Store:
             table = pd.read_parquet(file, page_checksum_verification=True)
         except ImportError:
             raise
-        except (
-            Exception
-        ) as error:  # what pyarrow raises on a damaged file is anything from OSError to NotImplementedError
+        except Exception as error:  # of a damaged file, pyarrow raises anything from OSError to NotImplementedError
             raise AtlasError(f"{file}: {' '.join(str(error).split())[:200]}") from None
         if missing := [column for column in (*self.columns, self.values[0]) if column not in table]:
             raise AtlasError(f"{file}: no column {missing[0]!r}")
@@ -106,12 +102,12 @@ class Store:
         keys = [*self.columns, *settings]
         return table.sort_values(keys, kind="stable", ignore_index=True, key=_sortable), damaged
 
-    def table(self, stacklevel: int = 2) -> pd.DataFrame:
+    def table(self) -> pd.DataFrame:
         """All rows. A damaged file is left out, with a warning that names it."""
         table, damaged = self.read_all()
         for problem in damaged:
             message = f"left out of the {self.name}: {problem}; score its model again to replace it"
-            warnings.warn(message, stacklevel=stacklevel + 1)
+            warnings.warn(message, stacklevel=3)
         return table
 
     def write_all(self) -> list[str]:
@@ -157,21 +153,6 @@ class Report:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class Hands:
-    """Who does the work. workers: processes on this machine; 0 means in this process. scheduler: the address of a Dask
-    scheduler to use instead. attempts: how often a model is tried whose worker dies. wait_s: how long to wait while there is
-    no worker."""
-
-    workers: int = 2
-    scheduler: str | None = None
-    attempts: int = 2
-    wait_s: float = WAIT_S
-
-
-HANDS = Hands()
-
-
 def score_missing(
     models: Sequence[str], store: Store, made_with: str, score: Callable[[str], pd.DataFrame], hands: Hands = HANDS
 ) -> Report:
@@ -186,8 +167,8 @@ def score_missing(
         raise AtlasError(f"{given}; give at least one model, 0 workers and 1 attempt")
     report.skipped = [name for name in names if store.is_done(name, made_with)]
     missing = [name for name in names if name not in report.skipped]
-    results = tqdm(_results(missing, score, hands), total=len(missing), desc="models") if missing else ()
-    for name, table, reason in results:
+    results = (in_parallel if hands.workers or hands.scheduler else _one_by_one)(missing, score, hands)
+    for name, table, reason in tqdm(results, total=len(missing), desc="models") if missing else ():
         if table is None:
             report.failed[name] = reason
         else:
@@ -198,14 +179,7 @@ def score_missing(
     return report
 
 
-def _results(models: Sequence[str], score: Callable[[str], pd.DataFrame], hands: Hands) -> Iterator[Result]:
-    if hands.workers or hands.scheduler:
-        n_workers = min(hands.workers, len(models))
-        return in_parallel(models, score, n_workers, hands.scheduler, hands.attempts, hands.wait_s)
-    return _one_by_one(models, score)
-
-
-def _one_by_one(models: Sequence[str], score: Callable[[str], pd.DataFrame]) -> Iterator[Result]:
+def _one_by_one(models: Sequence[str], score: Callable[[str], pd.DataFrame], _: Hands) -> Iterator[Result]:
     for name in models:
         try:
             yield name, score(name), ""

@@ -22,6 +22,21 @@ SAY_AFTER_S = 2.0
 DIED = "its worker died while it was scored (killed, or out of memory); run again to retry"
 
 
+@dataclass(frozen=True)
+class Hands:
+    """Who does the work. workers: processes on this machine; 0 means in this process. scheduler: the address of a Dask
+    scheduler to use instead. attempts: how often a model is tried whose worker dies. wait_s: how long to wait while there is
+    no worker."""
+
+    workers: int = 2
+    scheduler: str | None = None
+    attempts: int = 2
+    wait_s: float = 50.0
+
+
+HANDS = Hands()
+
+
 @dataclass
 class Waiting:
     """How long a scheduler has been without a worker, and whether that has been said."""
@@ -46,29 +61,17 @@ class Waiting:
         return waited >= self.wait_s
 
 
-def in_parallel(
-    models: Sequence[str],
-    score: Callable[[str], pd.DataFrame],
-    workers: int,
-    scheduler: str | None,
-    attempts: int,
-    wait_s: float,
-) -> Iterator[Result]:
+def in_parallel(models: Sequence[str], score: Callable[[str], pd.DataFrame], hands: Hands) -> Iterator[Result]:
     """(name, table, "") or (name, None, reason) of every model, as they finish. Raises AtlasError if the scheduler does not
-    answer, or if no worker comes within `wait_s` seconds."""
+    answer, or if no worker comes within `hands.wait_s` seconds."""
+    own = {"threads_per_worker": 1, "processes": True, "dashboard_address": None, "silence_logs": logging.CRITICAL}
     with contextlib.ExitStack() as stack:
+        scheduler = hands.scheduler
         if scheduler is None:
-            scheduler = stack.enter_context(
-                LocalCluster(
-                    n_workers=workers,
-                    threads_per_worker=1,
-                    processes=True,
-                    dashboard_address=None,
-                    silence_logs=logging.CRITICAL,
-                )
-            ).scheduler_address
+            cluster = stack.enter_context(LocalCluster(n_workers=min(hands.workers, len(models)), **own))
+            scheduler = cluster.scheduler_address
         client = stack.enter_context(_connect(scheduler))
-        yield from _as_they_finish(client, models, score, attempts, Waiting(scheduler, wait_s))
+        yield from _as_they_finish(client, models, score, hands.attempts, Waiting(scheduler, hands.wait_s))
 
 
 def _connect(scheduler: str) -> Client:

@@ -106,12 +106,10 @@ def random_circuits(
         drawn: dict[str, list[Head]] = {}
         for role, heads in circuit.items():
             chosen = [head for head in heads if head in keep]
-            for layer, head in heads:
-                if (layer, head) in keep:
-                    continue
+            for layer, head in (head for head in heads if head not in keep):
                 near = range(max(0, layer - within), min(n_layers, layer + within + 1))
-                pool = [(i, h) for i in near for h in range(n_heads)]
-                pool = [other for other in pool if other not in {*heads, *chosen, *never}]
+                taken = {*heads, *chosen, *never}
+                pool = [(i, h) for i in near for h in range(n_heads) if (i, h) not in taken]
                 if not pool:
                     raise ValueError(
                         f"no head is left within {within} layers of L{layer}H{head} at {role}; widen `within`"

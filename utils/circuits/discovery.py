@@ -127,10 +127,7 @@ def sizes(graph: EdgeGraph, shares: Sequence[float] = SHARES) -> list[int]:
 
 
 def faithfulness_curve(
-    run: RunEdges,
-    scores: Float[Tensor, "reader writer"],
-    signed: bool = False,
-    shares: Sequence[float] = SHARES,
+    run: RunEdges, scores: Float[Tensor, "reader writer"], signed: bool = False, shares: Sequence[float] = SHARES
 ) -> Float[Tensor, " share"]:
     """The faithfulness of the best edges by their scores, at each share of all edges."""
     masks = [top_edges(scores, run.graph.exists, n, signed) for n in sizes(run.graph, shares)]

@@ -73,6 +73,7 @@ class EdgeRun:
     def here(self, activation: Tensor, group: Group) -> Tensor:
         return activation[group.prompts, group.start :]
 
+    @torch.no_grad()
     def gained(self, group: Group) -> Float[Tensor, "writer rows n d_model"]:
         """What every writer writes in the lending run, minus what it writes in the receiving run."""
         parts = [self.here(self.gained_embedding, group).unsqueeze(0)]
@@ -91,11 +92,10 @@ class EdgeRun:
             parts = [part.original_component for part in (block.attn.q, block.attn.k, block.attn.v)]
             nothing = torch.zeros(1, cfg.d_model, device=self.run.last.device)
             unit = torch.eye(cfg.d_model, device=self.run.last.device)
-            with torch.no_grad():
-                bias = torch.cat([part(nothing) for part in parts], -1).unflatten(
-                    -1, (-1, cfg.d_head)
-                )  # 1 reader d_head
-                whole = torch.cat([part(unit) for part in parts], -1).unflatten(-1, (-1, cfg.d_head))
+            with torch.no_grad():  # 1 reader d_head, then d_model reader d_head
+                bias, whole = (
+                    torch.cat([part(x) for part in parts], -1).unflatten(-1, (-1, cfg.d_head)) for x in (nothing, unit)
+                )
             found.append(((whole - bias).transpose(0, 1).contiguous(), bias.transpose(0, 1)))
         return found
 
@@ -199,8 +199,7 @@ class EdgeRun:
 
     def gained_by_all(self) -> Float[Tensor, "writer batch pos d_model"]:
         """What every writer writes in the lending run, minus what it writes in the receiving run."""
-        with torch.no_grad():
-            return self.gained(self.everything)
+        return self.gained(self.everything)
 
     def gradients_at(self, share: float, metric: Metric) -> Float[Tensor, "reader batch pos d_model"]:
         """The gradient of the metric by what each reader reads, in a run whose embedding lies this share of the way from

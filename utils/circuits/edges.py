@@ -17,14 +17,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import ActivationCache
 
-from utils.assumptions import require_heads
 from utils.circuits.edge_run import EdgeRun, metric_gradient
 from utils.circuits.graph import Reader, edge_graph
 from utils.circuits.path_options import Node, Path, path_options
 from utils.circuits.paths import path_values
-from utils.patching.gradient import require_ready
 from utils.patching.options import DEFAULT_MEMORY, Metric, Metrics, SweepOptions
-from utils.patching.resumable import CorruptedRun
 
 RULES = ("left", "midpoint", "trapezoid")
 
@@ -48,18 +45,13 @@ def exact_edges(
     Raises ValueError for a reader or a writer that the model does not have.
     """
     chosen = path_options(options)
-    require_ready(model, tokens)
-    require_heads(model)
     graph = edge_graph(model.cfg)
     rows = [graph.reader(*reader) for reader in (graph.readers if readers is None else readers)]
     columns = [graph.writer(writer) for writer in (graph.writers if writers is None else writers)]
     edges = [(row, column) for row in rows for column in columns if graph.exists[row, column]]
-    paths = []
-    for row, column in edges:
-        site, layer, head = graph.readers[row]
-        paths.append(Path((graph.writers[column],), {(site, layer): (head,)}))
-    run = CorruptedRun(model, tokens, chosen.attention_mask)
-    values, unpatched = path_values(run, lending_cache, patching_metric, paths, chosen)
+    reads = [{(site, layer): (head,)} for site, layer, head in graph.readers]
+    paths = [Path((graph.writers[column],), reads[row]) for row, column in edges]
+    values, unpatched = path_values(model, tokens, lending_cache, patching_metric, paths, chosen)
     effects = values.new_zeros(len(graph.readers), len(graph.writers), *unpatched.shape)
     for (row, column), value in zip(edges, values - unpatched, strict=True):
         effects[row, column] = value
@@ -67,11 +59,7 @@ def exact_edges(
 
 
 def eap(
-    model,
-    tokens: Int[Tensor, "batch pos"],
-    lending_cache: ActivationCache,
-    patching_metric: Metric,
-    **options: Any,
+    model, tokens: Int[Tensor, "batch pos"], lending_cache: ActivationCache, patching_metric: Metric, **options: Any
 ) -> Float[Tensor, "reader writer ..."]:
     """Edge attribution patching: the effect of every edge to first order, from one gradient in the receiving run.
 
@@ -82,6 +70,7 @@ def eap(
     return eap_ig(model, tokens, lending_cache, patching_metric, steps=1, rule="left", **options)
 
 
+@torch.no_grad()
 def eap_ig(
     model,
     tokens: Int[Tensor, "batch pos"],
@@ -106,9 +95,8 @@ def eap_ig(
         upstream = metric_gradient(lambda logits: metrics(logits)[0], edges.along(share))
         for group in edges.groups(gradients=True):
             gradients = edges.gradients(share, group, upstream[group.prompts]).transpose(0, 1).flatten(2)
-            with torch.no_grad():
-                gained = edges.gained(group).transpose(0, 1).flatten(2)  # rows writer n*d_model
-                scores[group.prompts] += weight * gradients @ gained.transpose(1, 2)
+            gained = edges.gained(group).transpose(0, 1).flatten(2)  # rows writer n*d_model
+            scores[group.prompts] += weight * gradients @ gained.transpose(1, 2)
     scores = scores * edges.graph.exists.to(scores.device)
     return scores.movedim(0, -1) if reduce == "none" else scores.sum(0)
 

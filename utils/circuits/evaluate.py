@@ -21,7 +21,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from utils.assumptions import disagree, hooks_on, require_heads, weights
 from utils.attribution import logit_diff
 from utils.circuits.kept_positions import KeptPositions
-from utils.inference import ends_only
+from utils.inference import ends_only, run_to_ends
 from utils.ioi import IOIDataset
 from utils.prompts import PromptPairs
 
@@ -203,16 +203,11 @@ def circuit_test(dataset: IOIDataset, n: int | None = None) -> CircuitTest:
     return whole.first(n)
 
 
-@torch.no_grad()
 def z_of_heads(
     model: TransformerBridge, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "layer batch pos head d_head"]:
     """Every head's z in a run of these prompts, padded on the right where the mask is 0."""
-    ends = ends_only(mask.sum(-1) - 1)  # logits of every position would take more memory than all z
-    with model.hooks(fwd_hooks=[ends]):
-        _, cache = model.run_with_cache(
-            tokens, names_filter=lambda name: name.endswith("attn.hook_z"), attention_mask=None if mask.all() else mask
-        )
+    _, cache = run_to_ends(model, tokens, mask, lambda name: name.endswith("attn.hook_z"))
     return torch.stack([cache["z", layer] for layer in range(model.cfg.n_layers)])
 
 

@@ -20,9 +20,8 @@ from utils.circuits.path_options import EMBED, Node
 
 LOGITS = "logits"
 COMPONENT_NAMES = {"q": "query", "k": "key", "v": "value", "": ""}
-Reader = tuple[
-    str, int, int
-]  # what reads ("q", "k", "v", "mlp" or "logits"), its layer, and its head (0 for the last two)
+# What reads ("q", "k", "v", "mlp" or "logits"), its layer, and its head (0 for the last two).
+Reader = tuple[str, int, int]
 
 
 @dataclass(frozen=True)

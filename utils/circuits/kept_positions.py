@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from utils.parts import Parts, position_ids, rotate
+from utils.parts import Parts, may_read, position_ids, rotate
 
 WORTH_IT = 0.5  # of the positions: where a circuit keeps heads at more of them, an ordinary run is about as fast
 
@@ -37,9 +37,7 @@ class KeptPositions(Parts):
         super().__init__(model)
         self.means, self.whole, self.rows = means, whole, torch.arange(len(tokens), device=tokens.device)
         self.last = real.sum(1) - 1  # padding is on the right
-        causal = torch.ones(2 * [tokens.shape[1]], dtype=torch.bool, device=tokens.device).tril()
-        itself = torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)  # padding reads itself
-        self.allowed = causal & real[:, None, :] | itself  # batch query key
+        self.allowed = may_read(real)
         self.embedded = model(tokens, stop_at_layer=0, attention_mask=None if real.all() else real.long())
         self.rotary = self.rotations(self.embedded, position_ids(real))
         self.k, self.v, x = [], [], self.embedded
@@ -48,7 +46,7 @@ class KeptPositions(Parts):
             q, k, v = self._turned(layer, x, everywhere)
             self.k.append(k)
             self.v.append(v)
-            x = self._after(layer, x, self.attend(q, k, v, self.allowed) if whole else means[layer])
+            x = self.after(layer, x, self.attend(q, k, v, self.allowed) if whole else means[layer])
 
     def where(self, mask: Bool[Tensor, "layer batch pos head"]) -> Int[Tensor, "batch n"]:
         """The positions of each prompt that have to be computed: those that are not as in the known run, and the last one.
@@ -88,7 +86,7 @@ class KeptPositions(Parts):
                 k, v = self.k[layer].clone(), self.v[layer].clone()
                 k[here], v[here] = own_k, own_v
                 z = torch.where(kept[..., None], self.attend(q, k, v, self.allowed[here]), z)
-            x = self._after(layer, x, z)
+            x = self.after(layer, x, z)
         return self.unembed(x[(places == self.last[:, None]).nonzero(as_tuple=True)].unsqueeze(1))
 
     def _turned(self, layer: int, x: Float[Tensor, "batch n d_model"], places: Int[Tensor, "batch n"]):
@@ -98,8 +96,3 @@ class KeptPositions(Parts):
             return q, k, v
         turns = [part.expand(len(x), -1, -1)[self.rows[:, None], places] for part in self.rotary]
         return rotate(q, *turns), rotate(k, *turns), v
-
-    def _after(self, layer: int, x: Float[Tensor, "batch n d_model"], z: Tensor) -> Float[Tensor, "batch n d_model"]:
-        """The stream after a block whose heads read z."""
-        mid = x + self.attn_out(layer, z)
-        return mid + self.mlp_out(layer, mid)

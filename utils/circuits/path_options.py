@@ -14,9 +14,8 @@ from utils.patching.options import DEFAULT_MEMORY, SweepOptions, require_options
 
 Node = tuple[int, int | str]  # a head as (layer, head), an MLP as (layer, "mlp"), or EMBED
 EMBED: Node = (-1, "embed")  # the embedding, with that of positions where there is one: it writes before every layer
-Reads = dict[
-    tuple[str, int], tuple[int, ...]
-]  # (what is read, layer) → heads that read it; (0,) for "mlp" and "logits"
+# (what is read, layer) → heads that read it; (0,) for "mlp" and "logits"
+Reads = dict[tuple[str, int], tuple[int, ...]]
 COMPONENTS = ("q", "k", "v")
 SENDERS, MLPS = ("heads", "mlps"), ("frozen", "free")
 
@@ -140,11 +139,10 @@ def require_node(model, node: Any) -> Node:
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
     if isinstance(node, (tuple, list)) and tuple(node) == EMBED:
         return EMBED
-    if not isinstance(node, (tuple, list)) or not _is_pair(node) or not isinstance(node[0], int):
+    is_node = isinstance(node, (tuple, list)) and _is_pair(node) and isinstance(node[0], int)
+    if not is_node or (isinstance(node[1], str) and node[1] != "mlp"):
         raise ValueError(f'{node!r} is neither a head (layer, head) nor an MLP (layer, "mlp")')
     layer, part = node
-    if isinstance(part, str) and part != "mlp":
-        raise ValueError(f'{node!r} is neither a head (layer, head) nor an MLP (layer, "mlp")')
     if not 0 <= layer < n_layers or (isinstance(part, int) and not 0 <= part < n_heads):
         raise IndexError(f"{node!r}: {model.cfg.model_name} has layers 0 to {n_layers - 1}, heads 0 to {n_heads - 1}")
     return layer, part

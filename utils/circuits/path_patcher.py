@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import ActivationCache
 
@@ -112,39 +112,26 @@ class PathPatcher:
                 messages["mlp", layer] = added.clone()
             if self.free:
                 added = added + self._through_mlp(added, layer, group)
-            self._add_mlps(added, paths, layer, group)
+            if sending := [i for i, path in enumerate(paths) if (layer, "mlp") in path.senders]:
+                added[sending] += self._gained("mlp_out", layer, group)
         return messages
-
-    def _here(self, x: Shaped[Tensor, "batch pos ..."], group: Group, m: int) -> Shaped[Tensor, "rows m ..."]:
-        return x[group.prompts, group.start : group.start + m]
 
     def _gained(self, site: str, layer: int, group: Group) -> Float[Tensor, "rows m ..."]:
         gained = self.gained[site, layer][group.prompts]
         return gained if self.at is not None else gained[:, group.start :]
 
     def _add_heads(self, added: Tensor, paths: Sequence[Path], layer: int, group: Group) -> None:
-        sending = [
-            (i, head)
-            for i, path in enumerate(paths)
-            for at, head in path.senders
-            if at == layer and not isinstance(head, str)
-        ]
+        senders = [(i, *sender) for i, path in enumerate(paths) for sender in path.senders]
+        sending = [(i, head) for i, at, head in senders if at == layer and not isinstance(head, str)]
         if sending:
             rows, heads = (torch.tensor(index, device=added.device) for index in zip(*sending, strict=True))
             z, W_O = self._gained("z", layer, group), self.run.blocks[layer].attn.W_O
             added.index_add_(0, rows, torch.einsum("bmhd,hdo->hbmo", z[:, :, heads], W_O[heads]))
 
-    def _add_mlps(self, added: Tensor, paths: Sequence[Path], layer: int, group: Group) -> None:
-        sending = [i for i, path in enumerate(paths) if (layer, "mlp") in path.senders]
-        if sending:
-            added[sending] += self._gained("mlp_out", layer, group)
-
     def _through_mlp(self, added: Tensor, layer: int, group: Group) -> Float[Tensor, "path rows m d_model"]:
         """What an MLP that is free makes of what is added to its input."""
-        mid, post = (
-            self._here(stream, group, added.shape[2])
-            for stream in (self.run.resid_mid[layer], self.run.resid_pre[layer + 1])
-        )
+        here = (group.prompts, slice(group.start, group.start + added.shape[2]))
+        mid, post = self.run.resid_mid[layer][here], self.run.resid_pre[layer + 1][here]
         changed = self.run.mlp_out(layer, (mid + added).flatten(0, 1)).unflatten(0, added.shape[:2]) - (post - mid)
         return changed * added.flatten(1).any(1)[:, None, None, None]
 

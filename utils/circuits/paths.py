@@ -24,19 +24,11 @@ from tqdm.auto import tqdm
 from transformer_lens import ActivationCache
 
 from utils.assumptions import require_heads
-from utils.circuits.path_options import (
-    Node,
-    Path,
-    PathOptions,
-    every_reader,
-    head_readers,
-    path_options,
-    sender_sets,
-)
+from utils.circuits.path_options import Node, Path, PathOptions, every_reader, head_readers, path_options, sender_sets
 from utils.circuits.path_patcher import PathPatcher
 from utils.patching.gradient import require_ready
 from utils.patching.options import Metric, Metrics
-from utils.patching.resumable import CorruptedRun, receiving_run
+from utils.patching.resumable import receiving_run
 from utils.patching.sweep import logits_for, logits_of_cells
 
 
@@ -67,7 +59,7 @@ def path_patch(
     senders, shape = sender_sets(model, chosen.senders)
     reads = head_readers(model, receivers, component)
     paths = [Path(each, reads) for each in senders]
-    return _values(model, tokens, lending_cache, patching_metric, paths, chosen).unflatten(0, shape)
+    return path_values(model, tokens, lending_cache, patching_metric, paths, chosen)[0].unflatten(0, shape)
 
 
 def edge_patch(
@@ -93,7 +85,7 @@ def edge_patch(
     heads = [(layer, head) for layer in range(model.cfg.n_layers) for head in range(n_heads)]
     group = model.cfg.n_heads // n_heads
     paths = [Path(together, head_readers(model, [(layer, head * group)], component)) for layer, head in heads]
-    found = _values(model, tokens, lending_cache, patching_metric, paths, chosen)
+    found, _ = path_values(model, tokens, lending_cache, patching_metric, paths, chosen)
     return found.unflatten(0, (model.cfg.n_layers, n_heads))
 
 
@@ -113,24 +105,17 @@ def all_out_edges(
     chosen = path_options({**options, "senders": [[sender]]})
     (alone,), _ = sender_sets(model, chosen.senders)
     path = Path(alone, every_reader(model), added=True)
-    return _values(model, tokens, lending_cache, patching_metric, [path], chosen)[0]
-
-
-@torch.no_grad()
-def _values(
-    model, tokens: Tensor, lending_cache, metric, paths: Sequence[Path], options: PathOptions
-) -> Float[Tensor, "path ..."]:
-    """The metric of every path: the unpatched one where nothing can change."""
-    require_ready(model, tokens)
-    require_heads(model)
-    return path_values(receiving_run(model, tokens, options.attention_mask), lending_cache, metric, paths, options)[0]
+    return path_values(model, tokens, lending_cache, patching_metric, [path], chosen)[0][0]
 
 
 @torch.no_grad()
 def path_values(
-    run: CorruptedRun, lending_cache, metric, paths: Sequence[Path], options: PathOptions
+    model, tokens: Tensor, lending_cache, metric, paths: Sequence[Path], options: PathOptions
 ) -> tuple[Float[Tensor, "path ..."], Float[Tensor, "..."]]:
-    """The metric of every path, and the unpatched one, which stands where nothing can change. `run`: the receiving run."""
+    """The metric of every path, and the unpatched one, which stands where nothing can change."""
+    require_ready(model, tokens)
+    require_heads(model)
+    run = receiving_run(model, tokens, options.attention_mask)
     metrics = Metrics(metric, options.as_sweep())
     if metrics.several:
         raise TypeError(f"one metric is needed, and {metrics.names} were given; call once for each")

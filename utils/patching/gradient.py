@@ -12,9 +12,9 @@ from transformer_lens import ActivationCache
 from transformer_lens.utilities import get_act_name
 
 from utils.assumptions import hooks_on
+from utils.parts import real_tokens
 from utils.patching.options import Metric, Metrics, SweepOptions
-from utils.patching.panels import Panel, panels_of
-from utils.patching.results import SweepResult, as_result
+from utils.patching.panels import Panel, SweepResult, as_result, panels_of
 from utils.patching.sites import clean_activation
 from utils.prompts import at_last, last_positions
 
@@ -43,7 +43,7 @@ def attribution_patching(
     options = SweepOptions(reduce=reduce, baseline=baseline, logits=logits, attention_mask=attention_mask)
     metrics = Metrics(patching_metric, options)
     require_ready(model, corrupted_tokens)
-    real = torch.ones_like(corrupted_tokens).bool() if attention_mask is None else attention_mask.bool()
+    real = real_tokens(corrupted_tokens, attention_mask)
     sites = [(panel, layer) for panel in panels for layer in range(model.cfg.n_layers)]
     with torch.enable_grad():
         output, activations = _differentiable_run(model, corrupted_tokens, attention_mask, sites)
@@ -103,15 +103,14 @@ def _effects(
     """Change times gradient of one metric's value in every cell of every panel."""
     gradients = torch.autograd.grad(value, list(activations.values()), retain_graph=True)
     gradients = dict(zip(activations, gradients, strict=True))
-    found, n_layers = [], len(activations) // len(panels)
-    for panel in panels:
-        rows = []
-        for layer in range(n_layers):
-            name = get_act_name(panel.site, layer)
-            change = clean_activation(clean_cache, panel.site, layer, real) - activations[name].detach()
-            rows.append(_effect(change * gradients[name], panel, real))
-        found.append(torch.stack(rows))
-    return found
+
+    def effect(panel: Panel, layer: int) -> Float[Tensor, "columns head batch"]:
+        name = get_act_name(panel.site, layer)
+        change = clean_activation(clean_cache, panel.site, layer, real) - activations[name].detach()
+        return _effect(change * gradients[name], panel, real)
+
+    layers = range(len(activations) // len(panels))
+    return [torch.stack([effect(panel, layer) for layer in layers]) for panel in panels]
 
 
 def _effect(product: Tensor, panel: Panel, real: Bool[Tensor, "batch pos"]) -> Float[Tensor, "columns head batch"]:

@@ -16,18 +16,18 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from utils.assumptions import UnsupportedModel, disagree, peculiarities, versions, weights
-from utils.parts import Parts, position_ids, rotate
+from utils.parts import Parts, may_read, position_ids, real_tokens, rotate
 from utils.prompts import last_positions
 
+FLOAT_ERROR = 1e-5  # relative, of an activation that two float32 passes compute
 KEPT_BYTES = 2**25  # a run that takes more than this (some ten prompts) is made anew for each sweep
 
-Column = list[
-    tuple[Tensor, Tensor]
-]  # keys (rotated) and values [batch, kv_head, d_head] at one position, layer by layer
+# Keys (rotated) and values [batch, kv_head, d_head] at one position, layer by layer.
+Column = list[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,8 @@ class Group:
 
 # Patched residual streams that join the pass, for the prompts and the positions of a group.
 Join = Callable[[Group], Float[Tensor, "copy batch n d_model"]]
-
-
-@dataclass(frozen=True)
-class Joins:
-    """Where patched copies join the pass: by the layer before whose attention, or before whose MLP, they do.
-
-    before_attention[n_layers] joins after the last block.
-    """
-
-    before_attention: dict[int, Join]
-    before_mlp: dict[int, Join]
+# Where copies join the pass: before "attention" or before "mlp" of a layer; ("attention", n_layers) is after the last block.
+Joins = dict[tuple[str, int], Join]
 
 
 class CorruptedRun(Parts):
@@ -68,10 +59,10 @@ class CorruptedRun(Parts):
 
     def __init__(self, model, tokens: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"] | None = None):
         super().__init__(model)
-        self.real = torch.ones_like(tokens, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        self.real = real_tokens(tokens, attention_mask)
         self.last = last_positions(self.real)
         self.rows, self.tokens = torch.arange(len(tokens), device=tokens.device), tokens.clone()
-        self.allowed = self._allowed()
+        self.allowed = may_read(self.real)
         embedded = model(tokens, stop_at_layer=0, attention_mask=attention_mask)
         try:
             self.rotary = self.rotations(embedded, position_ids(self.real))
@@ -81,12 +72,6 @@ class CorruptedRun(Parts):
         except (AttributeError, RuntimeError, TypeError) as reason:  # blocks built in another way
             raise UnsupportedModel(f"the resumable pass cannot run {model.cfg.model_name} ({reason})") from reason
         require_the_models_logits(self, tokens, attention_mask)
-
-    def _allowed(self) -> Bool[Tensor, "batch pos pos"]:
-        """Which keys each query may read. A padded query reads itself, so that its softmax is not empty."""
-        n_pos = self.real.shape[1]
-        causal = torch.ones(n_pos, n_pos, dtype=torch.bool, device=self.real.device).tril()
-        return causal & self.real[:, None, :] | torch.eye(n_pos, dtype=torch.bool, device=self.real.device)
 
     def _run(self, x: Float[Tensor, "batch pos d_model"]) -> None:
         self.resid_pre, self.resid_mid, self.k, self.v = [x], [], [], []
@@ -159,17 +144,17 @@ class CorruptedRun(Parts):
         With `last_only`, only at each prompt's last position: then the last layer computes nothing else.
         """
         copies = None  # [copy, batch, n, d_model]: those that have joined so far
-        for layer in range(min([*joins.before_attention, *joins.before_mlp]), self.n_layers):
+        for layer in range(min(layer for _, layer in joins), self.n_layers):
             ending = last_only and layer == self.n_layers - 1
-            copies = _joined(copies, joins.before_attention.get(layer), group)
+            copies = _joined(copies, joins.get(("attention", layer)), group)
             if copies is not None:
                 before = self.ends(copies, group) if ending else copies
                 copies = before + self.resumed_attn_out(layer, copies, group, ending)
-            copies = _joined(copies, joins.before_mlp.get(layer), group, self.ends if ending else None)
+            copies = _joined(copies, joins.get(("mlp", layer)), group, self.ends if ending else None)
             if copies is not None:
                 flat = copies.flatten(0, 1)
                 copies = (flat + self.mlp_out(layer, flat)).unflatten(0, copies.shape[:2])
-        return _joined(copies, joins.before_attention.get(self.n_layers), group, self.ends if last_only else None)
+        return _joined(copies, joins.get(("attention", self.n_layers)), group, self.ends if last_only else None)
 
     def resumed_attn_out(
         self, layer: int, copies: Tensor, group: Group, ending: bool = False, qkv: Sequence[Tensor] | None = None
@@ -211,9 +196,7 @@ class CorruptedRun(Parts):
         rows = torch.arange(len(group.prompts), device=x.device)
         return x[:, rows, self.last[group.prompts] - group.start].unsqueeze(2)
 
-    def column(
-        self, stream: Sequence[Float[Tensor, "batch pos d_model"]], prompts: Tensor, pos: int, tolerance: float = 1e-5
-    ) -> Column | None:
+    def column(self, stream: Sequence[Float[Tensor, "batch pos d_model"]], prompts: Tensor, pos: int) -> Column | None:
         """Keys and values at `pos` of another run, from its residual stream before every block.
 
         None unless, in those prompts, the stream is what this model makes of its first layer behind this run's earlier
@@ -229,7 +212,7 @@ class CorruptedRun(Parts):
             if layer + 1 < self.n_layers:
                 mid = (x + self.resumed_attn_out(layer, x, group)).flatten(0, 1)
                 after, expected = (mid + self.mlp_out(layer, mid))[:, 0], stream[layer + 1][prompts, pos]
-                if not ((after - expected).norm(dim=-1) <= tolerance * expected.norm(dim=-1)).all():
+                if not ((after - expected).norm(dim=-1) <= FLOAT_ERROR * expected.norm(dim=-1)).all():
                     return None
         return found
 
@@ -268,9 +251,8 @@ def receiving_run(
     It is forgotten with the tokens that it was made of. Raises UnsupportedModel as `CorruptedRun` does.
     """
     give_back_memory()
-    now = _state(model)
+    now, real = _state(model), real_tokens(tokens, attention_mask)
     for run, then, _ in _last:
-        real = torch.ones_like(tokens, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         same = run.model is model and then == now and tokens.device == run.tokens.device
         if same and torch.equal(tokens, run.tokens) and torch.equal(real, run.real):
             return run

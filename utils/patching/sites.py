@@ -12,10 +12,9 @@ from transformer_lens import ActivationCache
 from transformer_lens.utilities import get_act_name
 
 from utils.patching.panels import HEAD_SITES
-from utils.patching.resumable import CorruptedRun, Group, Joins
+from utils.patching.resumable import FLOAT_ERROR, CorruptedRun, Group, Joins
 
 Cell = tuple[int, int]  # layer and head; head 0 where heads are not swept
-FLOAT_ERROR = 1e-5  # relative, of an activation that two float32 passes compute
 
 
 class Patch:
@@ -43,13 +42,9 @@ class Patch:
         for layer, head in cells:
             heads.setdefault(layer, []).append(head)
         if self.site in HEAD_SITES:
-            return Joins({}, {layer: partial(self._with_heads, layer, pos, chosen) for layer, chosen in heads.items()})
-        streams = {layer: partial(self._with_output, layer, pos) for layer in heads}
-        if self.site == "resid_pre":
-            return Joins(streams, {})
-        if self.site == "mlp_out":
-            return Joins({layer + 1: stream for layer, stream in streams.items()}, {})
-        return Joins({}, streams)
+            return {("mlp", layer): partial(self._with_heads, layer, pos, chosen) for layer, chosen in heads.items()}
+        before, later = {"resid_pre": ("attention", 0), "mlp_out": ("attention", 1)}.get(self.site, ("mlp", 0))
+        return {(before, layer + later): partial(self._with_output, layer, pos) for layer in heads}
 
     def _with_output(self, layer: int, pos: int, group: Group) -> Float[Tensor, "1 batch n d_model"]:
         """The residual stream just after the patched activation has been added to it, or has taken its place."""

@@ -51,7 +51,7 @@ class Sweep:
                 groups = self._groups(pos)
                 changing = [cell for cell in asked if groups and self.patch.can_change(cell[0], pos)]
                 bar.update(len(asked) - len(changing))
-                size = self._cells_at_a_time(groups)
+                size = max(1, self._rows_at_a_time() // max(1, sum(len(group.prompts) for group in groups)))
                 for some in (changing[i : i + size] for i in range(0, len(changing), size)):
                     for (layer, head), logits in zip(some, self._logits(some, pos, groups), strict=True):
                         values[layer, pos or 0, head] = self.metrics(logits)
@@ -84,9 +84,6 @@ class Sweep:
         prompts = _where(affected & (self.patch.first == pos) & (pos < self.run.last))
         column = self.run.column(self.patch.clean, prompts, pos) if len(prompts) else None
         return None if column is None else Group(prompts, pos + 1, column)
-
-    def _cells_at_a_time(self, groups: list[Group]) -> int:
-        return max(1, self._rows_at_a_time() // max(1, sum(len(group.prompts) for group in groups)))
 
     def _rows_at_a_time(self) -> int:
         """How many patched copies of one prompt fit into the memory that the sweep may take."""

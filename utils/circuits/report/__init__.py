@@ -9,7 +9,6 @@ beside the page, so that a run which was cut goes on. Several CSVs or models mak
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,11 @@ from utils.circuits.report.page import report_page
 from utils.circuits.report.pairs_csv import PairRow, PairsFileError, check_answers, read_pair_rows
 from utils.circuits.report.searching import circuit_step, patching_step, paths_step
 from utils.circuits.report.seeing import attribution_step, behavior_step
-from utils.circuits.report.stored import ReportSettings, StepStore, settings_digest, steps_folder, write_text
+from utils.circuits.report.stored import ReportSettings, settings_digest, steps_folder, stored_step, write_text
 from utils.circuits.report.task import ReportTask
 from utils.patching.options import DEFAULT_MEMORY
 
-__all__ = [
-    "PairRow",
-    "PairsFileError",
-    "ReportSettings",
-    "ReportTask",
-    "make_circuit_report",
-    "read_report_task",
-    "report_steps",
-]
+__all__ = ["PairRow", "PairsFileError", "ReportSettings", "ReportTask", "make_circuit_report", "read_report_task"]
 
 Results = dict[str, dict[str, Any]]
 SETTINGS = ReportSettings()
@@ -47,30 +38,25 @@ def read_report_task(
     return ReportTask(model, rows, settings, max_memory)
 
 
-def report_steps(task: ReportTask) -> dict[str, Callable[[Results], dict[str, Any]]]:
-    """name → what computes the step from the results of the earlier ones, in order."""
-    return {
-        "behavior": lambda _: behavior_step(task),
-        "attribution": lambda _: attribution_step(task),
-        "patching": lambda _: patching_step(task),
-        "paths": lambda _: paths_step(task),
-        "circuit": lambda done: circuit_step(task, done["paths"]),
-    }
-
-
-def run_steps(task: ReportTask, store: StepStore) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each step's name and result, stored; the first alone where the model cannot do the task (see "
-    "`ReportSettings.anyway`)."""
+def run_steps(task: ReportTask, folder: Path) -> Results:
+    """Each step's result by its name, stored; the first alone where the model cannot do the task (see
+    `ReportSettings.anyway`)."""
     results: Results = {}
-    steps = report_steps(task)
+    steps = {
+        "behavior": lambda: behavior_step(task),
+        "attribution": lambda: attribution_step(task),
+        "patching": lambda: patching_step(task),
+        "paths": lambda: paths_step(task),
+        "circuit": lambda: circuit_step(task, results["paths"]),
+    }
     with tqdm(total=len(steps), desc="report") as bar:
         for name, compute in steps.items():
             bar.set_postfix_str(name)
-            results[name] = store.get(name, lambda compute=compute: compute(results))
-            yield name, results[name]
+            results[name] = stored_step(folder, name, compute)
             bar.update()
             if results["behavior"]["stop"] and not task.settings.anyway:
-                return
+                break
+    return results
 
 
 def make_circuit_report(
@@ -88,8 +74,7 @@ def make_circuit_report(
     not fit; ArithmeticError where the parts of a logit difference do not add up to it.
     """
     task = read_report_task(path, model, settings, max_memory)
-    data = Path(path).read_bytes()
-    store = StepStore(steps_folder(out) / settings_digest(data, model, settings))
-    results = dict(run_steps(task, store))
+    digest = settings_digest(Path(path).read_bytes(), model, settings)
+    results = run_steps(task, steps_folder(out) / digest)
     write_text(Path(out), report_page(Path(path).name, task, results))
     return results

@@ -42,16 +42,11 @@ def report_file(folder: str | Path, csv: str, model: str) -> Path:
 
 
 def score_report(
-    job: str,
-    jobs: dict[str, tuple[str, str]],
-    folder: str,
-    settings: ReportSettings,
-    max_memory: float,
-    threads: int = 1,
+    job: str, jobs: dict[str, tuple[str, str]], folder: str, settings: ReportSettings, max_memory: float
 ) -> pd.DataFrame:
     """Make one page: what a worker does. Returns its main numbers, one row each."""
     csv, name = jobs[job]
-    with loaded(name, threads) as model:
+    with loaded(name) as model:
         results = make_circuit_report(csv, model, report_file(folder, csv, name), settings, max_memory)
     behavior, circuit = results["behavior"], results.get("circuit", {})
     found = {name: behavior[name] for name in MEASURES[:2]}

@@ -70,8 +70,7 @@ def read_pair_rows(path: str | Path) -> list[PairRow]:
 
 
 def check_answers(model: TransformerBridge, rows: Sequence[PairRow], path: str | Path) -> None:
-    """Raises PairsFileError, line by line, for prompts that the model cannot read and answers that are "
-    "not one token in it."""
+    """Raises PairsFileError, line by line, for prompts that the model cannot read and answers that are not one token."""
     complaints = []
     for row in rows:
         for name, word in (("answer", row.answer), ("wrong answer", row.wrong)):
@@ -180,8 +179,7 @@ def _complaints(values: Mapping[str, str]) -> Iterator[str]:
             yield f"the {name} {word!r} ends in white space; take it away"
         if word.startswith("  ") or "\n" in word:
             yield f"the {name} {word!r} begins with more than one space, or holds a line break; leave one space"
-        glued = clean[-1:].isalpha() and word[:1].isalpha()
-        if glued:
+        if clean[-1:].isalpha() and word[:1].isalpha():
             yield (
                 f"the {name} {word!r} would be glued to the prompt, {(clean[-8:] + word)!r}; write "
                 f"{' ' + word!r}, with a space in front"

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from utils.attribution import top_heads
 from utils.circuits.criteria import random_circuits
-from utils.circuits.evaluate import CircuitTest, faithfulness, keep_mask
+from utils.circuits.evaluate import CircuitTest, faithfulness, keep_mask, z_of_heads
 from utils.circuits.path_options import MLPS
 from utils.circuits.paths import path_patch
 from utils.circuits.report.task import MIN_ALIGNED, ReportTask
 from utils.experiment import Experiment, run_experiment
-from utils.inference import ends_only
 from utils.patching import get_act_patch_attn_head_out_all_pos, get_act_patch_block_every
 
 AT_END, ANYWHERE = "end", "anywhere"  # roles: at the last position; at every position
@@ -98,11 +97,8 @@ def paths_step(task: ReportTask) -> dict[str, Any]:
     brokers = [head for head in strongest_heads(query, task.settings) if head not in writers]
     readers = [*writers, *brokers]
     value, key = (lost(receivers=readers, component=name, at=None) for name in ("v", "k"))
-    feeders = {
-        **dict.fromkeys(strongest_heads(value, task.settings)),
-        **dict.fromkeys(strongest_heads(key, task.settings)),
-    }
-    return result | {"query": query, "brokers": brokers, "value": value, "key": key, "feeders": list(feeders)}
+    feeders = list(dict.fromkeys(head for table in (value, key) for head in strongest_heads(table, task.settings)))
+    return result | {"query": query, "brokers": brokers, "value": value, "key": key, "feeders": feeders}
 
 
 def _lost(experiment: Experiment, at: str | None = AT_END, **receivers: Any) -> Float[Tensor, "layer head"]:
@@ -134,11 +130,8 @@ def circuit_step(task: ReportTask, paths: Mapping[str, Any]) -> dict[str, Any]:
     """
     circuit = circuit_of(paths) if "skipped" not in paths else {}
     if not any(circuit.values()):
-        return {
-            "skipped": paths.get(
-                "skipped", "No path from any head reaches the threshold, so there is no circuit to test."
-            )
-        }
+        nothing = "No path from any head reaches the threshold, so there is no circuit to test."
+        return {"skipped": paths.get("skipped", nothing)}
     test, strongest = report_test(task), tuple(paths["writers"][0])
     rest = {role: [head for head in heads if head != strongest] for role, heads in circuit.items()}
     scores = {
@@ -200,26 +193,20 @@ def report_test(task: ReportTask) -> CircuitTest:
     pairs = task.pairs_of(rows)
     cfg, n_pos = task.model.cfg, pairs.clean_tokens.shape[1]
     means = torch.zeros(cfg.n_layers, len(rows), n_pos, cfg.n_heads, cfg.d_head, device=pairs.clean_tokens.device)
-    for shape in dict.fromkeys(task.shapes[i] for i in rows):
+    template = torch.zeros(len(rows), dtype=torch.long)
+    for number, shape in enumerate(dict.fromkeys(task.shapes[i] for i in rows)):
         of_shape = [i for i in task.aligned if task.shapes[i] == shape][:MEAN_OF]
+        at = [k for k, i in enumerate(rows) if task.shapes[i] == shape]
+        template[at] = number
         mean = _mean_z(task, of_shape)  # layer pos head d_head
-        for at in (k for k, i in enumerate(rows) if task.shapes[i] == shape):
-            means[:, at, : mean.shape[1]] = mean
-    return CircuitTest(task.model, pairs, {AT_END: pairs.clean_last}, task.template_numbers(rows), means)
+        means[:, at, : mean.shape[1]] = mean.unsqueeze(1)
+    return CircuitTest(task.model, pairs, {AT_END: pairs.clean_last}, template, means)
 
 
-@torch.no_grad()
 def _mean_z(task: ReportTask, rows: Sequence[int]) -> Float[Tensor, "layer pos head d_head"]:
     """Mean of every head's z over the corrupted prompts of these rows, which have one length."""
-    pairs = task.pairs_of(rows)
-    sums = None
-    for some in pairs.corrupted_tokens.split(8):
-        ends = ends_only(torch.full_like(some[:, 0], some.shape[1] - 1))
-        with task.model.hooks(fwd_hooks=[ends]):
-            _, cache = task.model.run_with_cache(some, names_filter=lambda name: name.endswith("attn.hook_z"))
-        z = torch.stack([cache["z", layer].sum(0) for layer in range(task.model.cfg.n_layers)])
-        sums = z if sums is None else sums + z
-    return sums / len(rows)
+    batches = task.pairs_of(rows).corrupted_tokens.split(8)
+    return sum(z_of_heads(task.model, some, torch.ones_like(some)).sum(1) for some in batches) / len(rows)
 
 
 def _shared_answers(task: ReportTask) -> float:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from scipy import stats
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -21,7 +21,7 @@ from utils.attribution import (
     residual_stack_to_logit_diff,
 )
 from utils.circuits.report.task import ReportTask
-from utils.inference import end_logits, ends_only, small_cache
+from utils.inference import end_logits, run_to_ends
 from utils.prompts import at_last, tokenize
 from utils.stats import bootstrap_interval
 
@@ -120,7 +120,8 @@ def attribution_step(task: ReportTask) -> dict[str, Any]:
 def _attributed(task: ReportTask, prompts: list[str], answers: Int[Tensor, "batch 2"]) -> dict[str, Tensor]:
     """The parts of each prompt's logit difference: the last axis is the batch."""
     model = task.model
-    logits, cache, last = _run(task, prompts)
+    tokens, mask = tokenize(model, prompts)
+    (logits, cache), last = run_to_ends(model, tokens, mask), mask.sum(-1) - 1
     directions, bias = logit_diff_directions(model, answers), bias_term(model, answers)
     added = residual_stack_to_logit_diff(decompose_at(cache, last), cache, directions, per_prompt=True, last=last)
     parts = torch.cat([added, bias[None]])  # component + 1, batch
@@ -135,14 +136,3 @@ def _attributed(task: ReportTask, prompts: list[str], answers: Int[Tensor, "batc
         "own": (model.ln_final(stack) * directions).sum(-1) + bias,
         "final": (apply_final_norm(stack, cache, last) * directions).sum(-1) + bias,
     }
-
-
-def _run(task: ReportTask, prompts: list[str]) -> tuple[Float[Tensor, "batch 1 d_vocab"], Any, Tensor]:
-    """Logits at each prompt's end, the activations that the methods read, and each prompt's last position."""
-    tokens, mask = tokenize(task.model, prompts)
-    last = mask.sum(-1) - 1
-    with task.model.hooks(fwd_hooks=[ends_only(last)]):
-        logits, cache = task.model.run_with_cache(
-            tokens, names_filter=small_cache, attention_mask=None if mask.all() else mask
-        )
-    return logits, cache, last

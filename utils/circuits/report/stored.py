@@ -7,6 +7,7 @@ result is read back from its file before it is used, so that a run that goes on 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -60,13 +61,8 @@ def weights_digest(model: TransformerBridge) -> str:
 
 def settings_digest(data: bytes, model: TransformerBridge, settings: ReportSettings) -> str:
     """Names the results of this CSV, with this model and these settings."""
-    parts = [
-        str(VERSION),
-        hashlib.sha256(data).hexdigest(),
-        model.cfg.model_name,
-        weights_digest(model),
-        repr(asdict(settings)),
-    ]
+    said = hashlib.sha256(data).hexdigest()
+    parts = [str(VERSION), said, model.cfg.model_name, weights_digest(model), repr(asdict(settings))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -75,29 +71,14 @@ def steps_folder(out: str | Path) -> Path:
     return Path(out).with_suffix(".steps")
 
 
-@dataclass(frozen=True)
-class StepStore:
-    """The results of one report's steps. folder: that of their digest."""
-
-    folder: Path
-
-    def file_of(self, name: str) -> Path:
-        return self.folder / f"{name}.json"
-
-    def read(self, name: str) -> dict[str, Any] | None:
-        """The step's result; None if there is none, or none that is whole."""
-        try:
-            return json.loads(self.file_of(name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-
-    def get(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The step's stored result, or what `compute` returns, once it is stored."""
-        known = self.read(name)
-        if known is None:
-            write_text(self.file_of(name), json.dumps(as_plain(compute())))
-            known = self.read(name)
-        return known
+def stored_step(folder: Path, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The result of a step from its file in the folder of their digest; if there is none that is whole, what `compute`
+    returns, once it is stored."""
+    file = folder / f"{name}.json"
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(file.read_text(encoding="utf-8"))
+    write_text(file, json.dumps(as_plain(compute())))
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def as_plain(value: Any) -> Any:

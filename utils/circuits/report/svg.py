@@ -16,7 +16,7 @@ from utils.plots.drawings import BLUE, GREY, INK, RED, Drawing, text
 
 WARM, COLD = (178, 24, 43), (33, 102, 172)
 SERIES = (RED, BLUE, "#117733", "#a05a00", "#6a3d9a")
-GREY_CELL = "#dddddd"
+GREY_CELL = "#dddddd"  # of what has no value, and of the grid
 Value = float | None
 
 
@@ -38,10 +38,9 @@ def heatmap_svg(
     columns: Sequence[str],
     alt: str,
     x: str,
-    y: str = "layer",
     cell: tuple[int, int] = (16, 11),
 ) -> Drawing:
-    """One table per panel, side by side, with one color scale. cell: width and height of a cell in pixels."""
+    """One table per panel, layers by `x`, side by side, with one color scale. cell: width and height of a cell in pixels."""
     values = [value for table in panels.values() for row in table for value in row if value is not None]
     limit = max((abs(value) for value in values), default=0.0) or 1.0
     wide, high = cell
@@ -69,13 +68,9 @@ def heatmap_svg(
             f'stroke="{GREY}"/>'
         )
         body += [_column_label(x0 + wide * (j + 0.5), base, name, longest > 3) for j, name in enumerate(columns)]
-    height = top + high * len(rows) + below + 18
+    height, middle = top + high * len(rows) + below + 18, top + high * len(rows) / 2
     body.append(text(left, height - 5, f"{x} →", 11, "start"))
-    body.append(
-        f'<g transform="rotate(-90 12 {top + high * len(rows) / 2:g})">'
-        + text(12, top + high * len(rows) / 2, f"{y} →", 11)
-        + "</g>"
-    )
+    body.append(f'<g transform="rotate(-90 12 {middle:g})">{text(12, middle, "layer →", 11)}</g>')
     width = left + each * len(panels) + 60
     body.append(_scale(width - 62, top, min(160, high * len(rows)), limit))
     return Drawing("".join(body), round(width), round(height), alt)
@@ -84,11 +79,8 @@ def heatmap_svg(
 def _column_label(x: float, base: float, name: str, turned: bool) -> str:
     if not turned:
         return text(x, base + 12, name, 10)
-    shown = escape(name)
-    return (
-        f'<text transform="translate({x + 3:g} {base + 8:g}) rotate(-60)" text-anchor="end" font-size="10" fill="{INK}">'
-        f"{shown}</text>"
-    )
+    place = f'transform="translate({x + 3:g} {base + 8:g}) rotate(-60)"'
+    return f'<text {place} text-anchor="end" font-size="10" fill="{INK}">{escape(name)}</text>'
 
 
 def _scale(x: float, top: float, height: float, limit: float) -> str:
@@ -135,21 +127,21 @@ def _joined(points: Sequence[tuple[float, float]]) -> str:
 
 def _y_axis(low: float, high: float, left: float, right: float, at, name: str, middle: float) -> str:
     """Four grid lines with their values, zero in black, and the axis' name."""
-    step = _round_step((high - low) / 4 or 1.0)
-    marks = [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
     parts = [
-        f'<line x1="{left}" x2="{right}" y1="{at(mark):.1f}" y2="{at(mark):.1f}" stroke="{INK if mark == 0 else "#dddddd"}"/>'
+        f'<line x1="{left}" x2="{right}" y1="{at(mark):.1f}" y2="{at(mark):.1f}" stroke="{INK if mark == 0 else GREY_CELL}"/>'
         + text(left - 6, at(mark) + 4, f"{mark:g}", 10, "end")
-        for mark in marks
+        for mark in _marks(low, high, 4)
     ]
     turned = f'<g transform="rotate(-90 14 {middle:g})">{text(14, middle, name, 11)}</g>'
     return "".join(parts) + turned
 
 
-def _round_step(about: float) -> float:
-    """1, 2 or 5 times a power of ten."""
+def _marks(low: float, high: float, n: int) -> list[float]:
+    """About n round numbers from low to high, zero among them: their steps are 1, 2 or 5 times a power of ten."""
+    about = (high - low) / n or 1.0
     power = 10 ** math.floor(math.log10(about))
-    return power * min((1, 2, 5, 10), key=lambda factor: abs(factor - about / power))
+    step = power * min((1, 2, 5, 10), key=lambda factor: abs(factor - about / power))
+    return [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _legend(names: Sequence[str], left: float, y: float) -> str:
@@ -176,13 +168,11 @@ def points_svg(
     def place(value: float) -> float:
         return left + (width - left - 30) * (value - low) / span
 
-    step, body = _round_step(span / 5), []
-    for i in range(math.ceil(low / step), math.floor(high / step) + 1):
-        at = place(step * i)
-        body.append(
-            f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{height - 36}" stroke="{INK if i == 0 else "#dddddd"}"/>'
-            + text(at, height - 24, f"{step * i:g}", 10)
-        )
+    body = [
+        f'<line x1="{place(mark):.1f}" x2="{place(mark):.1f}" y1="{top}" y2="{height - 36}" '
+        f'stroke="{INK if mark == 0 else GREY_CELL}"/>' + text(place(mark), height - 24, f"{mark:g}", 10)
+        for mark in _marks(low, high, 5)
+    ]
     for name, value in (marks or {}).items():
         body.append(
             f'<line x1="{place(value):.1f}" x2="{place(value):.1f}" y1="{top - 4}" y2="{height - 36}" stroke="{RED}" '
@@ -215,10 +205,8 @@ def bars_svg(values: Mapping[str, float], alt: str, y: str) -> Drawing:
     def place(value: float) -> float:
         return top + (height - top - below) * (high - value) / span
 
-    body, wide = (
-        [_y_axis(low, high, left, width - 10, place, y, (top + height - below) / 2)],
-        (width - left - 10) / len(values),
-    )
+    body = [_y_axis(low, high, left, width - 10, place, y, (top + height - below) / 2)]
+    wide = (width - left - 10) / len(values)
     for i, (name, value) in enumerate(values.items()):
         a, b = sorted((place(0), place(value)))
         body.append(

@@ -8,9 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-from jaxtyping import Int
-from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from utils.circuits.report.pairs_csv import PairRow
@@ -89,11 +86,6 @@ class ReportTask:
             else:
                 batches.append([i])
         return batches
-
-    def template_numbers(self, rows: Sequence[int]) -> Int[Tensor, " row"]:
-        """A number for each row's shape, equal for equal shapes."""
-        names = list(dict.fromkeys(self.shapes))
-        return torch.tensor([names.index(self.shapes[i]) for i in rows])
 
     def largest_shape(self, rows: Sequence[int]) -> list[int]:
         """Those of the rows that have the commonest length and differing positions, whatever their template."""

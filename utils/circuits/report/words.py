@@ -163,13 +163,11 @@ def read_patching(result: StepResult) -> Reading:
     top = _largest(denoised)
     needed = _largest(noised)
     n = len(result["lines"])
+    more = f"more than half of the difference up to layer {leaves - 1}"
     said = [
-        f"The clean stream at {labels[0]!r} restores more than half of the difference up to layer {leaves - 1}"
-        if leaves
-        else f"The clean stream at {labels[0]!r} restores less than half of the difference even before layer 0",
-    ]
-    said[0] += f", and the stream at the last position from layer {arrives} on." if arrives < n_layers else "."
-    said += [
+        f"The clean stream at {labels[0]!r} restores "
+        + (more if leaves else "less than half of the difference even before layer 0")
+        + (f", and the stream at the last position from layer {arrives} on." if arrives < n_layers else "."),
         f"Alone, {head_name(*top)} restores most when it is patched into the corrupted run: {denoised[top]:.0%} of the "
         f"difference of {result['clean'] - result['corrupted']:.2f} logits.",
         f"Alone, {head_name(*needed)} takes most away when it is patched into the clean run: {noised[needed]:.0%}.",
