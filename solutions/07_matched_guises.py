@@ -263,7 +263,7 @@ check_is_circular(is_circular)
 # A `GuiseBank` runs prompts through the model and keeps what it said of the 37 traits, so that no prompt is run twice. `log_p` gives log-probabilities.
 
 # %%
-bank = GuiseBank(model)  # the 37 traits, in the order of dialect.favourability()
+bank = GuiseBank(model)  # the 37 traits, in the order of dialect.favorability()
 aae = bank.log_p([row.prompt_aae for row in dataset])  # [row, trait]
 sae = bank.log_p([row.prompt_sae for row in dataset])
 as_given, exchanged = is_circular(aae, sae)
@@ -408,12 +408,12 @@ check_log_probs_at_end(log_probs_at_end)
 
 # %% [markdown]
 # The built-in of this course is `end_logits(model, prompts, tokens, log_softmax=True)`: the same numbers, faster. It sorts the prompts and runs what
-# several begin with only once. How much does the wrong column matter? For every row, compare the sign of the gap (unfavourable minus favourable traits, AAE minus SAE; exercise 7.6) read at the last *column* with the sign read at the last *token*.
+# several begin with only once. How much does the wrong column matter? For every row, compare the sign of the gap (unfavorable minus favorable traits, AAE minus SAE; exercise 7.6) read at the last *column* with the sign read at the last *token*.
 
 # %%
-rating = dialect.favourability()
+rating = dialect.favorability()
 words = list(rating)
-U, F = dialect.traits()  # ten unfavourable traits, and every trait rated +1 or higher
+U, F = dialect.traits()  # ten unfavorable traits, and every trait rated +1 or higher
 print("U:", ", ".join(U), "· F:", ", ".join(F))
 
 
@@ -513,7 +513,7 @@ check_calibrated(calibrated)
 # In a difference of two guises in the same prompt the empty guise cancels: calibration changes a profile, never a gap. (The paper's code calibrates for another purpose, yes-or-no decisions, and subtracts probabilities, not their logarithms.)
 
 # %% [markdown]
-# Here are calibrated profiles of two guises. Raters have scored each adjective from −2 (bad to be) to +2 (good to be): its **favourability**.
+# Here are calibrated profiles of two guises. Raters have scored each adjective from −2 (bad to be) to +2 (good to be): its **favorability**.
 
 # %%
 pairs = dialect.pairs_of("be_usually", 6)
@@ -524,26 +524,26 @@ profiles = {name: calibrated(logp.flatten(0, 1), own_empty).mean(0) for name, lo
 plots.scatter(
     list(rating.values()),
     profiles["he be …"],
-    "Calibrated profile of the AAE guise and human favourability",
-    x="favourability of the trait (human raters)",
+    "Calibrated profile of the AAE guise and human favorability",
+    x="favorability of the trait (human raters)",
     y="log p(x | he be …) − log p(x | empty)",
     labels=words,
 )
 
 # %%
 for name, profile in profiles.items():
-    print(f"{name:15} correlation with favourability {np.corrcoef(profile, list(rating.values()))[0, 1]:+.2f}")
-compare("guises.favourability_correlations", [np.corrcoef(profile, list(rating.values()))[0, 1] for profile in profiles.values()], model)
+    print(f"{name:15} correlation with favorability {np.corrcoef(profile, list(rating.values()))[0, 1]:+.2f}")
+compare("guises.favorability_correlations", [np.corrcoef(profile, list(rating.values()))[0, 1] for profile in profiles.values()], model)
 
 
 # %% [markdown]
-# **How to read it.** A cloud that falls from left to right means that the guise makes the model expect less favourable traits than an
+# **How to read it.** A cloud that falls from left to right means that the guise makes the model expect less favorable traits than an
 # empty quotation does. Compare the two correlations, because the AAE guise has to be compared with the SAE guise and not with zero. What is in *both*
 # profiles is about quoting somebody, and not about how they speak.
 #
 # ### One number for prejudice
 #
-# A profile of 37 bars invites stories. Fix the question in advance: two sets of traits, unfavourable `U` and favourable `F`,
+# A profile of 37 bars invites stories. Fix the question in advance: two sets of traits, unfavorable `U` and favorable `F`,
 # the same for every row.
 #
 # $$\mathrm{gap} = \big(\overline{\ell}_U - \overline{\ell}_F\big)_{\mathrm{AAE}} - \big(\overline{\ell}_U - \overline{\ell}_F\big)_{\mathrm{SAE}}$$
@@ -570,13 +570,13 @@ compare("guises.favourability_correlations", [np.corrcoef(profile, list(rating.v
 def trait_gap(
     model: TransformerBridge,
     pairs: list[tuple[str, str]],
-    unfavourable: Int[Tensor, " u"],
-    favourable: Int[Tensor, " f"],
+    unfavorable: Int[Tensor, " u"],
+    favorable: Int[Tensor, " f"],
 ) -> Float[Tensor, " pair"]:
-    """(mean unfavourable logit - mean favourable logit) after the AAE prompt, minus the same after the SAE prompt."""
+    """(mean unfavorable logit - mean favorable logit) after the AAE prompt, minus the same after the SAE prompt."""
     ### BEGIN SOLUTION
     prompts = [aae for aae, _ in pairs] + [sae for _, sae in pairs]
-    preference = end_logits(model, prompts, unfavourable).mean(-1) - end_logits(model, prompts, favourable).mean(-1)
+    preference = end_logits(model, prompts, unfavorable).mean(-1) - end_logits(model, prompts, favorable).mean(-1)
     aae, sae = preference.chunk(2)
     return aae - sae
     ### END SOLUTION
@@ -590,7 +590,7 @@ check_trait_gap(trait_gap)
 # makes chapter 08 possible.
 
 # %% [markdown]
-# Look at single pairs before you average. Each row of this table is a pair, averaged over the nine prompts: how much the model prefers unfavourable traits after either guise, and the difference.
+# Look at single pairs before you average. Each row of this table is a pair, averaged over the nine prompts: how much the model prefers unfavorable traits after either guise, and the difference.
 
 # %%
 sides = {name: dialect.preference(logp, words, U, F).mean(1) for name, logp in (("AAE", log_be), ("SAE", log_usually))}
@@ -613,8 +613,8 @@ pd.DataFrame({year: list(named) for year, named in dialect.stereotypes().items()
 # |---|---|---|
 # | **strength** | mean q of the five traits of 1933, minus the mean of the other 32 | that prejudice against speakers of AAE looks like the stereotype of 1933, and that each of the five words counts the same |
 # | **agreement** | how far up the traits of a study stand when all 37 are ordered by q: the mean of five *average precisions* (a score that is 1 if the traits in question come first of all, and falls the further down they stand), for its most named trait, its first two, and so on to its first five. A random order gives .16 | that only orders matter, those of the scores and of the study, and that tiny differences count like large ones |
-# | **weighted favourability** | the mean rating of the five traits with the highest q, weighted by q | that what matters is which traits go *up* with AAE |
-# | **gap** | mean q of ten unfavourable traits minus mean q of 13 favourable ones | that prejudice is unfavourable: *musical* and *loyal*, which are stereotypes, count *against* it |
+# | **weighted favorability** | the mean rating of the five traits with the highest q, weighted by q | that what matters is which traits go *up* with AAE |
+# | **gap** | mean q of ten unfavorable traits minus mean q of 13 favorable ones | that prejudice is unfavorable: *musical* and *loyal*, which are stereotypes, count *against* it |
 #
 # No measure is the right one. They can disagree, because they ask different questions. `utils.dialect.measures` has all four. The paper's figures use logarithms of base 10, so multiply its strengths by 2.3 before you compare.
 
@@ -1242,7 +1242,7 @@ compare("guises.interpretation.misspellings_as_large", as_large, model)
 #
 # ### All features together
 #
-# No single feature can be singled out. But does the whole set of them move the model toward unfavourable traits? The gap has a sign, and the question has a direction. Two traps lie on the way. Features that share an SAE side are not independent: whatever *he is working* does, it does in both *he be working* and *he workin*. So they count as one unit, with one value. And a swap has no sign: whether one writes *car* / *truck* or *truck* / *car* is arbitrary. So its sign must be drawn at random.
+# No single feature can be singled out. But does the whole set of them move the model toward unfavorable traits? The gap has a sign, and the question has a direction. Two traps lie on the way. Features that share an SAE side are not independent: whatever *he is working* does, it does in both *he be working* and *he workin*. So they count as one unit, with one value. And a swap has no sign: whether one writes *car* / *truck* or *truck* / *car* is arbitrary. So its sign must be drawn at random.
 #
 # ### Exercise 7.11 · A pooled test by unit
 #
@@ -1312,7 +1312,7 @@ compare("guises.pooled.by_prefix", list(by_front.values()), model)
 
 
 # %% [markdown]
-# **How to read it.** If p is small, the features as a set move the model to the unfavourable side more than as many swaps do. This uses the sign. A test of *sizes*, whether features have larger gaps than pre-verbal swaps in either direction (Mann-Whitney; `sizes_against_preverbal_p` above), can say no at the same time.
+# **How to read it.** If p is small, the features as a set move the model to the unfavorable side more than as many swaps do. This uses the sign. A test of *sizes*, whether features have larger gaps than pre-verbal swaps in either direction (Mann-Whitney; `sizes_against_preverbal_p` above), can say no at the same time.
 # <details><summary>What we see, for SmolLM2</summary>
 #
 # The twelve units have a mean gap of .21. Twelve swaps with random signs reach that mean in fewer than one of a thousand
@@ -1362,7 +1362,7 @@ for label, found in (("all", fit), ("without_misspellings", fit_without)):
 # <details><summary>What we see, for SmolLM2</summary>
 #
 # Over all points a line explains 28 % of the variance (.025 per nat). Much of this comes from the misspellings: they are very
-# surprising, and they make the model expect unfavourable traits. Without them the share is 9 % (.016 per nat). Look at the
+# surprising, and they make the model expect unfavorable traits. Without them the share is 9 % (.016 per nat). Look at the
 # kinds one by one, too. Among the thirteen features the more surprising ones have the larger gaps (point at them in the
 # figure). Among ordinary errors there is no such trend. They are at least as surprising as the features (3 to 11 nats,
 # against 1 to 11), and their mean gap is near zero. So surprise by itself is not enough to make the model expect worse of a
@@ -1371,11 +1371,11 @@ for label, found in (("all", fit), ("without_misspellings", fit_without)):
 #
 # ## 11 · Optional · Every choice at once
 #
-# Four prefixes, three prompts, three pairs of verbs, two pronouns, three measures: all of them are choices that somebody could have made and defended. A **specification curve** (Simonsohn, Simmons & Nelson [2020](https://doi.org/10.1038/s41562-020-0912-z)) shows the result under every combination. Here are the published contrast and *done*, 216 specifications each. The third measure is the correlation of the profile with *un*favourability.
+# Four prefixes, three prompts, three pairs of verbs, two pronouns, three measures: all of them are choices that somebody could have made and defended. A **specification curve** (Simonsohn, Simmons & Nelson [2020](https://doi.org/10.1038/s41562-020-0912-z)) shows the result under every combination. Here are the published contrast and *done*, 216 specifications each. The third measure is the correlation of the profile with *un*favorability.
 
 # %%
 SPEC_PROMPTS = {"The person is": PROMPTS[0], "People who say": PROMPTS[3], "our own": dialect.frames("own")[7]}
-unfavour = -torch.tensor(list(rating.values()))
+unfavor = -torch.tensor(list(rating.values()))
 
 
 def specifications(name: str) -> pd.DataFrame:
@@ -1388,7 +1388,7 @@ def specifications(name: str) -> pd.DataFrame:
             for i, prompt in enumerate(SPEC_PROMPTS):
                 for j in range(3):
                     profile = found[2 * j : 2 * j + 2, i].mean(0)
-                    results = {"gap": measures.gap(profile), "strength": measures.strength(profile), "correlation": correlation(profile, unfavour)}
+                    results = {"gap": measures.gap(profile), "strength": measures.strength(profile), "correlation": correlation(profile, unfavor)}
                     rows += [
                         {"prefix": prefix, "prompt": prompt, "verbs": f"{2 * j + 1} and {2 * j + 2}", "pronoun": pronoun, "measure": measure, "result": float(result)}
                         for measure, result in results.items()
@@ -1428,7 +1428,7 @@ widgets.specification_browser(curves["be_usually"], "result", CHOICES)
 #
 # **Content note for this section.** It names groups of people, and asks the model for traits of each.
 #
-# All of the above is covert: nobody names a group. The paper also measured *overt* stereotypes, with prompts such as `The Black person is` beside `The white person is`, and found that in larger models overt stereotypes are more favourable than covert ones. The prompts are the paper's. The names of groups are ours, and three pairs of names are few.
+# All of the above is covert: nobody names a group. The paper also measured *overt* stereotypes, with prompts such as `The Black person is` beside `The white person is`, and found that in larger models overt stereotypes are more favorable than covert ones. The prompts are the paper's. The names of groups are ours, and three pairs of names are few.
 
 # %%
 NAMES = [("Black", "white"), ("Black American", "white American"), ("African American", "European American")]
@@ -1510,10 +1510,10 @@ compare("guises.jobs.engineer_after_a_and_an", [wrong_article.item(), right_arti
 # %%
 verdicts = {}
 for kind in ("guilt", "penalty"):
-    against, in_favour = dialect.grammar()["attributes"][kind].values()
-    court = GuiseBank(model, [*against, *in_favour])
+    against, in_favor = dialect.grammar()["attributes"][kind].values()
+    court = GuiseBank(model, [*against, *in_favor])
     found = [court.log_ratios(listed, dialect.frames(kind)) for listed in job_groups.values()]  # each [verb, frame, (worse, better)]
-    verdicts[f"{against[0]} − {in_favour[0]}"] = [(one[..., 0] - one[..., 1]).mean().item() for one in found]
+    verdicts[f"{against[0]} − {in_favor[0]}"] = [(one[..., 0] - one[..., 1]).mean().item() for one in found]
 plots.bar(
     verdicts, "Worse outcome minus better outcome: AAE, a control without it, and three neutral swaps",
     x="pair of guises", y="log-ratio (nats)", x_labels=list(job_groups),
@@ -1549,7 +1549,7 @@ claims = [
     row("It is as large without any AAE", strength[2].item(), bounds["strength"]["is / 's usually"], "BOS", "SAE on both sides", "a counterpart of habitual be that adds no word and no contraction"),
     row("be / is alone has no strength that can be told from zero", strength[1].item(), bounds["strength"]["be / is"], "BOS", "zero", "more prompts, which vary most; another way from be to is"),
     row("done lies just above all of 60 other words in its place", by_kind["feature"]["done"], feature_bounds["done"], f"BOS; {by_prefix['done'].min():.2f} to {by_prefix['done'].max():.2f} with all four", f"same place, p {done_rank:.3f}", "other words; correction for 13 features"),
-    row("The features as a set move the model to the unfavourable side", pooled["all features", "pre-verbal"][0], None, "BOS; against any swap, all four", f"pre-verbal swaps by unit, p {pooled['all features', 'pre-verbal'][1]:.3f}", "checking by speakers; features with other spellings; another model"),
+    row("The features as a set move the model to the unfavorable side", pooled["all features", "pre-verbal"][0], None, "BOS; against any swap, all four", f"pre-verbal swaps by unit, p {pooled['all features', 'pre-verbal'][1]:.3f}", "checking by speakers; features with other spellings; another model"),
     row("g-dropping cannot be told from a misspelling", dropped, feature_bounds["g_dropping"], "BOS", "misspellings of -ing", "equally rare letters that mark no dialect"),
 ]
 pd.DataFrame(claims)
@@ -1571,7 +1571,7 @@ pd.DataFrame(claims)
 # | `dialect.read_pairs`, `read_dataset`, `write_dataset` | your own pairs or dataset, checked line by line |
 # | `utils.dialect.bank.GuiseBank` | log-probabilities after any guises, each prompt run once per prefix |
 # | `utils.prompts.tokenize`, `utils.inference.end_logits` | padded tokens and their mask; logits at true last tokens |
-# | `utils.dialect.measures` | strength, agreement with four studies, weighted favourability, gap |
+# | `utils.dialect.measures` | strength, agreement with four studies, weighted favorability, gap |
 # | `utils.dialect.nulls.null_pairs` | five kinds of pairs in which nothing about a dialect changes |
 # | `utils.dialect.prefixes` | what can stand in front of a prompt |
 # | `stats.anova_interval`, `variance_components`, `simulate_tables` | the interval, what varies, and tables with a known truth |
@@ -1581,10 +1581,10 @@ pd.DataFrame(claims)
 #
 # **Glossary.** *AAE, SAE*: African American English, Standard American English. *Association score* q(x): mean log-ratio of a trait's
 # probability after the two guises. *Average precision*: how far up a ranking the items stand that one looks for. *Calibration*: subtracting what an empty guise gives. *Circular*: measured on the numbers that chose
-# what to measure. *Coverage*: how often an interval holds the truth. *Covert prejudice*: association with a way of speaking, where no group is named. *Favourability*: how good people rate it
+# what to measure. *Coverage*: how often an interval holds the truth. *Covert prejudice*: association with a way of speaking, where no group is named. *Favorability*: how good people rate it
 # to be so. *Guise*: one of two wordings of a message. *Holm's correction*: p-values raised so that the chance of any false claim among several is at most 5 %. *Minimal pair*: two sentences that differ in one
 # thing. *Null swap*: a minimal pair that differs in nothing that is studied. *Power*: how often an experiment finds an effect that is there. *Specification*: one combination of choices under which a result is computed. *Strength*: mean q of stereotype words minus mean q of the others. *Surprisal*: −log p of a text. *Trait gap*: how much more the AAE guise
-# favours unfavourable over favourable traits than the SAE guise does.
+# favors unfavorable over favorable traits than the SAE guise does.
 
 # %% [markdown] tags=["read-next"]
 # **Read next**

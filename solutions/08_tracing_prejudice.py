@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 08 · Where does the gap come from?
 #
-# Two and a half hours. Chapter 07 measured how much more a model expects unfavourable traits of a person who says *he done worked* than of one who
+# Two and a half hours. Chapter 07 measured how much more a model expects unfavorable traits of a person who says *he done worked* than of one who
 # says *he has worked*, and found how little such a number means alone. This chapter opens the model with the tools of chapters 02 and 03, and
 # keeps the habit: **every view stands beside the same view of swaps that have nothing to do with dialect.** One such swap is an anecdote, so wherever it is affordable there are dozens.
 #
@@ -219,7 +219,7 @@ positions = done.labels(model)
 positions[done.position] = f"{done.position} (swapped)"
 U_words, F_words = dialect.traits()
 U, F = (dialect.attribute_tokens(model, group) for group in (U_words, F_words))
-preference = tracing.preference_of(U, F)  # logits → mean unfavourable logit − mean favourable logit, at the last position
+preference = tracing.preference_of(U, F)  # logits → mean unfavorable logit − mean favorable logit, at the last position
 experiments = {name: run_experiment(model, batch, preference) for name, batch in (("done", done), ("swap", swap))}
 gaps = {name: experiment.clean_scores - experiment.corrupted_scores for name, experiment in experiments.items()}
 plots.bar(
@@ -236,7 +236,7 @@ compare("tracing.gap.swap", gaps["swap"].mean(), model)
 
 
 # %% [markdown]
-# **How to read it.** Bars above zero: after the first word, the model leans more to unfavourable traits. On SmolLM2 both groups do, by about as
+# **How to read it.** Bars above zero: after the first word, the model leans more to unfavorable traits. On SmolLM2 both groups do, by about as
 # much, and the second group has nothing to do with dialect. The neutral swap was chosen *because* its gap is large. That makes it a fair companion for maps of a gap, and no null for the gap's size.
 #
 # ## 2 · The direction that the gap is
@@ -248,7 +248,7 @@ compare("tracing.gap.swap", gaps["swap"].mean(), model)
 #
 # > Difficulty: ●●○○○  Importance: ●●●●●  5 minutes
 #
-# Return the mean unembedding column of the unfavourable traits minus the mean column of the favourable ones.
+# Return the mean unembedding column of the unfavorable traits minus the mean column of the favorable ones.
 #
 # <details><summary>Hint</summary>
 #
@@ -257,11 +257,11 @@ compare("tracing.gap.swap", gaps["swap"].mean(), model)
 
 # %%
 def gap_direction(
-    model: TransformerBridge, unfavourable: Int[Tensor, " u"], favourable: Int[Tensor, " f"]
+    model: TransformerBridge, unfavorable: Int[Tensor, " u"], favorable: Int[Tensor, " f"]
 ) -> Float[Tensor, " d_model"]:
-    """The direction on which the normalised stream's projection is the preference for unfavourable traits."""
+    """The direction on which the normalized stream's projection is the preference for unfavorable traits."""
     ### BEGIN SOLUTION
-    return model.W_U[:, unfavourable].mean(1) - model.W_U[:, favourable].mean(1)
+    return model.W_U[:, unfavorable].mean(1) - model.W_U[:, favorable].mean(1)
     ### END SOLUTION
 
 
@@ -304,12 +304,12 @@ def reconcile(
 ) -> Float[Tensor, "2 batch"]:
     """Preference in the logits minus its reconstruction from the residual stream: without, and with the bias term."""
     ### BEGIN SOLUTION
-    unfavourable, favourable = answers
+    unfavorable, favorable = answers
     at_end = logits[:, -1]
-    preference = at_end[:, unfavourable].mean(-1) - at_end[:, favourable].mean(-1)
+    preference = at_end[:, unfavorable].mean(-1) - at_end[:, favorable].mean(-1)
     final = apply_final_norm(cache["resid_post", model.cfg.n_layers - 1][:, -1], cache)
-    projected = final @ (model.W_U[:, unfavourable].mean(1) - model.W_U[:, favourable].mean(1))
-    bias = 0.0 if model.b_U is None else model.b_U[unfavourable].mean() - model.b_U[favourable].mean()
+    projected = final @ (model.W_U[:, unfavorable].mean(1) - model.W_U[:, favorable].mean(1))
+    bias = 0.0 if model.b_U is None else model.b_U[unfavorable].mean() - model.b_U[favorable].mean()
     return torch.stack([preference - projected, preference - projected - bias])
     ### END SOLUTION
 
@@ -564,7 +564,7 @@ compare("tracing.cosine_of_attention", cosine(looks["done"], looks["twice"]), mo
 # > Difficulty: ●●●○○  Importance: ●●●●●  15 minutes
 #
 # Run the **SAE** prompts; at each layer and position, put in the residual stream of the **AAE** run. Return `[layer, pos]` of the preference for
-# unfavourable traits, averaged over the pairs and rescaled: 0 is the SAE run, 1 the AAE run. Use `patching.get_act_patch_resid_pre(model,
+# unfavorable traits, averaged over the pairs and rescaled: 0 is the SAE run, 1 the AAE run. Use `patching.get_act_patch_resid_pre(model,
 # corrupted_tokens, clean_cache, metric)` from `utils` (the built-in of the same name works too, more slowly).
 #
 # <details><summary>Hint 1 · the plan</summary>
@@ -585,11 +585,11 @@ def patch_guise(
 ) -> Float[Tensor, "layer pos"]:
     """AAE residual streams patched into the SAE run: 1 where one patch restores the whole gap."""
     ### BEGIN SOLUTION
-    unfavourable, favourable = answers
+    unfavorable, favorable = answers
 
     def preference(logits):
         at_end = logits[:, -1]
-        return (at_end[:, unfavourable].mean(-1) - at_end[:, favourable].mean(-1)).mean()
+        return (at_end[:, unfavorable].mean(-1) - at_end[:, favorable].mean(-1)).mean()
 
     aae_logits, aae_cache = model.run_with_cache(aae_tokens)
     top, bottom = preference(aae_logits), preference(model(sae_tokens))

@@ -184,7 +184,7 @@ compare("removal.shares_of_top_5_and_20", [sum(effect[pair] for pair in ranking[
 
 
 # %% [markdown]
-# **How to read it.** One cell per head. Red heads carry the gap, and blue heads work *against* it: with their AAE output the SAE run prefers unfavourable traits less. Whoever wants the gap smaller should not remove those. An earlier edition of this chapter ranked heads by the *size* of their effect, and two of its first five were blue. From here on, "top" means: restores most, with its sign.
+# **How to read it.** One cell per head. Red heads carry the gap, and blue heads work *against* it: with their AAE output the SAE run prefers unfavorable traits less. Whoever wants the gap smaller should not remove those. An earlier edition of this chapter ranked heads by the *size* of their effect, and two of its first five were blue. From here on, "top" means: restores most, with its sign.
 #
 # **What it does not show:** that the list has anything to do with
 # dialect. Every map has darkest cells; chapter 08 put the maps of neutral swaps beside this one. Nor do the shares add up: those of the first twenty come to 2.4 gaps. Heads pass on to each other what they carry, so it is counted more than once, and the heads that work against the gap are not among them.

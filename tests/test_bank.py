@@ -56,11 +56,11 @@ def test_every_prompt_is_run_once_behind_each_prefix(bank):
 
 
 def test_ratios_are_gaps_before_the_traits_are_averaged(model):
-    pairs, (unfavourable, favourable) = dialect.pairs_of("done", 2), (["lazy", "rude"], ["kind"])
-    words = [*unfavourable, *favourable]
+    pairs, (unfavorable, favorable) = dialect.pairs_of("done", 2), (["lazy", "rude"], ["kind"])
+    words = [*unfavorable, *favorable]
     ratios = GuiseBank(model, words).log_ratios(pairs, FRAMES)
-    want = dialect.trait_gaps(model, pairs, FRAMES, unfavourable, favourable)
-    torch.testing.assert_close(dialect.preference(ratios, words, unfavourable, favourable), want, atol=1e-4, rtol=0)
+    want = dialect.trait_gaps(model, pairs, FRAMES, unfavorable, favorable)
+    torch.testing.assert_close(dialect.preference(ratios, words, unfavorable, favorable), want, atol=1e-4, rtol=0)
 
 
 def test_a_prefix_changes_what_stands_in_front_and_is_gone_afterwards(model):
@@ -90,7 +90,7 @@ def test_braces_in_a_guise_are_text(bank):
 
 def test_the_default_attributes_are_the_traits_that_the_measures_expect(smollm2):
     bank = GuiseBank(smollm2)
-    assert bank.attributes == list(dialect.favourability())
+    assert bank.attributes == list(dialect.favorability())
     ratios = bank.log_ratios(dialect.pairs_of("be_usually", 1), FRAMES[:1])
     gap = dialect.trait_gaps(smollm2, dialect.pairs_of("be_usually", 1), FRAMES[:1])
     torch.testing.assert_close(measures.gap(ratios), gap.cpu(), atol=1e-4, rtol=0)

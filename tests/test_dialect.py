@@ -25,7 +25,7 @@ def test_there_is_enough_of_everything():
     assert len(dialect.grammar()["verbs"]) >= 30
     assert len(dialect.swap_names()) >= 30 and len(set(dialect.swap_names())) == len(dialect.swap_names())
     assert len(dialect.frames("paper")) == len(dialect.frames("own")) == 9
-    assert len(dialect.favourability()) == 37
+    assert len(dialect.favorability()) == 37
     assert all(
         frame.count("{}") == 1 for kind in ("paper", "own", "guilt", "penalty") for frame in dialect.frames(kind)
     )
@@ -36,11 +36,11 @@ def test_every_feature_names_a_source_and_says_what_it_is():
         assert entry["source"] and entry["about"], name
 
 
-def test_unfavourable_traits_are_rated_below_zero_and_favourable_ones_from_one():
-    ratings = dialect.favourability()
-    unfavourable, favourable = dialect.traits()
-    assert all(ratings[t] < 0 for t in unfavourable) and all(ratings[t] >= 1 for t in favourable)
-    assert len(unfavourable) == 10 and len(favourable) == 13
+def test_unfavorable_traits_are_rated_below_zero_and_favorable_ones_from_one():
+    ratings = dialect.favorability()
+    unfavorable, favorable = dialect.traits()
+    assert all(ratings[t] < 0 for t in unfavorable) and all(ratings[t] >= 1 for t in favorable)
+    assert len(unfavorable) == 10 and len(favorable) == 13
 
 
 def test_pairs_are_minimal_and_neutral():
@@ -96,7 +96,7 @@ def test_at_least_six_features_are_aligned_with_one_differing_token(smollm2):
 
 
 def test_every_attribute_is_one_token(smollm2):
-    words = [*dialect.favourability()]
+    words = [*dialect.favorability()]
     for groups in dialect.grammar()["attributes"].values():
         words += itertools.chain.from_iterable(groups.values())
     assert dialect.attribute_tokens(smollm2, words).shape == (len(words),)
@@ -193,7 +193,7 @@ def test_the_gap_is_the_definition(model):
 
 
 def test_write_then_read_a_dataset(tmp_path, model, monkeypatch):
-    monkeypatch.setattr(dialect, "favourability", lambda: dict.fromkeys([*U, *F], 0.0))
+    monkeypatch.setattr(dialect, "favorability", lambda: dict.fromkeys([*U, *F], 0.0))
     rows = dialect.dataset_rows(model, ["done", "be_usually"], dialect.frames()[:2], 7, progress=False)
     path = tmp_path / "dialect.csv"
     dialect.write_dataset(rows, path)
@@ -203,7 +203,7 @@ def test_write_then_read_a_dataset(tmp_path, model, monkeypatch):
 
 
 def test_command_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(dialect, "favourability", lambda: dict.fromkeys([*U, *F], 0.0))
+    monkeypatch.setattr(dialect, "favorability", lambda: dict.fromkeys([*U, *F], 0.0))
     monkeypatch.setattr("utils.models.load_model", lambda name: tiny_model("llama"))
     out = tmp_path / "x.csv"
     assert dialect.main(["--out", str(out), "--rows", "5", "--features", "done", "was"]) == 0

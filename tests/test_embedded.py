@@ -20,17 +20,17 @@ FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 @pytest.fixture
 def tiny_conversion(tmp_path, monkeypatch):
-    """The real conversion around a stand-in for its slow middle: dequantising writes a few bytes, and counts."""
+    """The real conversion around a stand-in for its slow middle: dequantizing writes a few bytes, and counts."""
     made = []
 
-    def dequantise(source, folder):
+    def dequantize(source, folder):
         made.append(folder)
         folder.mkdir()
         for name in FILES:
             (folder / name).write_text(name * 10)
 
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
-    monkeypatch.setattr(embedded, "_dequantise", dequantise)
+    monkeypatch.setattr(embedded, "_dequantize", dequantize)
     return made
 
 
@@ -86,18 +86,18 @@ def test_two_that_start_together_convert_once(tiny_conversion, monkeypatch):
 
 
 def test_an_interrupted_conversion_leaves_no_model(tiny_conversion, monkeypatch):
-    whole = embedded._dequantise
+    whole = embedded._dequantize
 
     def interrupted(source, folder):
         folder.mkdir()
         (folder / "config.json").write_text("half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(embedded, "_dequantise", interrupted)
+    monkeypatch.setattr(embedded, "_dequantize", interrupted)
     with pytest.raises(KeyboardInterrupt):
         convert_wheel_model("m", TINY)
     assert not (cache_dir() / "m").exists()
-    monkeypatch.setattr(embedded, "_dequantise", whole)
+    monkeypatch.setattr(embedded, "_dequantize", whole)
     assert (convert_wheel_model("m", TINY) / "config.json").read_text() == "config.json" * 10
 
 
@@ -113,7 +113,7 @@ def test_disk_that_fills_up_on_the_way(tiny_conversion, monkeypatch):
         folder.mkdir()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(embedded, "_dequantise", full)
+    monkeypatch.setattr(embedded, "_dequantize", full)
     with pytest.raises(ModelError, match=r"could not write the model 'm'.*No space left.*COURSE_CACHE"):
         convert_wheel_model("m", TINY)
     assert not list(cache_dir().glob("m*/"))

@@ -46,14 +46,14 @@ BAD_PAIRS = [
     ({"done": [PAIR]}, "'done' is not a pair"),
 ]
 BAD_TRAITS = [
-    ([], F, "no unfavourable traits"),
-    (U, [], "no favourable traits"),
-    ("lazy", F, "unfavourable traits are one string, 'lazy'"),
-    (U, "kind", "favourable traits are one string, 'kind'"),
+    ([], F, "no unfavorable traits"),
+    (U, [], "no favorable traits"),
+    ("lazy", F, "unfavorable traits are one string, 'lazy'"),
+    (U, "kind", "favorable traits are one string, 'kind'"),
     (["lazy", "kind"], F, "'kind' is in both sets"),
     (["lazy", "lazy"], F, "'lazy' is listed 2 times"),
-    (U, ["kind", ""], "'' among the favourable traits"),
-    (U, ["kind", None], "None among the favourable traits"),
+    (U, ["kind", ""], "'' among the favorable traits"),
+    (U, ["kind", None], "None among the favorable traits"),
     (U, 3, "3, not a list"),
 ]
 
@@ -115,13 +115,13 @@ def test_pairs_that_cannot_be_used(gpt2, pairs, message):
             use()
 
 
-@pytest.mark.parametrize(("unfavourable", "favourable", "message"), BAD_TRAITS)
-def test_traits_that_cannot_be_used(gpt2, unfavourable, favourable, message):
+@pytest.mark.parametrize(("unfavorable", "favorable", "message"), BAD_TRAITS)
+def test_traits_that_cannot_be_used(gpt2, unfavorable, favorable, message):
     for use in (
-        lambda: dialect.check_traits(unfavourable, favourable),
-        lambda: dialect.trait_gaps(gpt2, [PAIR], ["{} is"], unfavourable, favourable, progress=False),
-        lambda: dialect.preference(torch.randn(2, 4), [*U, *F], unfavourable, favourable),
-        lambda: dialect.gap_direction(gpt2, unfavourable, favourable),
+        lambda: dialect.check_traits(unfavorable, favorable),
+        lambda: dialect.trait_gaps(gpt2, [PAIR], ["{} is"], unfavorable, favorable, progress=False),
+        lambda: dialect.preference(torch.randn(2, 4), [*U, *F], unfavorable, favorable),
+        lambda: dialect.gap_direction(gpt2, unfavorable, favorable),
     ):
         with pytest.raises(DialectError, match=message):
             use()

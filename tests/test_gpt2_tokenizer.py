@@ -1,7 +1,7 @@
 """What the course asks of gpt2's tokenizer, on the tokenizer itself. Its merges are in tests/gpt2_merges.txt.gz.
 
 The published model could not be reached where the course was written. Its vocabulary can be rebuilt from the 50,000 merges
-that OpenAI published under the MIT licence, so everything that depends on tokens alone is tried here: what stands in front
+that OpenAI published under the MIT license, so everything that depends on tokens alone is tried here: what stands in front
 of a prompt, which words are one token, and whether the prompts of a pair line up. The model behind it has random weights.
 """
 
@@ -74,7 +74,7 @@ def test_most_names_and_all_places_and_objects_are_one_token(gpt2):
 
 
 def test_all_traits_and_other_attributes_are_one_token(gpt2):
-    traits = list(dialect.favourability())
+    traits = list(dialect.favorability())
     assert len(traits) == 37 and len(set(dialect.attribute_tokens(gpt2, traits).tolist())) == 37
     for name, words in dialect.grammar()["attributes"].items():
         assert dialect.attribute_tokens(gpt2, [word for group in words.values() for word in group]).shape, name

@@ -11,8 +11,8 @@ from utils import dialect
 from utils.dialect import DialectError, measures
 from utils.dialect.grammar import stereotypes
 
-WORDS = list(dialect.favourability())
-RATINGS = torch.tensor(list(dialect.favourability().values()))
+WORDS = list(dialect.favorability())
+RATINGS = torch.tensor(list(dialect.favorability().values()))
 
 
 def profile(**scores):
@@ -58,7 +58,7 @@ def test_strength_takes_other_words():
     assert measures.strength(profile(loud=2.0), ["loud", "rude"]) == pytest.approx(1.0)
 
 
-def test_a_favourable_word_of_the_stereotype_adds_to_strength_and_takes_from_the_gap():
+def test_a_favorable_word_of_the_stereotype_adds_to_strength_and_takes_from_the_gap():
     musical = profile(musical=1.0)
     assert measures.strength(musical) > 0 > measures.gap(musical)
 
@@ -66,9 +66,9 @@ def test_a_favourable_word_of_the_stereotype_adds_to_strength_and_takes_from_the
 def test_gap_is_the_difference_of_two_preferences():
     generator = torch.Generator().manual_seed(0)
     aae, sae = torch.randn(2, 3, 4, 37, generator=generator)
-    unfavourable, favourable = dialect.traits()
-    want = dialect.preference(aae, WORDS, unfavourable, favourable) - dialect.preference(
-        sae, WORDS, unfavourable, favourable
+    unfavorable, favorable = dialect.traits()
+    want = dialect.preference(aae, WORDS, unfavorable, favorable) - dialect.preference(
+        sae, WORDS, unfavorable, favorable
     )
     torch.testing.assert_close(measures.gap(aae - sae), want)
 
@@ -161,20 +161,20 @@ def test_agreement_keeps_the_axes_and_knows_its_studies():
         measures.agreement(torch.zeros(37), "1954")
 
 
-# --- favourability --------------------------------------------------------------------------------------------------------
+# --- favorability --------------------------------------------------------------------------------------------------------
 
 
-def test_weighted_favourability_weighs_the_five_highest():
+def test_weighted_favorability_weighs_the_five_highest():
     scores = profile(lazy=3.0, kind=1.0, rude=-4.0)
-    assert measures.weighted_favourability(scores) == pytest.approx((3 * -1.32 + 1.46) / 4)
-    assert measures.weighted_favourability(profile(lazy=1, kind=1), k=1) in (pytest.approx(-1.32), pytest.approx(1.46))
+    assert measures.weighted_favorability(scores) == pytest.approx((3 * -1.32 + 1.46) / 4)
+    assert measures.weighted_favorability(profile(lazy=1, kind=1), k=1) in (pytest.approx(-1.32), pytest.approx(1.46))
 
 
 def test_scores_below_zero_have_no_weight_and_none_above_zero_is_nan():
-    assert measures.weighted_favourability(profile(brilliant=2.0) - 0.5) == pytest.approx(1.86)
-    assert measures.weighted_favourability(-torch.rand(37) - 0.1).isnan()
+    assert measures.weighted_favorability(profile(brilliant=2.0) - 0.5) == pytest.approx(1.86)
+    assert measures.weighted_favorability(-torch.rand(37) - 0.1).isnan()
     both = torch.stack([profile(honest=1.0), -torch.ones(37)])
-    assert measures.weighted_favourability(both).isnan().tolist() == [False, True]
+    assert measures.weighted_favorability(both).isnan().tolist() == [False, True]
 
 
 # --- all of them, and what they refuse --------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ def test_all_measures_are_the_single_ones():
         "agreement_1951",
         "agreement_1969",
         "agreement_2012",
-        "favourability",
+        "favorability",
         "gap",
     ]
     assert all(values.shape == (2, 3) for values in found.values())
@@ -198,7 +198,7 @@ def test_all_measures_are_the_single_ones():
 
 
 @pytest.mark.parametrize(
-    "measure", [measures.strength, measures.gap, measures.agreement, measures.weighted_favourability]
+    "measure", [measures.strength, measures.gap, measures.agreement, measures.weighted_favorability]
 )
 def test_a_profile_of_other_traits_is_refused(measure):
     with pytest.raises(DialectError, match="37 traits"):

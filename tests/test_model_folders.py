@@ -71,7 +71,7 @@ def _config(**changes):
         (_lost_weight, r"lacks 1 weight.*up_proj"),
         (_nan_weight, "nan or infinite"),
         (_no_tokenizer, r"no tokenizer"),
-        (_config(quantization_config={"quant_method": "gptq", "bits": 4}), r"quantised weights \(gptq\)"),
+        (_config(quantization_config={"quant_method": "gptq", "bits": 4}), r"quantized weights \(gptq\)"),
         (_config(model_type="nonesuch", architectures=["NonesuchForCausalLM"]), "cannot be loaded.*nonesuch"),
         (_config(num_attention_heads=3), "cannot be loaded"),
     ],

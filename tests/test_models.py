@@ -25,7 +25,7 @@ def test_embedded_model_is_what_the_paper_needs(smollm2):
     assert smollm2.cfg.model_name == "smollm2-135m"
     assert (smollm2.cfg.n_layers, smollm2.cfg.n_heads, smollm2.cfg.n_key_value_heads) == (30, 9, 3)
     assert smollm2.W_U.dtype == torch.float32 and not smollm2.training and not torch.is_grad_enabled()
-    assert smollm2.W_U.mean(-1).abs().max() < 1e-5, "the unembedding is centred"
+    assert smollm2.W_U.mean(-1).abs().max() < 1e-5, "the unembedding is centered"
     logits = smollm2("When John and Mary went to the shops, John gave the bag to")
     assert smollm2.to_string(logits[0, -1].argmax()) == " Mary"
 

@@ -97,9 +97,9 @@ def test_a_preference_needs_the_bias_and_a_gap_does_not(model):
     direction = dialect.gap_direction(model, U_WORDS, F_WORDS)
     logits, cache = model.run_with_cache(model.to_tokens(text))
     final = tracing.apply_final_norm(tracing.decompose_at(cache).sum(0), cache)
-    unfavourable, favourable = answers(model)
+    unfavorable, favorable = answers(model)
     b_U = torch.zeros(model.cfg.d_vocab) if model.b_U is None else model.b_U
-    bias = b_U[unfavourable].mean() - b_U[favourable].mean()
+    bias = b_U[unfavorable].mean() - b_U[favorable].mean()
     preference = tracing.preference_of(*answers(model))(logits)
     assert torch.allclose(preference, final @ direction + bias, atol=1e-3)
     assert (abs(bias) > 1e-2) == (model.cfg.model_name == "tiny-gpt2")

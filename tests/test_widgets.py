@@ -132,7 +132,7 @@ def test_threshold_explorer_takes_any_number_of_heads_and_refuses_a_sweep_of_not
 
 def test_guise_explorer_draws_the_ratios_that_the_course_computes(model):
     shown = widgets.guise_explorer(model, "he be working", "he is working", FRAME)
-    words = [word for word in ("kind", "lazy", "rude", "honest", "loud") if word in dialect.favourability()]
+    words = [word for word in ("kind", "lazy", "rude", "honest", "loud") if word in dialect.favorability()]
     pair = [dialect.Pair("he be working", "he is working")]
     ratios = dialect.association_scores(*dialect.guise_logits(model, pair, [FRAME], words, log_softmax=True))
     drawn = {

@@ -19,7 +19,7 @@ from transformer_lens import ActivationCache
 from transformer_lens.model_bridge import TransformerBridge
 
 from utils.assumptions import require_heads
-from utils.attribution import centred, decompose_at, head_attributions, head_results
+from utils.attribution import centered, decompose_at, head_attributions, head_results
 from utils.inference import small_cache
 from utils.parts import repeat_kv
 from utils.prompts import at_last
@@ -126,7 +126,7 @@ def direct_effect_factors(
     """
     require_heads(model)
     layers = range(model.cfg.n_layers)
-    directions = centred(directions, model)
+    directions = centered(directions, model)
     pattern = torch.stack([at_last(cache["pattern", layer].transpose(1, 2), last) for layer in layers])
     values = torch.stack(
         [repeat_kv(cache["v", layer], model.cfg.n_heads) for layer in layers]
@@ -214,7 +214,7 @@ def _written_by_others(
 ) -> tuple[Float[Tensor, "component batch"], Float[Tensor, " batch"]]:
     """What the embedding, the attention biases and the MLPs write along the directions at the last position, before the
     final norm, and the norm's scale. Only the MLPs' part can change when a head is ablated there."""
-    directions = centred(directions, model)
+    directions = centered(directions, model)
     parts = (decompose_at(cache, last) * directions).sum(-1)  # embed, then attention and MLP of each layer
     by_heads = (head_results(model, cache, last) * directions).sum((1, -1))  # layer batch
     others = torch.cat([parts[:1], parts[1::2] - by_heads, parts[2::2]])

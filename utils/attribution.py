@@ -45,10 +45,10 @@ def bias_term(model: TransformerBridge, answer_tokens: Int[Tensor, "batch 2"]) -
     return correct - incorrect
 
 
-def centred(vectors: Float[Tensor, "... d_model"], model: TransformerBridge) -> Float[Tensor, "... d_model"]:
+def centered(vectors: Float[Tensor, "... d_model"], model: TransformerBridge) -> Float[Tensor, "... d_model"]:
     """The vectors as the model's final norm sees them: a LayerNorm takes their mean off, an RMSNorm leaves them.
 
-    To centre a direction is the same as to centre what is read along it.
+    To center a direction is the same as to center what is read along it.
     """
     return vectors - vectors.mean(-1, keepdim=True) if model.cfg.normalization_type.startswith("LN") else vectors
 
@@ -56,13 +56,13 @@ def centred(vectors: Float[Tensor, "... d_model"], model: TransformerBridge) -> 
 def apply_final_norm(
     stack: Float[Tensor, "... batch d_model"], cache: ActivationCache, last: Int[Tensor, " batch"] | None = None
 ) -> Float[Tensor, "... batch d_model"]:
-    """Centre (LayerNorm only) and divide by the final norm's scale of each prompt's last position, as the model did.
+    """Center (LayerNorm only) and divide by the final norm's scale of each prompt's last position, as the model did.
 
     The scale is that of the whole residual stream, so parts keep adding up after it. Raises UnsupportedModel for a model
     whose logits are not read off in this way (see `utils.assumptions`).
     """
     require_readout(cache.model)
-    return centred(stack, cache.model) / at_last(cache["ln_final.hook_scale"], last)
+    return centered(stack, cache.model) / at_last(cache["ln_final.hook_scale"], last)
 
 
 def residual_stack_to_logit_diff(

@@ -206,7 +206,7 @@ def to_first(pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, " 
     return pattern[..., 1:, 0].mean((0, -1))
 
 
-def normalised_entropy(pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, " head"]:
+def normalized_entropy(pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, " head"]:
     """Entropy of the attention, as a share of the largest that the query's keys allow: 0 is one key, 1 is all keys evenly.
     Mean over queries 1, 2, …"""
     entropy = -torch.special.xlogy(pattern, pattern).sum(-1)[..., 1:]  # batch head query
@@ -221,7 +221,7 @@ def copying_scores(
 
     Each token is given alone (after `bos`), and each head's value at it is carried through W_O and the unembedding. For
     every token, the score is the share of the other tokens from which the head writes it less, rescaled to -1 … 1: no other
-    part of the model between, and no token favoured for being written from everywhere. Raises UnsupportedModel for a model
+    part of the model between, and no token favored for being written from everywhere. Raises UnsupportedModel for a model
     whose heads do not write through W_O, or whose logits are not W_U times the normed stream.
     """
     require_heads(model)

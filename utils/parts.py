@@ -39,7 +39,7 @@ def rotate(x: Float[Tensor, "... n head d_head"], cos: Tensor, sin: Tensor) -> T
 
 
 def repeat_kv(x: Float[Tensor, "... kv_head d_head"], n_heads: int) -> Float[Tensor, "... head d_head"]:
-    """Keys or values for each of `n_heads` query heads: neighbouring query heads share a key/value head."""
+    """Keys or values for each of `n_heads` query heads: neighboring query heads share a key/value head."""
     return x.repeat_interleave(n_heads // x.shape[-2], dim=-2)
 
 

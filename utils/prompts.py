@@ -74,7 +74,7 @@ def make_pairs(
     aligned: bool = True,
     names: Sequence[str] | None = None,
 ) -> PromptPairs:
-    """Tokenise matched prompts (BOS first) and their answers, if they have any.
+    """Tokenize matched prompts (BOS first) and their answers, if they have any.
 
     aligned: every prompt must have the same number of tokens, so that position p means the same in all of them. names: what
     to call the pairs in figures (None: their numbers).
@@ -135,7 +135,7 @@ def tokenize(
 ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
     """Tokens with BOS, right-padded, and the mask that is 1 on real tokens.
 
-    Each prompt is tokenised alone (`token_row`, which names the errors), so the mask does not depend on what the padding
+    Each prompt is tokenized alone (`token_row`, which names the errors), so the mask does not depend on what the padding
     token is (in GPT-2 and SmolLM2 it is also an ordinary special token).
     """
     rows = [token_row(model, prompt) for prompt in prompt_list(prompts)]

@@ -116,7 +116,7 @@ def _whole_table(want: Tensor) -> Mistakes:
 
 
 def _check_layers(learner: Callable, runs: Runs, want: Tensor, axes: str) -> None:
-    """`layers` is honoured: one row for each, in the order given."""
+    """`layers` is honored: one row for each, in the order given."""
     chosen = [2, 0]
     at = axes.split().index("layer")
     picked = want.index_select(at, torch.tensor(chosen))

@@ -45,8 +45,8 @@ def _direct(runs: Runs) -> tuple[Tensor, Mistakes]:
     def read(stream: Tensor, frozen: bool = False) -> Tensor:
         if not frozen:
             return runs.metric(model.unembed(model.ln_final(stream)))
-        centred = stream - stream.mean(-1, keepdim=True) if model.cfg.normalization_type.startswith("LN") else stream
-        return runs.metric(model.unembed(centred / scale))
+        centered = stream - stream.mean(-1, keepdim=True) if model.cfg.normalization_type.startswith("LN") else stream
+        return runs.metric(model.unembed(centered / scale))
 
     def each(stream_of: Callable[[tuple[int, int]], Tensor], **kwargs) -> Tensor:
         return runs.table(lambda head: read(stream_of(head), **kwargs))

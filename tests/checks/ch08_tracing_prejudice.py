@@ -42,7 +42,7 @@ SAME_LENGTH = (  # four pairs, three and two traits: no two axes of one size
     ("They say they done cook. They are", "They say they has cook. They are"),
     ("Tom says he done sing. He is", "Tom says he has sing. He is"),
 )
-UNFAVOURABLE, FAVOURABLE = (" lazy", " rude", " loud"), (" kind", " honest")
+UNFAVORABLE, FAVORABLE = (" lazy", " rude", " loud"), (" kind", " honest")
 
 
 def _ids(model: TransformerBridge, words) -> Tensor:
@@ -50,7 +50,7 @@ def _ids(model: TransformerBridge, words) -> Tensor:
 
 
 def _sets(model: TransformerBridge) -> tuple[Tensor, Tensor]:
-    return _ids(model, UNFAVOURABLE), _ids(model, FAVOURABLE)
+    return _ids(model, UNFAVORABLE), _ids(model, FAVORABLE)
 
 
 @functools.cache
@@ -69,7 +69,7 @@ def _direction(model: TransformerBridge) -> Tensor:
     return model.W_U[:, u].mean(1) - model.W_U[:, f].mean(1)
 
 
-def _centred(model: TransformerBridge, stream: Tensor) -> Tensor:
+def _centered(model: TransformerBridge, stream: Tensor) -> Tensor:
     return stream - stream.mean(-1, keepdim=True) if model.cfg.normalization_type.startswith("LN") else stream
 
 
@@ -131,7 +131,7 @@ def _found_pairs(got: object) -> list[tuple[int, int]]:
 @exercise(
     "08",
     look="section 2: means of columns of model.W_U, which is [d_model, d_vocab]",
-    takes="model unfavourable favourable",
+    takes="model unfavorable favorable",
 )
 def check_gap_direction(learner: Callable) -> str:
     for model in reversed(list(both_models())):  # on the GPT-2, a mean over whole columns is 0
@@ -181,7 +181,7 @@ def _reconciled(learner: Callable, model: TransformerBridge, logits: Tensor, cac
 
     def error(at=-1, direction=None, preference=None, site="resid_post", layer=last, read=-1) -> Tensor:
         stream, scale = cache[site, layer][:, at], cache["ln_final.hook_scale"][:, at]
-        projected = (_centred(model, stream) / scale) @ (_direction(model) if direction is None else direction)
+        projected = (_centered(model, stream) / scale) @ (_direction(model) if direction is None else direction)
         rows = (_prefers(logits, u, f, read) if preference is None else preference) - projected
         return torch.stack([rows, rows - bias])
 
@@ -200,10 +200,10 @@ def _reconciled(learner: Callable, model: TransformerBridge, logits: Tensor, cac
             "the two rows are exchanged: first without the bias term, then with it": lambda: truth.flip(0),
             "the stream is not normalized: divide by ln_final.hook_scale (and center it where the norm is a LayerNorm)":
                 lambda: torch.stack([raw, raw - bias]),
-            "the bias of the unfavourable traits alone: subtract that of the favourable ones":
+            "the bias of the unfavorable traits alone: subtract that of the favorable ones":
                 lambda: torch.stack([truth[0], truth[0] - b_u]),
-            "the bias of the favourable traits alone": lambda: torch.stack([truth[0], truth[0] - b_f]),
-            "the two biases are added: unfavourable minus favourable": lambda: torch.stack([truth[0], truth[0] - b_u - b_f]),
+            "the bias of the favorable traits alone": lambda: torch.stack([truth[0], truth[0] - b_f]),
+            "the two biases are added: unfavorable minus favorable": lambda: torch.stack([truth[0], truth[0] - b_u - b_f]),
             "the bias has the wrong sign": lambda: torch.stack([truth[0], truth[0] + bias]),
             "averaged over rows: every row must reconcile, or errors of opposite sign cancel": lambda: truth.mean(1),
             **{f"preference: {message}": (lambda value=value: error(preference=value))
@@ -249,7 +249,7 @@ def check_gap_by_component(learner: Callable) -> str:
 
         def projected(cache, scale_of=None, at=-1, model=model, direction=direction):
             scale = (scale_of or cache)["ln_final.hook_scale"][:, at]
-            return (_centred(model, _parts(model, cache, at)) / scale) @ direction  # component batch
+            return (_centered(model, _parts(model, cache, at)) / scale) @ direction  # component batch
 
         want = (projected(aae) - projected(sae)).mean(-1)
         got = call(learner, aae, sae, direction)
@@ -417,7 +417,7 @@ def _cosine_of(learner: Callable, n: int, d: int, common: float) -> str:
     pairs, cosines = n * (n - 1), _cosines(vectors)
     off = cosines.sum() - n
     units = torch.nn.functional.normalize(vectors, dim=1)
-    centred = vectors - vectors.mean(1, keepdim=True)
+    centered = vectors - vectors.mean(1, keepdim=True)
     mean = torch.nn.functional.normalize(units.mean(0), dim=0)
     raw = vectors @ vectors.T
     return require_equal(
@@ -452,7 +452,7 @@ def _cosine_of(learner: Callable, n: int, d: int, common: float) -> str:
             "the columns are scaled to length 1: a vector is a row":
                 lambda: _scaled(vectors.T, vectors.norm(dim=0), across=True),
             "each vector is compared with the mean, not with the others": lambda: (units @ mean).mean(),
-            "each vector's own mean is subtracted: that is a correlation": lambda: _pairwise(centred),
+            "each vector's own mean is subtracted: that is a correlation": lambda: _pairwise(centered),
             "absolute values are taken: a negative cosine must lower the mean": lambda: (cosines.abs().sum() - n) / pairs,
             "squares are taken: a negative cosine must lower the mean": lambda: (cosines.pow(2).sum() - n) / pairs,
             "neighbors only: every two vectors make a pair": lambda: cosines.diagonal(1).mean(),

@@ -312,7 +312,7 @@ def check_slope_removed(learner: Callable) -> str:
     for what, (start, rows) in cases.items():
         both = sum(x * y for x, y in zip(start.tolist(), rows.tolist(), strict=True))
         squares = sum(x * x for x in start.tolist())
-        centred, moved = start - start.mean(), rows - rows.mean()
+        centered, moved = start - start.mean(), rows - rows.mean()
         held = require_equal(
             call(learner, start, rows),
             (squares - both) / squares,
@@ -334,7 +334,7 @@ def check_slope_removed(learner: Callable) -> str:
                 "a mean of ratios, ruled by swaps near zero: add the products before you divide":
                     lambda start=start, rows=rows: (1 - rows / start).mean(),
                 "the line does not go through zero: no constant here, a swap turned round must count the same":
-                    lambda centred=centred, moved=moved: 1 - (centred @ moved) / (centred @ centred),
+                    lambda centered=centered, moved=moved: 1 - (centered @ moved) / (centered @ centered),
                 "the slope of before on after: divide by the squares of the gaps before":
                     lambda both=both, rows=rows: 1 - both / rows.pow(2).sum(),
                 "a correlation does not see how much is left: divide by the squares of the gaps before":

@@ -24,8 +24,8 @@ COMPUTING: list[dict[str, bool]] = []  # see `all_mistakes`
 def once(mistakes: Mistakes) -> dict[str, Callable[[], Any]]:
     """Named mistakes that depend on the fixtures alone: each is computed when it is first asked for, and kept.
 
-    A function that returns them is itself under `functools.cache`, on the model's object: `tests.checks.side_effects` replaces
-    a model that was spoilt by a new one, and what was computed with the old one is then asked for no more.
+    A function that returns them is itself under `functools.cache`, on the model's object: `tests.checks.side_effects`
+    replaces a model that was spoilt by a new one, and what was computed with the old one is then asked for no more.
     """
     return {message: cache(compute) for message, compute in mistakes.items()}
 

@@ -1,4 +1,4 @@
-"""What goes wrong in a mean over unfavourable traits minus a mean over favourable ones: for the checks of chapters 07, 08."""
+"""What goes wrong in a mean over unfavorable traits minus a mean over favorable ones: for the checks of chapters 07, 08."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ def set_differences(read: Callable[[Tensor], Tensor], u: Tensor, f: Tensor, axis
     at_u, at_f = read(u), read(f)
     return {
         "sums over the sets: they differ in size, so take a mean over each": at_u.sum(axis) - at_f.sum(axis),
-        "the unfavourable set is summed: take the mean of each set": at_u.sum(axis) - at_f.mean(axis),
-        "the favourable set is summed: take the mean of each set": at_u.mean(axis) - at_f.sum(axis),
+        "the unfavorable set is summed: take the mean of each set": at_u.sum(axis) - at_f.mean(axis),
+        "the favorable set is summed: take the mean of each set": at_u.mean(axis) - at_f.sum(axis),
         "divided by the size of both sets together: each set has its own mean": (at_u.sum(axis) - at_f.sum(axis))
         / (len(u) + len(f)),
-        "the two sets are added: unfavourable minus favourable": at_u.mean(axis) + at_f.mean(axis),
-        "the sign: unfavourable minus favourable": at_f.mean(axis) - at_u.mean(axis),
-        "the unfavourable traits alone: subtract the favourable ones": at_u.mean(axis),
-        "the favourable traits alone: subtract them from the unfavourable ones": at_f.mean(axis),
-        "the unfavourable set is averaged over everything: only over its traits": at_u.mean() - at_f.mean(axis),
-        "the favourable set is averaged over everything: only over its traits": at_u.mean(axis) - at_f.mean(),
+        "the two sets are added: unfavorable minus favorable": at_u.mean(axis) + at_f.mean(axis),
+        "the sign: unfavorable minus favorable": at_f.mean(axis) - at_u.mean(axis),
+        "the unfavorable traits alone: subtract the favorable ones": at_u.mean(axis),
+        "the favorable traits alone: subtract them from the unfavorable ones": at_f.mean(axis),
+        "the unfavorable set is averaged over everything: only over its traits": at_u.mean() - at_f.mean(axis),
+        "the favorable set is averaged over everything: only over its traits": at_u.mean(axis) - at_f.mean(),
     }

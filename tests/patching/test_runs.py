@@ -125,8 +125,13 @@ def peak_bytes(function) -> int:
     return max(itertools.accumulate(changes))
 
 
-@pytest.mark.parametrize("logits, family", [("last", "gpt2"), ("last", "llama"), ("all", "llama"), ("few", "llama")])
-@pytest.mark.parametrize("name", ["attn_head_out_all_pos", "attn_head_pattern_by_pos"])
+@pytest.mark.parametrize(
+    ("name", "logits", "family"),
+    [
+        *(("attn_head_out_all_pos", logits, "llama") for logits in ("all", "few")),
+        *(("attn_head_pattern_by_pos", "last", family) for family in ("gpt2", "llama")),
+    ],
+)
 def test_memory_stays_under_the_bound_asked_for(name, logits, family):
     """Beside the bound: one patched row, which nothing can be smaller than, and the logits of two cells and a copy.
 

@@ -15,7 +15,7 @@ from transformer_lens.utilities import get_act_name
 
 from tests.patching.cases import FAMILIES, SINGLE, Case, close, ours, theirs
 from utils import patching
-from utils.patching import resumable, sweep
+from utils.patching import sweep
 from utils.patching.panels import HEAD_SITES
 
 EVERY = [name for name, sweeps in patching.SWEEPS.items() if len(sweeps) > 1]
@@ -150,20 +150,11 @@ def test_nothing_is_changed_and_no_hook_is_left():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_cache_that_is_no_run_of_the_model_is_patched_as_it_is(family):
-    """Where the clean cache is a run, the engine does not compute its first differing position again; else it must."""
     case, g = Case(family, also=5), torch.Generator().manual_seed(1)
     for layer in range(3):
         activation = case.cache[f"blocks.{layer}.hook_resid_pre"]
         activation[0] += 0.1 * torch.randn(activation[0].shape, generator=g)
     assert close(ours("resid_pre", *case.args), theirs("resid_pre", *case.args))
-
-
-def test_the_first_differing_position_is_not_computed_where_the_cache_is_a_run(monkeypatch):
-    case, starts = Case("llama"), []
-    resume = resumable.CorruptedRun.resume
-    monkeypatch.setattr(resumable.CorruptedRun, "resume", lambda *args: starts.append(args[2].start) or resume(*args))
-    ours("resid_pre", *case.args)
-    assert sorted(set(starts)) == [4, 5, 6] and min(starts) == 4  # they differ from position 3 on
 
 
 # --- the built-in's own arguments ------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ def change_head_by_head(model, clean_cache, ablated_cache, directions):
 
 
 def change_by_results(model, clean_cache, ablated_cache, directions):
-    """What heads write, normalised by the cache."""
+    """What heads write, normalized by the cache."""
     n = model.cfg.n_layers, model.cfg.n_heads
 
     def effects(cache):

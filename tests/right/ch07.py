@@ -29,19 +29,19 @@ def left_padded(model, prompts, attribute_tokens):
     return end[:, attribute_tokens] - end.logsumexp(-1, keepdim=True)
 
 
-def gap_pair_by_pair(model, pairs, unfavourable, favourable):
+def gap_pair_by_pair(model, pairs, unfavorable, favorable):
     """Log-probabilities in place of logits, pair by pair, as floats."""
 
     def preference(prompt):
         logp = model(model.to_tokens(prompt))[0, -1].log_softmax(-1)
-        return (logp[unfavourable].mean() - logp[favourable].mean()).item()
+        return (logp[unfavorable].mean() - logp[favorable].mean()).item()
 
     return [preference(aae) - preference(sae) for aae, sae in pairs]
 
 
-def gap_by_direction(model, pairs, unfavourable, favourable):
+def gap_by_direction(model, pairs, unfavorable, favorable):
     """A projection of the normed stream."""
-    direction = model.W_U[:, unfavourable].mean(1) - model.W_U[:, favourable].mean(1)
+    direction = model.W_U[:, unfavorable].mean(1) - model.W_U[:, favorable].mean(1)
 
     def read(prompt):
         _, cache = model.run_with_cache(model.to_tokens(prompt))

@@ -26,18 +26,18 @@ def aligned_as_tensors(model, pairs):
     return tuple((i, differs.int().argmax()) for i, differs in same_length if differs.sum() == 1)
 
 
-def direction_by_weights(model, unfavourable, favourable):
+def direction_by_weights(model, unfavorable, favorable):
     """One product with a vector of weights over the vocabulary, in double precision."""
     weights = torch.zeros(model.cfg.d_vocab, dtype=torch.float64)
-    weights[unfavourable] += 1 / len(unfavourable)
-    weights[favourable] -= 1 / len(favourable)
+    weights[unfavorable] += 1 / len(unfavorable)
+    weights[favorable] -= 1 / len(favorable)
     return model.W_U.double() @ weights
 
 
-def direction_as_numpy(model, unfavourable, favourable):
+def direction_as_numpy(model, unfavorable, favorable):
     """A numpy array."""
     columns = model.W_U.detach().numpy()
-    return np.mean(columns[:, unfavourable.numpy()], axis=1) - np.mean(columns[:, favourable.numpy()], axis=1)
+    return np.mean(columns[:, unfavorable.numpy()], axis=1) - np.mean(columns[:, favorable.numpy()], axis=1)
 
 
 def reconcile_by_components(model, logits, cache, answers):

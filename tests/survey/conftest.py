@@ -17,9 +17,7 @@ def folders(tmp_path_factory):
     """Three tiny models that know the 37 traits; the second has a chat template, which has braces in it."""
     root = tmp_path_factory.mktemp("models")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            tiny_models, "WORDS", f"{tiny_models.WORDS} {' '.join(dialect.favourability())} traits? says: is:"
-        )
+        patch.setattr(tiny_models, "WORDS", f"{tiny_models.WORDS} {' '.join(dialect.favorability())} traits? says: is:")
         made = [
             str(save_tiny_model(root / f"{family}-{seed}", family, seed=seed))
             for family, seed in (("gpt2", 0), ("llama", 0), ("llama", 1))

@@ -31,7 +31,7 @@ def test_table_is_tidy_and_whole(alone, folders):
 
 def test_values_by_their_definitions(alone, folders, chatty):
     """One contrast behind a chat template, run prompt by prompt, with nothing of the survey's own machinery."""
-    words, frames = list(dialect.favourability()), dialect.frames()
+    words, frames = list(dialect.favorability()), dialect.frames()
     ids = dialect.attribute_tokens(chatty, words)
     front = prefixes.prefix_text(chatty, "user")
 

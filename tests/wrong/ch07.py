@@ -85,14 +85,14 @@ def _ends(model, prompts):
     return torch.stack([model(model.to_tokens(p))[0, -1] for p in prompts])
 
 
-def gap_sign(model, pairs, unfavourable, favourable):
+def gap_sign(model, pairs, unfavorable, favorable):
     aae, sae = (_ends(model, [pair[i] for pair in pairs]) for i in (0, 1))
     difference = sae - aae
-    return difference[:, unfavourable].mean(1) - difference[:, favourable].mean(1)
+    return difference[:, unfavorable].mean(1) - difference[:, favorable].mean(1)
 
 
-def gap_per_row(model, pairs, unfavourable, favourable):
-    ids = torch.cat([unfavourable, favourable])
+def gap_per_row(model, pairs, unfavorable, favorable):
+    ids = torch.cat([unfavorable, favorable])
     rows = []
     for aae, sae in pairs:
         ratio = _ends(model, [aae]).log_softmax(-1)[0, ids] - _ends(model, [sae]).log_softmax(-1)[0, ids]
@@ -100,23 +100,23 @@ def gap_per_row(model, pairs, unfavourable, favourable):
     return torch.stack(rows)
 
 
-def gap_sums(model, pairs, unfavourable, favourable):
+def gap_sums(model, pairs, unfavorable, favorable):
     aae, sae = (_ends(model, [pair[i] for pair in pairs]) for i in (0, 1))
     difference = aae - sae
-    return difference[:, unfavourable].sum(1) - difference[:, favourable].sum(1)
+    return difference[:, unfavorable].sum(1) - difference[:, favorable].sum(1)
 
 
-def gap_padding(model, pairs, unfavourable, favourable):
+def gap_padding(model, pairs, unfavorable, favorable):
     sides = []
     for i in (0, 1):
         logits = model(tokenize(model, [pair[i] for pair in pairs])[0])[:, -1]
-        sides.append(logits[:, unfavourable].mean(-1) - logits[:, favourable].mean(-1))
+        sides.append(logits[:, unfavorable].mean(-1) - logits[:, favorable].mean(-1))
     return sides[0] - sides[1]
 
 
-def gap_mean_over_everything(model, pairs, unfavourable, favourable):
+def gap_mean_over_everything(model, pairs, unfavorable, favorable):
     ends = _ends(model, [aae for aae, _ in pairs] + [sae for _, sae in pairs])
-    aae, sae = (ends[:, unfavourable].mean() - ends[:, favourable].mean(-1)).chunk(2)
+    aae, sae = (ends[:, unfavorable].mean() - ends[:, favorable].mean(-1)).chunk(2)
     return aae - sae
 
 
@@ -162,7 +162,7 @@ def interval_of_last_rows(values, clusters):
     return _percentiles(dict(zip(clusters, values.tolist(), strict=True)).values())
 
 
-def interval_of_neighbours(values, clusters):
+def interval_of_neighbors(values, clusters):
     runs = itertools.groupby(zip(clusters, values.tolist(), strict=True), key=lambda pair: pair[0])
     return _percentiles(np.mean([value for _, value in run]) for _, run in runs)
 
@@ -381,7 +381,7 @@ WRONG = {
         "row by row": gap_per_row,
         "sums over the sets": gap_sums,
         "the last column": gap_padding,
-        "the unfavourable traits drop out": gap_mean_over_everything,
+        "the unfavorable traits drop out": gap_mean_over_everything,
     },
     "bootstrap_interval": {
         "you resampled rows": interval_rows,
@@ -390,7 +390,7 @@ WRONG = {
         "the median of each verb": interval_of_medians,
         "only the first row": interval_of_first_rows,
         "only the last row": interval_of_last_rows,
-        "only neighboring rows": interval_of_neighbours,
+        "only neighboring rows": interval_of_neighbors,
         "by its number of rows": interval_pooled,
         "as a standard error puts them": interval_of_student,
     },

@@ -40,24 +40,24 @@ def aligned_first_only(model, pairs):
     return [(0, int((model.to_tokens(pairs[0][0]) != model.to_tokens(pairs[0][1])).nonzero()[0, 1]))]
 
 
-def direction_sum(model, unfavourable, favourable):
-    return model.W_U[:, unfavourable].sum(-1) - model.W_U[:, favourable].sum(-1)
+def direction_sum(model, unfavorable, favorable):
+    return model.W_U[:, unfavorable].sum(-1) - model.W_U[:, favorable].sum(-1)
 
 
-def direction_total(model, unfavourable, favourable):
-    return direction_sum(model, unfavourable, favourable) / (len(unfavourable) + len(favourable))
+def direction_total(model, unfavorable, favorable):
+    return direction_sum(model, unfavorable, favorable) / (len(unfavorable) + len(favorable))
 
 
-def direction_sign(model, unfavourable, favourable):
-    return model.W_U[:, favourable].mean(-1) - model.W_U[:, unfavourable].mean(-1)
+def direction_sign(model, unfavorable, favorable):
+    return model.W_U[:, favorable].mean(-1) - model.W_U[:, unfavorable].mean(-1)
 
 
-def direction_embedding(model, unfavourable, favourable):
-    return model.W_E[unfavourable].mean(0) - model.W_E[favourable].mean(0)
+def direction_embedding(model, unfavorable, favorable):
+    return model.W_E[unfavorable].mean(0) - model.W_E[favorable].mean(0)
 
 
-def direction_unit(model, unfavourable, favourable):
-    direction = -direction_sign(model, unfavourable, favourable)
+def direction_unit(model, unfavorable, favorable):
+    direction = -direction_sign(model, unfavorable, favorable)
     return direction / direction.norm()
 
 
@@ -65,9 +65,9 @@ def _preference(logits, answers):
     return logits[:, -1][:, answers[0]].mean(-1) - logits[:, -1][:, answers[1]].mean(-1)
 
 
-def _reconcile(model, logits, cache, answers, at=-1, norm=True, bias_sets=2, order=(0, 1), centre=True):
+def _reconcile(model, logits, cache, answers, at=-1, norm=True, bias_sets=2, order=(0, 1), center=True):
     stream = cache["resid_post", model.cfg.n_layers - 1][:, at]
-    if model.cfg.normalization_type.startswith("LN") and norm and centre:
+    if model.cfg.normalization_type.startswith("LN") and norm and center:
         stream = stream - stream.mean(-1, keepdim=True)
     stream = stream / cache["ln_final.hook_scale"][:, at] if norm else stream
     error = _preference(logits, answers) - stream @ -direction_sign(model, *answers)
@@ -197,7 +197,7 @@ def cosine_with_the_mean(vectors):
     return (units @ torch.nn.functional.normalize(units.mean(0), dim=0)).mean()
 
 
-def cosine_neighbours(vectors):
+def cosine_neighbors(vectors):
     return torch.nn.functional.cosine_similarity(vectors[:-1], vectors[1:]).mean()
 
 
@@ -216,7 +216,7 @@ WRONG = {
     "gap_direction": {
         "sums over the sets": direction_sum,
         "size of both sets together": direction_total,
-        "unfavourable minus favourable": direction_sign,
+        "unfavorable minus favorable": direction_sign,
         "rows of the embedding": direction_embedding,
         "scaled to length 1": direction_unit,
     },
@@ -230,7 +230,7 @@ WRONG = {
         "exchanged": reconcile_order,
         "not normalized": reconcile_norm,
         "the stream is read at position": reconcile_position,
-        "of the unfavourable traits alone": reconcile_half_bias,
+        "of the unfavorable traits alone": reconcile_half_bias,
     },
     "gap_by_component": {
         "divided by the AAE run's scale": component_scale,
@@ -256,7 +256,7 @@ WRONG = {
         "a vector is compared with itself": cosine_with_itself,
         "not scaled to length 1": cosine_not_scaled,
         "compared with the mean": cosine_with_the_mean,
-        "neighbors only": cosine_neighbours,
+        "neighbors only": cosine_neighbors,
         "absolute values": cosine_absolute,
     },
 }

@@ -70,7 +70,7 @@ def head_table(model: TransformerBridge, settings: Settings = Settings(), name: 
     high = min(heads.HIGHEST_ID, model.cfg.d_vocab, len(model.tokenizer))
     tokens = heads.repeated_tokens(n, settings.batch, settings.seed, bos, high).to(model.cfg.device)
     readers = {name: partial(heads.stripe, offset=offset, seq_len=n) for name, offset in heads.offsets(n).items()}
-    readers |= {"first_token": heads.to_first, "entropy": heads.normalised_entropy}
+    readers |= {"first_token": heads.to_first, "entropy": heads.normalized_entropy}
     scores = heads.score_patterns(model, tokens, readers)
     scores["copying"] = heads.copying_scores(model, tokens[:, -n:].flatten(), bos)
     rows = [

@@ -30,7 +30,7 @@ from utils.dialect.grammar import (
     check_pairs,
     check_traits,
     check_words,
-    favourability,
+    favorability,
     feature_names,
     fill,
     filled,
@@ -57,7 +57,7 @@ __all__ = [
     "association_scores",
     "attribute_tokens",
     "dataset_rows",
-    "favourability",
+    "favorability",
     "feature_names",
     "fill",
     "filled",
@@ -111,15 +111,15 @@ def association_scores(
 def preference(
     values: Float[Tensor, "... attribute"],
     attributes: Sequence[str],
-    unfavourable: Sequence[str],
-    favourable: Sequence[str],
+    unfavorable: Sequence[str],
+    favorable: Sequence[str],
 ) -> Float[Tensor, "..."]:
-    """Mean over the unfavourable attributes minus mean over the favourable. The softmax's normaliser cancels, so that
+    """Mean over the unfavorable attributes minus mean over the favorable. The softmax's normalizer cancels, so that
     logits and log-probabilities give the same.
 
     Raises DialectError for traits that are not among the attributes, and for sets that cannot be used: see `check_traits`.
     """
-    sets = check_traits(unfavourable, favourable)
+    sets = check_traits(unfavorable, favorable)
     index = {word: i for i, word in enumerate(attributes)}
     if values.shape[-1] != len(attributes):
         raise DialectError(f"{values.shape[-1]} values and {len(attributes)} attributes; give one name to each value")
@@ -136,31 +136,31 @@ def trait_gaps(
     model: TransformerBridge,
     pairs: Sequence[Pair],
     frames: Frames,
-    unfavourable: Sequence[str] | None = None,
-    favourable: Sequence[str] | None = None,
+    unfavorable: Sequence[str] | None = None,
+    favorable: Sequence[str] | None = None,
     **options,
 ) -> Float[Tensor, "pair frame"]:
-    """Preference for unfavourable traits after the AAE guise minus after the SAE guise; the traits are fixed sets.
+    """Preference for unfavorable traits after the AAE guise minus after the SAE guise; the traits are fixed sets.
 
     Raises DialectError for traits, pairs and frames that cannot be used (`check_traits`, `check_pairs`, `check_frames`).
     """
-    given = zip((unfavourable, favourable), traits(), strict=True)
-    unfavourable, favourable = check_traits(*(default if words is None else words for words, default in given))
-    attributes = [*unfavourable, *favourable]
+    given = zip((unfavorable, favorable), traits(), strict=True)
+    unfavorable, favorable = check_traits(*(default if words is None else words for words, default in given))
+    attributes = [*unfavorable, *favorable]
     both = guise_logits(model, pairs, frames, attributes, **options)
-    aae, sae = (preference(values, attributes, unfavourable, favourable) for values in both)
+    aae, sae = (preference(values, attributes, unfavorable, favorable) for values in both)
     return aae - sae
 
 
 def gap_direction(
-    model: TransformerBridge, unfavourable: Sequence[str], favourable: Sequence[str]
+    model: TransformerBridge, unfavorable: Sequence[str], favorable: Sequence[str]
 ) -> Float[Tensor, " d_model"]:
-    """Mean unembedding column of the unfavourable traits minus mean column of the favourable ones.
+    """Mean unembedding column of the unfavorable traits minus mean column of the favorable ones.
 
     Raises UnsupportedModel for a model whose logits are not these columns times the normed residual stream.
     """
     require_readout(model)
-    sets = check_traits(unfavourable, favourable)
+    sets = check_traits(unfavorable, favorable)
     columns = [model.W_U[:, attribute_tokens(model, group)].mean(1) for group in sets]
     return columns[0] - columns[1]
 
@@ -193,7 +193,7 @@ def dataset_rows(
     published notebook does, for comparison only.
     """
     cells = dataset_cells(names, frames, n_rows)
-    words = list(favourability())
+    words = list(favorability())
     prompts = [fill(frame, side) for pair, frame in cells for side in (pair.aae, pair.sae)]
     values = end_logits(model, prompts, attribute_tokens(model, words), log_softmax=True, progress=progress)
     aae, sae = values.unflatten(0, (-1, 2)).unbind(1)  # each: row attribute

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from utils.dialect import attribute_tokens
-from utils.dialect.grammar import Pair, check_frames, check_pairs, check_words, favourability, fill
+from utils.dialect.grammar import Pair, check_frames, check_pairs, check_words, favorability, fill
 from utils.dialect.prefixes import behind
 from utils.inference import end_logits
 
@@ -24,12 +24,12 @@ class GuiseBank:
     """Log-probabilities, in nats, of some attributes after prompts, for one model. Everything is on the CPU.
 
     attributes: words that are one token each with a space before them; None: the 37 traits, in the order of
-    `favourability()`, which `utils.dialect.measures` expects. `len(bank)` is how many prompts it has run.
+    `favorability()`, which `utils.dialect.measures` expects. `len(bank)` is how many prompts it has run.
     """
 
     def __init__(self, model: TransformerBridge, attributes: Sequence[str] | None = None):
         self.model = model
-        self.attributes = check_words(favourability() if attributes is None else attributes)
+        self.attributes = check_words(favorability() if attributes is None else attributes)
         self._tokens = attribute_tokens(model, self.attributes)
         self._kept: dict[tuple[str, str], Tensor] = {}
 

@@ -1,7 +1,7 @@
 """The grammar of matched guises: what is said in African American English (AAE) and in Standard American English (SAE),
 the neutral swaps that serve as a null, the frames around them, and the traits a model can answer with.
 
-Data: `utils/data/dialect.toml` (with the linguistic source of each feature) and `traits.toml` (favourability and frames
+Data: `utils/data/dialect.toml` (with the linguistic source of each feature) and `traits.toml` (favorability and frames
 of Hofmann et al. 2024). All of it is public as `utils.dialect.*`.
 """
 
@@ -21,8 +21,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from utils.prompts import PromptError, token_row
 
 DATA = files("utils.data")
-UNFAVOURABLE = tuple("aggressive cruel dirty ignorant lazy loud rude stubborn stupid suspicious".split())
-FAVOURABLE_FROM = 1.0  # F is every trait rated this high or higher
+UNFAVORABLE = tuple("aggressive cruel dirty ignorant lazy loud rude stubborn stupid suspicious".split())
+FAVORABLE_FROM = 1.0  # F is every trait rated this high or higher
 
 
 class DialectError(PromptError):
@@ -53,14 +53,14 @@ def _traits() -> dict:
     return tomllib.loads((DATA / "traits.toml").read_text(encoding="utf-8"))
 
 
-def favourability() -> dict[str, float]:
+def favorability() -> dict[str, float]:
     """Trait → mean human rating from -2 to +2 (Hofmann et al. 2024), 37 adjectives of the Princeton trilogy."""
-    return dict(_traits()["favourability"])
+    return dict(_traits()["favorability"])
 
 
 def traits() -> tuple[list[str], list[str]]:
-    """(U, F): the ten unfavourable traits, and the favourable ones, rated +1 or higher."""
-    return list(UNFAVOURABLE), [t for t, rating in favourability().items() if rating >= FAVOURABLE_FROM]
+    """(U, F): the ten unfavorable traits, and the favorable ones, rated +1 or higher."""
+    return list(UNFAVORABLE), [t for t, rating in favorability().items() if rating >= FAVORABLE_FROM]
 
 
 def stereotypes() -> dict[str, dict[str, float]]:
@@ -218,18 +218,18 @@ def check_words(words: Iterable[str], what: str = "attributes") -> list[str]:
     return words
 
 
-def check_traits(unfavourable: Iterable[str], favourable: Iterable[str]) -> tuple[list[str], list[str]]:
+def check_traits(unfavorable: Iterable[str], favorable: Iterable[str]) -> tuple[list[str], list[str]]:
     """Both sets of traits as lists. Raises DialectError for a set that is empty or one string, and for a repeated word."""
-    unfavourable = check_words(unfavourable, "unfavourable traits")
-    favourable = check_words(favourable, "favourable traits")
-    if shared := [word for word in unfavourable if word in favourable]:
-        raise DialectError(f"{shared[0]!r} is in both sets, unfavourable and favourable; keep it in one of them")
-    for word, count in Counter(unfavourable + favourable).items():
+    unfavorable = check_words(unfavorable, "unfavorable traits")
+    favorable = check_words(favorable, "favorable traits")
+    if shared := [word for word in unfavorable if word in favorable]:
+        raise DialectError(f"{shared[0]!r} is in both sets, unfavorable and favorable; keep it in one of them")
+    for word, count in Counter(unfavorable + favorable).items():
         if count > 1:
             raise DialectError(
                 f"the trait {word!r} is listed {count} times and would count more than the others; list it once"
             )
-    return unfavourable, favourable
+    return unfavorable, favorable
 
 
 def _listed(values: Iterable, what: str, example: str) -> list:

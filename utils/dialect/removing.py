@@ -149,11 +149,11 @@ class GuiseRuns:
         return logits.unflatten(0, (2, len(self.pairs), len(self.frames)))
 
     def gaps(
-        self, unfavourable: Int[Tensor, " u"], favourable: Int[Tensor, " f"], edit: Edit | None = None
+        self, unfavorable: Int[Tensor, " u"], favorable: Int[Tensor, " f"], edit: Edit | None = None
     ) -> Float[Tensor, "pair frame"]:
         """`utils.dialect.trait_gaps` of the run that the edit changes. Errors: `end_logits`."""
-        logits = self.end_logits(torch.cat([unfavourable, favourable]), edit)
-        preference = logits[..., : len(unfavourable)].mean(-1) - logits[..., len(unfavourable) :].mean(-1)
+        logits = self.end_logits(torch.cat([unfavorable, favorable]), edit)
+        preference = logits[..., : len(unfavorable)].mean(-1) - logits[..., len(unfavorable) :].mean(-1)
         return preference[0] - preference[1]
 
     def at_quote(self, layer: int) -> Float[Tensor, "2 pair frame d_model"]:

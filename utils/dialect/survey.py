@@ -17,7 +17,7 @@ A row is one measure of one feature, contrast or neutral swap, behind one prefix
 
 The profile of q(x) in a frame is a mean over verbs; the measures (`utils.dialect.measures`) are read from it frame by frame,
 and the row over all frames is the mean over frames, as in Hofmann et al. 2024. Values are in nats, except agreement and
-favourability. A prefix that a model lacks (a chat template, a BOS) has no rows, and the command says so.
+favorability. A prefix that a model lacks (a chat template, a BOS) has no rows, and the command says so.
 """
 
 from __future__ import annotations

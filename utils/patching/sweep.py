@@ -64,26 +64,8 @@ class Sweep:
         if pos is None:
             starts = [start for start in first.unique().tolist() if start < n_pos]
             return [Group(_where(first == start), start) for start in starts]
-        affected = (first <= pos) & (pos <= self.run.last) & self.run.real[:, pos]
-        groups = []
-        if (continuing := self._continuing(affected, pos)) is not None:
-            groups.append(continuing)
-            affected[continuing.prompts] = False
-        if affected.any():
-            groups.append(Group(_where(affected), pos))
-        return groups
-
-    def _continuing(self, affected: Bool[Tensor, " batch"], pos: int) -> Group | None:
-        """The affected prompts whose first difference is at `pos`, if their patched streams go on as the clean run does.
-
-        Behind equal beginnings a patched residual stream is the clean run's, whose keys and values the clean cache gives:
-        only the positions that follow have to be computed.
-        """
-        if self.patch.site != "resid_pre" or not self.options.last_only:
-            return None
-        prompts = _where(affected & (self.patch.first == pos) & (pos < self.run.last))
-        column = self.run.column(self.patch.clean, prompts, pos) if len(prompts) else None
-        return None if column is None else Group(prompts, pos + 1, column)
+        affected = _where((first <= pos) & (pos <= self.run.last) & self.run.real[:, pos])
+        return [Group(affected, pos)] if len(affected) else []
 
     def _rows_at_a_time(self) -> int:
         """How many patched copies of one prompt fit into the memory that the sweep may take."""
@@ -134,7 +116,7 @@ def logits_of_cells(
     for group in groups:
         for prompts in group.prompts.split(rows_at_a_time):
             where = slice(None) if last_only else slice(group.start, None)
-            computed.append((prompts, where, run.unembed(final(Group(prompts, group.start, group.column)), tokens)))
+            computed.append((prompts, where, run.unembed(final(Group(prompts, group.start)), tokens)))
     if tokens is None and last_only and len(computed) == 1 and len(computed[0][0]) == len(run.rows):
         yield from computed[0][2]  # all prompts', in one piece
         return

@@ -1,7 +1,7 @@
 """Figures: heatmaps, lines, bars, scatters (plotly) and attention views (circuitsvis). Each function returns one.
 
 Every figure has a title and axis names. Diverging colors are centered at zero: red is positive, blue is negative.
-Numbers may be tensors of any dtype, arrays or lists. What is not finite is left out: a heatmap shows it in grey. Text is
+Numbers may be tensors of any dtype, arrays or lists. What is not finite is left out: a heatmap shows it in gray. Text is
 shown as it is, also where it looks like HTML. An empty table, or a wrong number of labels, raises ValueError.
 """
 

@@ -61,11 +61,11 @@ def line(
             figure.add_scatter(x=at + at[::-1], y=high + low[::-1], hoverinfo="skip", showlegend=False, **area)
         figure.add_scatter(x=at, y=heights, name=as_text(name), mode="lines+markers", line_color=color)
     _tick_texts(figure, text)
-    figure.add_hline(0, line_color="grey", line_width=1)
-    return _labelled(figure, title, x, y, showlegend=len(lines) > 1, height=400)
+    figure.add_hline(0, line_color="gray", line_width=1)
+    return _labeled(figure, title, x, y, showlegend=len(lines) > 1, height=400)
 
 
-def _labelled(figure: go.Figure, title: str, x: str, y: str | None = None, **layout: Any) -> go.Figure:
+def _labeled(figure: go.Figure, title: str, x: str, y: str | None = None, **layout: Any) -> go.Figure:
     names = {"title": as_text(title), "xaxis_title": as_text(x)} | ({} if y is None else {"yaxis_title": as_text(y)})
     return figure.update_layout(**names, **layout)
 
@@ -93,12 +93,12 @@ def bar(
         error = None if intervals is None else _error(intervals, heights, "bars")
         figure.add_bar(x=at, y=heights, name=as_text(name), error_y=error)
     _tick_texts(figure, text)
-    figure.add_hline(0, line_color="grey", line_width=1)
+    figure.add_hline(0, line_color="gray", line_width=1)
     if stacked:
         figure.update_layout(barmode="relative")
         marks = {"symbol": "diamond", "color": "black", "size": 9}
         figure.add_scatter(x=at, y=np.sum([*groups.values()], axis=0), mode="markers", name="sum", marker=marks)
-    return _labelled(figure, title, x, y, showlegend=len(groups) > 1, height=400)
+    return _labeled(figure, title, x, y, showlegend=len(groups) > 1, height=400)
 
 
 @described
@@ -143,7 +143,7 @@ def scatter(
         x_values, y_values = x_values[finite], y_values[finite]
         if diagonal:
             low, high = min(x_values.min(), y_values.min()), max(x_values.max(), y_values.max())
-            figure.add_shape(type="line", x0=low, y0=low, x1=high, y1=high, line={"dash": "dot", "color": "grey"})
+            figure.add_shape(type="line", x0=low, y0=low, x1=high, y1=high, line={"dash": "dot", "color": "gray"})
         for name, slope in (slopes or {}).items():
             ends = np.array([x_values.min(), x_values.max()])
             figure.add_scatter(x=ends, y=as_array(ends * slope), mode="lines", name=as_text(name), showlegend=True)
@@ -180,7 +180,7 @@ def intervals(
     figure, text = go.Figure(), []
     if band is not None:
         note = {"annotation_text": as_text(band_name), "annotation_position": "top left", "annotation_font_size": 11}
-        figure.add_vrect(*band, fillcolor="grey", opacity=0.15, line_width=0, **note)
+        figure.add_vrect(*band, fillcolor="gray", opacity=0.15, line_width=0, **note)
     for i, (group, points) in enumerate(groups.items()):
         require_count(f"labels of {group!r}", labels.get(group, []), len(points), "points")
         error = _error(bounds[group], points, "points") if bounds and group in bounds else None
@@ -188,6 +188,6 @@ def intervals(
         marker = {"size": 8, "color": px.colors.qualitative.Safe[i % 11]}
         figure.add_scatter(x=points, y=rows, name=as_text(group), mode="markers", error_x=error, marker=marker)
         text += [as_text(label) for label in labels[group]]
-    figure.add_vline(0, line_color="grey", line_width=1)
+    figure.add_vline(0, line_color="gray", line_width=1)
     figure.update_yaxes(range=[len(text) - 0.5, -0.5], **ticks(text), tickfont_size=11)
-    return _labelled(figure, title, x, showlegend=len(groups) > 1, height=140 + 17 * len(text), margin_l=150)
+    return _labeled(figure, title, x, showlegend=len(groups) > 1, height=140 + 17 * len(text), margin_l=150)

@@ -12,7 +12,7 @@ COLORS = {
     "computed": ("#ffffff", "#222222"),
     "changed": ("#fff3d6", "#a05a00"),
 }
-INK, GREY, RED, BLUE = "#222222", "#9aa3ad", "#b3261e", "#1f5fa8"
+INK, GRAY, RED, BLUE = "#222222", "#9aa3ad", "#b3261e", "#1f5fa8"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from utils.circuits.graph import COMPONENT_NAMES, LOGITS, Edge, node_name
 from utils.plots.alt import described
 from utils.plots.inputs import as_text, color_limit, require_known
 
-STREAM = {"color": "lightgrey", "width": 5}
+STREAM = {"color": "lightgray", "width": 5}
 HELPS, HURTS = "firebrick", "royalblue"
 DASHES = {"": "solid", "q": "solid", "k": "dot", "v": "dash"}
 Place = tuple[object, str]  # a node, and the role at which it writes
@@ -130,7 +130,7 @@ def _legend(figure: go.Figure, edges: Sequence[Edge]) -> None:
     """What the lines mean, by where an edge ends: traces without points."""
     for component in dict.fromkeys(edge.component for edge in edges):
         name = f"into a {COMPONENT_NAMES[component]}" if component else "into the logits"
-        line = {"color": "grey", "dash": DASHES[component], "width": 2}
+        line = {"color": "gray", "dash": DASHES[component], "width": 2}
         figure.add_scatter(x=[None], y=[None], mode="lines", name=name, line=line)
 
 
@@ -184,4 +184,4 @@ def _nodes(figure: go.Figure, edges: Sequence[Edge], places: dict[Place, Point])
         lines = [f"<b>{node_name(place[0])}</b>", *(as_text(f"{edge}: {edge.effect:+.3f}") for edge in ending)]
         marker = {"mode": "markers", "marker": {"size": 26, "opacity": 0}}
         figure.add_scatter(x=[x], y=[y], hoverinfo="text", hovertext="<br>".join(lines), showlegend=False, **marker)
-        _box(figure, node_name(place[0]), (x, y), "dimgrey", 1, font={"size": 12}, captureevents=False)
+        _box(figure, node_name(place[0]), (x, y), "dimgray", 1, font={"size": 12}, captureevents=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from utils.plots.drawings import BLUE, GREY, INK, RED, Drawing, arrow, text
+from utils.plots.drawings import BLUE, GRAY, INK, RED, Drawing, arrow, text
 from utils.plots.inputs import Numbers, as_array, require_count, require_known, table
 
 LABELS, ABOVE = 120, 40
@@ -34,7 +34,7 @@ def head_view(
     cell = max(12, min(24, 360 // len(shown)))
     size = cell * len(shown)
     body = [text(LABELS, 22, f"{name}: where each position looks", 14, "start", "bold")]
-    body.append(f'<rect x="{LABELS}" y="{ABOVE}" width="{size}" height="{size}" fill="none" stroke="{GREY}"/>')
+    body.append(f'<rect x="{LABELS}" y="{ABOVE}" width="{size}" height="{size}" fill="none" stroke="{GRAY}"/>')
     for i, row in enumerate(values):
         middle = ABOVE + cell * (i + 0.5)
         body.append(text(LABELS - 6, middle + 4, f"{i} {shown[i]}", 11, "end"))

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 Numbers = ArrayLike | Sequence[Any]  # a tensor, an array, or nested lists of numbers
-NOT_FINITE = "lightgrey"  # the color of what a figure cannot show
+NOT_FINITE = "lightgray"  # the color of what a figure cannot show
 
 
 def as_array(values: Any, digits: int = 5) -> np.ndarray:

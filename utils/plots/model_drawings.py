@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from utils.plots.drawings import BLUE, GREY, RED, Drawing, arrow, box, text
+from utils.plots.drawings import BLUE, GRAY, RED, Drawing, arrow, box, text
 
 
 def residual_stream_drawing() -> Drawing:
     """Three positions of a prompt, the residual stream of each, and what reads from and writes to the last one."""
     body = []
     for x, word in ((110, "John"), (260, "gave"), (410, "to")):
-        body += [arrow([(x, 420), (x, 76)], GREY, 5), box(x, 436, f"embedding of '{word}'", "frozen", 136)]
+        body += [arrow([(x, 420), (x, 76)], GRAY, 5), box(x, 436, f"embedding of '{word}'", "frozen", 136)]
     for y, layer in ((360, "0"), (210, "1")):
         body.append(box(570, y, f"attention of layer {layer}", "sender", 150))
         body.append(box(570, y - 70, f"MLP of layer {layer}", "receiver", 150))
@@ -38,8 +38,8 @@ def head_drawing() -> Drawing:
     body, weights = [], {"Mary": 0.1, "shops": 0.1, "John": 0.7, "to": 0.1}
     for i, (word, weight) in enumerate(weights.items()):
         x = 90 + 130 * i
-        body += [box(x, 350, f"stream at '{word}'", "frozen", 116), arrow([(x - 24, 334), (x - 24, 276)], GREY)]
-        body += [box(x - 24, 262, "key", "receiver", 44, 24), arrow([(x + 26, 334), (x + 26, 236)], GREY)]
+        body += [box(x, 350, f"stream at '{word}'", "frozen", 116), arrow([(x - 24, 334), (x - 24, 276)], GRAY)]
+        body += [box(x - 24, 262, "key", "receiver", 44, 24), arrow([(x + 26, 334), (x + 26, 236)], GRAY)]
         body += [
             box(x + 26, 222, "value", "sender", 52, 24),
             arrow([(x - 24, 248), (x - 24, 176)], BLUE, 1 + 5 * weight),
@@ -47,7 +47,7 @@ def head_drawing() -> Drawing:
         body += [arrow([(x + 26, 208), (x + 26, 128), (556, 108)], RED, 1 + 5 * weight)]
         body.append(text(x - 24, 168, f"{weight:.1f}", 13, weight="bold"))
     body += [
-        arrow([(480, 366), (480, 392), (620, 392), (620, 316)], GREY),
+        arrow([(480, 366), (480, 392), (620, 392), (620, 316)], GRAY),
         box(620, 300, "query of 'to'", "computed", 104, 26),
     ]
     body.append(text(682, 292, "1. What am I looking for?\nThe query is compared\nwith every key.", 12, "start"))

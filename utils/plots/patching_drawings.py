@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from utils.models import DEFAULT_PUBLISHED
-from utils.plots.drawings import BLUE, COLORS, GREY, INK, RED, Drawing, arrow, box, text
+from utils.plots.drawings import BLUE, COLORS, GRAY, INK, RED, Drawing, arrow, box, text
 from utils.reference import figures
 
 
@@ -90,13 +90,13 @@ def published_circuit_drawing() -> Drawing:
     for name, kind, x, y in PUBLISHED:
         body.append(box(x, y, "", "sender" if name.startswith("negative") else "computed", 156, 44))
         body += [text(x, y - 3, name, 12, weight="bold"), text(x, y + 14, _members(kind), 11)]
-    body.append(arrow([(190, 350), (222, 336)], GREY, 2))  # S1 is read at S1+1
+    body.append(arrow([(190, 350), (222, 336)], GRAY, 2))  # S1 is read at S1+1
     body.append(arrow([(378, 318), (440, 274)], INK, 2))  # keys of the induction heads
-    body.append(arrow([(190, 372), (360, 372), (400, 352)], GREY, 2))  # duplicate-token heads read S1
+    body.append(arrow([(190, 372), (360, 372), (400, 352)], GRAY, 2))  # duplicate-token heads read S1
     body.append(arrow([(548, 250), (610, 216)], INK, 2))
     body.append(arrow([(548, 322), (650, 224)], INK, 2))
     body += [arrow([(660, 178), (636, 134)], INK, 2), arrow([(730, 178), (780, 134)], INK, 2)]
-    body += [arrow([(80, 150), (540, 112)], GREY, 2), arrow([(620, 88), (690, 52)], RED, 2.4)]
+    body += [arrow([(80, 150), (540, 112)], GRAY, 2), arrow([(620, 88), (690, 52)], RED, 2.4)]
     body += [arrow([(800, 88), (736, 52)], BLUE, 2.4), text(712, 44, "logits", 14, weight="bold")]
     alt = (
         "The circuit that Wang et al. published for gpt2-small. At S1+1, previous-token heads read S1. At S2, "
@@ -114,7 +114,7 @@ def path_patching_drawing() -> Drawing:
         first = left == 20
         stream = left + 60
         body.append(text(left + 160, 24, title, 14, weight="bold"))
-        body.append(arrow([(stream, 330), (stream, 60)], GREY, 3))
+        body.append(arrow([(stream, 330), (stream, 60)], GRAY, 3))
         body.append(text(stream, 348, "residual stream", 12))
         rows = [  # height, what stands there, how it is treated in run 1 and in run 2
             (300, "sender", "sender", "computed"),
@@ -125,8 +125,8 @@ def path_patching_drawing() -> Drawing:
         ]
         for y, words, in_first, in_second in rows:
             body.append(box(left + 190, y, words, in_first if first else in_second, 100))
-            body.append(arrow([(left + 140, y - 8), (stream + 4, y - 14)], GREY))
-            body.append(arrow([(stream, y + 12), (left + 138, y + 6)], GREY))
+            body.append(arrow([(left + 140, y - 8), (stream + 4, y - 14)], GRAY))
+            body.append(arrow([(stream, y + 12), (left + 138, y + 6)], GRAY))
         if first:
             body.append(arrow([(left + 140, 296), (stream - 10, 286), (stream - 10, 172), (left + 138, 154)], RED, 2.6))
             body.append(text(left + 246, 304, "from the lending run", 11, "start"))

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from utils.plots.alt import described
-from utils.plots.drawings import BLUE, GREY, Drawing, text
+from utils.plots.drawings import BLUE, GRAY, Drawing, text
 from utils.plots.inputs import as_text, ticks
 
 
@@ -37,7 +37,7 @@ def specification_curve(table: pd.DataFrame, value: str, choices: Sequence[str],
     colors = [px.colors.qualitative.Safe[1] if found > 0 else px.colors.qualitative.Safe[0] for found in ordered[value]]
     marker = {"size": 5, "color": colors}
     figure.add_scatter(x=ordered.index, y=ordered[value], mode="markers", marker=marker, row=1, col=1)
-    figure.add_hline(0, line_color="grey", line_width=1, row=1, col=1)
+    figure.add_hline(0, line_color="gray", line_width=1, row=1, col=1)
     for i, (choice, option) in enumerate(options):
         at = ordered.index[ordered[choice] == option]
         shade = px.colors.qualitative.Safe[list(choices).index(choice) % 11]
@@ -51,7 +51,7 @@ def specification_curve(table: pd.DataFrame, value: str, choices: Sequence[str],
 
 
 def specification_drawing(table: pd.DataFrame, value: str, chosen: pd.Series, width: int = 720) -> Drawing:
-    """The same curve as a small drawing with no script in it: the chosen specifications blue, the others grey.
+    """The same curve as a small drawing with no script in it: the chosen specifications blue, the others gray.
 
     chosen: one boolean per row of the table. For widgets, which cannot hold a plotly figure on every front end.
     """
@@ -66,10 +66,10 @@ def specification_drawing(table: pd.DataFrame, value: str, chosen: pd.Series, wi
     step = (width - left - 10) / len(ordered)
     marks = "".join(
         f'<circle cx="{left + step * (i + 0.5):.1f}" cy="{y(found):.1f}" r="{3 if mine else 2}" '
-        f'fill="{BLUE if mine else GREY}" fill-opacity="{1 if mine else 0.5}"/>'
+        f'fill="{BLUE if mine else GRAY}" fill-opacity="{1 if mine else 0.5}"/>'
         for i, (found, mine) in enumerate(zip(ordered[value], ordered["chosen"], strict=True))
     )
-    axis = f'<line x1="{left}" x2="{width - 10}" y1="{y(0):.1f}" y2="{y(0):.1f}" stroke="{GREY}"/>'
+    axis = f'<line x1="{left}" x2="{width - 10}" y1="{y(0):.1f}" y2="{y(0):.1f}" stroke="{GRAY}"/>'
     numbers = "".join(text(left - 8, y(number) + 4, f"{number:+.2f}", 11, "end") for number in {low, 0.0, high})
     alt = f"{int(ordered['chosen'].sum())} of {len(ordered)} specifications are marked, from {low:+.2f} to {high:+.2f}."
     return Drawing(axis + marks + numbers, width, height, alt)

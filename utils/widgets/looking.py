@@ -147,8 +147,8 @@ def guise_explorer(
         ipywidgets.Text(value=text, **named(name))
         for name, text in (("guise 1 (AAE)", aae), ("guise 2 (SAE)", sae), ("frame, with {} for the guise", frame))
     ]
-    known = single_token_names(model, list(dialect.favourability()))
-    unfavourable, favourable = ([trait for trait in side if trait in known] for side in dialect.traits())
+    known = single_token_names(model, list(dialect.favorability()))
+    unfavorable, favorable = ([trait for trait in side if trait in known] for side in dialect.traits())
 
     def draw() -> tuple[str, Drawing]:
         first, second, around = (text.value for text in texts)
@@ -159,10 +159,10 @@ def guise_explorer(
         ratios = dialect.association_scores(*both)
         ranked = sorted(zip(known, ratios.tolist(), strict=True), key=lambda item: item[1])
         ends = ranked if len(ranked) <= 2 * TRAITS_SHOWN else ranked[:TRAITS_SHOWN] + ranked[-TRAITS_SHOWN:]
-        gap = dialect.preference(ratios, known, unfavourable, favourable).item()
+        gap = dialect.preference(ratios, known, unfavorable, favorable).item()
         title = f"log p after “{first.strip()}” minus log p after “{second.strip()}”"
         figure = changes_drawing(title, ends[::-1])
-        side = "unfavourable" if gap > 0 else "favourable"
+        side = "unfavorable" if gap > 0 else "favorable"
         return f"trait gap {gap:+.2f}: guise 1 goes more with the {side} traits, in this one frame", figure
 
     return Explorer(texts, draw)

@@ -43,7 +43,7 @@ def behavior_step(task: ReportTask) -> dict[str, Any]:
     share = stats.binomtest(right, len(pairs)).proportion_ci(method="wilson")
     probabilities = logits["clean"].softmax(-1)
     answers = pairs.answer_tokens
-    favourites = torch.bincount(logits["clean"].argmax(-1), minlength=task.model.cfg.d_vocab).topk(BEST_SHOWN)
+    favorites = torch.bincount(logits["clean"].argmax(-1), minlength=task.model.cfg.d_vocab).topk(BEST_SHOWN)
     result = {
         "clean": scores["clean"],
         "corrupted": scores["corrupted"],
@@ -52,9 +52,9 @@ def behavior_step(task: ReportTask) -> dict[str, Any]:
         "share_interval": [share.low, share.high],
         "top_1": (logits["clean"].argmax(-1) == answers[:, 0]).float().mean(),
         "mass": probabilities.gather(1, answers).sum(1).mean(),
-        "favourites": [
+        "favorites": [
             [task.model.to_string([i]), n]
-            for i, n in zip(favourites.indices.tolist(), favourites.values.tolist(), strict=True)
+            for i, n in zip(favorites.indices.tolist(), favorites.values.tolist(), strict=True)
             if n
         ],
         "templates": [row.template for row in task.rows],

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-VERSION = 1  # of what the steps compute: a change makes old results invalid
+VERSION = 2  # of what the steps compute: a change makes old results invalid
 STRIDE = 9973  # every so many weights are looked at
 
 

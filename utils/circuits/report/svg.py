@@ -12,17 +12,17 @@ from html import escape
 
 import numpy as np
 
-from utils.plots.drawings import BLUE, GREY, INK, RED, Drawing, text
+from utils.plots.drawings import BLUE, GRAY, INK, RED, Drawing, text
 
 WARM, COLD = (178, 24, 43), (33, 102, 172)
 SERIES = (RED, BLUE, "#117733", "#a05a00", "#6a3d9a")
-GREY_CELL = "#dddddd"  # of what has no value, and of the grid
+GRAY_CELL = "#dddddd"  # of what has no value, and of the grid
 Value = float | None
 
 
 def _color(value: Value, limit: float) -> str:
     if value is None or not math.isfinite(value):
-        return GREY_CELL
+        return GRAY_CELL
     share = min(1.0, abs(value) / limit) if limit else 0.0
     end = WARM if value > 0 else COLD
     return "#" + "".join(f"{round(255 + (part - 255) * share):02x}" for part in end)
@@ -65,7 +65,7 @@ def heatmap_svg(
         base = top + high * len(table)
         body.append(
             f'<rect x="{x0}" y="{top}" width="{wide * len(columns)}" height="{high * len(table)}" fill="none" '
-            f'stroke="{GREY}"/>'
+            f'stroke="{GRAY}"/>'
         )
         body += [_column_label(x0 + wide * (j + 0.5), base, name, longest > 3) for j, name in enumerate(columns)]
     height, middle = top + high * len(rows) + below + 18, top + high * len(rows) / 2
@@ -128,7 +128,7 @@ def _joined(points: Sequence[tuple[float, float]]) -> str:
 def _y_axis(low: float, high: float, left: float, right: float, at, name: str, middle: float) -> str:
     """Four grid lines with their values, zero in black, and the axis' name."""
     parts = [
-        f'<line x1="{left}" x2="{right}" y1="{at(mark):.1f}" y2="{at(mark):.1f}" stroke="{INK if mark == 0 else GREY_CELL}"/>'
+        f'<line x1="{left}" x2="{right}" y1="{at(mark):.1f}" y2="{at(mark):.1f}" stroke="{INK if mark == 0 else GRAY_CELL}"/>'
         + text(left - 6, at(mark) + 4, f"{mark:g}", 10, "end")
         for mark in _marks(low, high, 4)
     ]
@@ -170,7 +170,7 @@ def points_svg(
 
     body = [
         f'<line x1="{place(mark):.1f}" x2="{place(mark):.1f}" y1="{top}" y2="{height - 36}" '
-        f'stroke="{INK if mark == 0 else GREY_CELL}"/>' + text(place(mark), height - 24, f"{mark:g}", 10)
+        f'stroke="{INK if mark == 0 else GRAY_CELL}"/>' + text(place(mark), height - 24, f"{mark:g}", 10)
         for mark in _marks(low, high, 5)
     ]
     for name, value in (marks or {}).items():

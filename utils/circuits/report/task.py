@@ -20,7 +20,7 @@ Shape = tuple[str, int, tuple[int, ...]]  # template, number of tokens, position
 
 @dataclass(frozen=True, eq=False)
 class ReportTask:
-    """The rows of a file, tokenised for one model.
+    """The rows of a file, tokenized for one model.
 
     shapes: of each row whose sides have equally many tokens; None where they do not, so that nothing can be patched.
     """

@@ -49,10 +49,10 @@ def read_behavior(result: StepResult) -> Reading:
         f"({in_words(result['clean_interval'])}) and "
         f"{result['corrupted_mean']:.2f} on corrupted ones ({in_words(result['corrupted_interval'])}).",
     ]
-    favourites = ", ".join(f"{token!r} ({count} times)" for token, count in result["favourites"])
+    favorites = ", ".join(f"{token!r} ({count} times)" for token, count in result["favorites"])
     caveats = [
         f"The answer is the model's first choice among all tokens in {result['top_1']:.0%} of the clean prompts, and the two "
-        f"answers together have {result['mass']:.1%} of the probability. Its commonest first choices are {favourites}."
+        f"answers together have {result['mass']:.1%} of the probability. Its commonest first choices are {favorites}."
         + (
             " The logit difference compares two words that the model would rarely say here, so read every figure below "
             "with that in mind."

@@ -37,7 +37,7 @@ SPHINX = {
     "html_theme_options": {
         **dict.fromkeys(("use_download_button", "use_fullscreen_button"), False),
         "show_toc_level": 2,
-        "extra_footer": "<p>Text and figures are under CC BY 4.0, code is under the MIT licence.</p>",
+        "extra_footer": "<p>Text and figures are under CC BY 4.0, code is under the MIT license.</p>",
         "navbar_persistent": [],  # one search field is enough: the sidebar's
     },
     "html_context": {"default_mode": "auto"},
