@@ -859,7 +859,7 @@ figure.update_xaxes(type="log", range=[-0.2, 4]).update_yaxes(type="log").update
 # %% [markdown] tags=["read-next"]
 # **Read next**
 #
-# - Kramár et al. 2024, [AtP\*: An efficient and scalable method for localizing LLM behavior to components](https://arxiv.org/abs/2403.00745). It finds two cases in which the gradient misleads, and repairs both.
+# - Kramár et al. 2024, [AtP\*: An efficient and scalable method for localizing LLM behaviour to components](https://arxiv.org/abs/2403.00745). It finds two cases in which the gradient misleads, and repairs both.
 # - Syed et al. 2023, [Attribution Patching Outperforms Automated Circuit Discovery](https://arxiv.org/abs/2310.10348). It scores the edges between components with attribution patching, and compares that with a search by exact patching.
 # - Hanna et al. 2024, [Have Faith in Faithfulness: Going Beyond Circuit Overlap When Finding Model Mechanisms](https://arxiv.org/abs/2403.17806). It uses integrated gradients for edges, and shows why two circuits that overlap need not work alike.
 

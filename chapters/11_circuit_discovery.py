@@ -813,27 +813,30 @@ for name, mean in stability["mean"].items():
 # %% [markdown]
 # ### Is it special?
 #
-# A random set of edges is a weak opponent: nearly all of its edges lie on no way from the embedding to the logits. A somewhat fairer one is **matched**:
-# every reader hears as many writers as in the circuit, drawn at random.
+# Compare the circuit with random sets as large as itself. **Any edges** are a weak opponent: nearly all of them lie on no way
+# from the embedding to the logits, so nothing can get through. **Matched** sets are a little better: every reader hears as many
+# writers as in the circuit, drawn at random. **Connected** sets are the fairest. Edges are drawn at random until as many of them
+# as the circuit has lie on a way from the embedding to the logits, and those that do not are left out again. In the last row,
+# the strongest edge of the circuit is added to each connected set.
 
 # %%
 circuit = {how: top_edges(scores["EAP-IG"], graph.exists, size, signed=how == "signed") for how in ("signed", "by size")}
 null = {
     "any edges": discovery.random_edges(circuit["signed"], graph, 4, matched=False),
     "matched by reader": discovery.random_edges(circuit["signed"], graph, 4),
+    "connected": discovery.connected_edges(circuit["signed"], graph, 4),
 }
-null["matched, and always the first edge"] = null["matched by reader"].clone()
-null["matched, and always the first edge"][:, gate[0], gate[1]] = True
-of_random = {name: circuits.faithfulness(drawn) for name, drawn in null.items()}
-rows = {f"circuit of {size} edges, {how}": circuits.faithfulness(keep) for how, keep in circuit.items()}
-pd.DataFrame(
-    {"mean": [v.mean().item() for v in [*rows.values(), *of_random.values()]], "largest": [v.max().item() for v in [*rows.values(), *of_random.values()]]},
-    index=[*rows, *(f"4 random sets: {name}" for name in of_random)],
-).round(3)
-
-# %%
-for name, found in of_random.items():
-    compare(f"discovery.random.{name.replace(', ', '_').replace(' ', '_')}", found.abs().max(), model)
+null["connected, and always the first edge"] = null["connected"].clone()
+null["connected, and always the first edge"][:, gate[0], gate[1]] = True
+sets = {f"circuit of {size} edges, {how}": keep[None] for how, keep in circuit.items()}
+sets |= {f"4 random sets: {name}": drawn for name, drawn in null.items()}
+table = {}
+for name, drawn in sets.items():
+    values, on_a_way = circuits.faithfulness(drawn), [int(discovery.prune(one, graph).sum()) for one in drawn]
+    table[name] = {"mean score": values.mean().item(), "largest": values.max().item(), "edges on a way": np.mean(on_a_way)}
+    if name.startswith("4 random sets"):
+        compare(f"discovery.random.{name.partition(': ')[2].replace(', ', '_').replace(' ', '_')}", values.abs().max(), model)
+pd.DataFrame(table).T.round(3)
 
 # %% [markdown]
 # ### Does it transfer?
@@ -868,12 +871,12 @@ for how, row in rows.items():
 #
 # **More stable at the top.** Of the 10 strongest edges, nearly all are found again on other draws of the prompts (overlap .85 to .90). For the best 707 edges it is .60 by EAP and .70 by EAP-IG. So of the ten strongest edges about one changes from draw to draw, and of the 707 edges of EAP-IG about one in six (two sets of 707 with an overlap of .70 share 583). Each draw shares most of its prompts with the 18 that we have, so two sets of new prompts would agree less than that. A table of the ten strongest edges can be shown, with this warning. A picture of seven hundred describes these 18 prompts.
 #
-# **Special, as far as four draws can tell.** Random sets as large as the signed circuit give 0, also the matched ones. Four draws are few: a p-value could not be below 1/5 (chapter 12 explains why). What counts here is how far apart the values are:
-# the circuit itself gives 2. The fairest of these controls keeps the edge from the embedding to MLP 0 in every draw, as
-# chapter 06 did with L23H3. These sets still give 0, so the entrance alone is not what makes the circuit work. But the
-# matched sets, too, are weak opponents: most of their edges lie on no way from the embedding to the logits (count them
-# with `discovery.prune`), so hardly anything can get through. The test shows that the circuit's edges fit together. It does
-# not show that no other set of connected edges would do as well.
+# **Special, as far as four draws can tell.** The signed circuit gives 2, and all random sets of its size give 0. For the first
+# two kinds this was to be expected: hardly anything can get through, because only a few of their edges lie on a way at all
+# (last column). The connected sets are the real test. All their edges lie on a way, and they still give 0, even with the edge
+# from the embedding to MLP 0 in every set (chapter 06 did the same with L23H3). So it is not enough that a set is connected, or
+# that it has the entrance: it matters *which* edges are connected. Four draws are few: a p-value could not be below 1/5
+# (chapter 12 explains why). What counts here is how far apart the values are.
 #
 # **Transferable, by its score.** On structures that were never used, the signed circuit gives 1.77, where one chosen on these structures gives 1.91; by size it is .81 against .88. And yet the two lists share only 39 to 46 % of what either has. Different lists of edges can do the same. (The circuits that were chosen on the new structures are tested on the same twelve prompts that chose them, which favors them a little. So the loss by transfer is probably smaller than these numbers say.)
 #
@@ -1021,7 +1024,7 @@ else:
 # | `edge_graph(model.cfg)` | all writers, readers and edges of a model, by name |
 # | `edges.exact_edges`, `edges.eap`, `edges.eap_ig` | scores for every edge: exact, from one gradient, from several |
 # | `EdgeRun`, `discovery.RunEdges(experiment)` | runs in which any set of edges is cut |
-# | `discovery.top_edges`, `.prune`, `.random_edges` | the best edges, those on a way from embedding to logits, matched controls |
+# | `discovery.top_edges`, `.prune`, `.random_edges`, `.connected_edges` | the best edges, those on a way from embedding to logits, two kinds of controls |
 # | `discovery.faithfulness_curve`, `.cpr`, `.cmd` | how faithful circuits of every size are |
 # | `discovery.bootstrap_overlap`, `.jaccard` | whether the same edges are found again |
 # | `discovery.acdc` | edges by trial |

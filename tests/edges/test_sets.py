@@ -188,6 +188,18 @@ def test_random_sets_are_of_the_same_size(matched):
     assert torch.equal(drawn, discovery.random_edges(keep, graph, 30, matched)) and len(drawn.unique(dim=0)) > 20
 
 
+def test_connected_sets_have_no_edge_in_vain():
+    graph = EdgeGraph(3, 4, 2)
+    keep = some_edges(graph, 1, 0.3)
+    drawn = discovery.connected_edges(keep, graph, 30)
+    assert not (drawn & ~graph.exists).any() and len(drawn.unique(dim=0)) > 20
+    assert all(torch.equal(one, discovery.prune(one, graph)) for one in drawn)
+    extra = drawn.flatten(1).sum(1) - keep.sum()
+    assert (extra >= 0).all() and extra.float().mean() < 3 and (extra == 0).any()
+    assert torch.equal(drawn, discovery.connected_edges(keep, graph, 30))
+    assert torch.equal(discovery.connected_edges(graph.exists, graph, 1)[0], graph.exists)  # all of them are connected
+
+
 def test_areas_of_known_curves():
     ones = torch.ones(len(discovery.SHARES))
     assert discovery.cpr(ones) == pytest.approx(0.999) and discovery.cmd(ones) == 0

@@ -138,7 +138,9 @@ def test_the_command_with_a_worker_and_the_old_command_beside_it(folders, tmp_pa
     out = tmp_path / "survey"
     options = ["--prefixes", "bos", "--kinds", "contrast", "--verbs", "1", "--out", str(out), "--workers", "1"]
     command = [sys.executable, "-m", "utils.dialect", "survey", *folders[:2], *options]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=300)  # its worker imports the main module again
+    ran = subprocess.run(
+        command, capture_output=True, text=True, timeout=300
+    )  # its worker imports the main module again
     assert ran.returncode == 0 and "2 scored, 0 there already, 0 failed" in ran.stdout, ran.stderr
     assert set(pd.read_csv(out / "survey.csv")["model"]) == set(folders[:2])
 

@@ -8,6 +8,7 @@ Sources: Conmy et al. 2023 (ACDC); Hanna et al. 2024 (EAP-IG); Mueller et al. 20
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -116,6 +117,26 @@ def random_edges(
         order = drawn.flatten(1).argsort(1)[:, : int(keep.sum())]
         return torch.zeros(n, keep.numel(), dtype=torch.bool).scatter_(1, order, True).view(n, *keep.shape)
     return drawn.argsort(-1).argsort(-1) < keep.sum(-1, keepdim=True)
+
+
+def connected_edges(
+    keep: Bool[Tensor, "reader writer"], graph: EdgeGraph, n: int, seed: int = 0
+) -> Bool[Tensor, "set reader writer"]:
+    """n random sets of edges that all lie on a way from the embedding to the logits within their set (`prune`).
+
+    Edges are drawn until as many of them are connected as `keep` has edges, and the others are left out again. The last one
+    may connect several, so a set can be a little larger than `keep`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.rand(n, *keep.shape, generator=generator).masked_fill(~graph.exists, 2.0)
+    ranks = drawn.flatten(1).argsort(1).argsort(1).view_as(drawn)
+
+    def connected(rank: Tensor, n_drawn: int) -> Tensor:
+        return prune((rank < n_drawn) & graph.exists, graph)
+
+    wanted, lengths = int(keep.sum()), range(int(graph.exists.sum()))
+    found = [bisect_left(lengths, wanted, key=lambda k, rank=rank: int(connected(rank, k).sum())) for rank in ranks]
+    return torch.stack([connected(rank, n_drawn) for rank, n_drawn in zip(ranks, found, strict=True)])
 
 
 # --- how good -------------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from utils import dialect
 from utils.attribution import apply_final_norm, decompose_at, head_results
 from utils.dialect import DialectError, Pair
-from utils.inference import ends_only
+from utils.inference import run_to_ends
 from utils.prompts import PromptPairs, at_last, make_pairs, token_row, tokenize
 
 
@@ -99,10 +99,8 @@ def head_gaps(
     parts, read = {}, lambda name: name.endswith(("attn.hook_z", "ln_final.hook_scale"))
     for some in (prompts[i : i + batch_size] for i in range(0, len(prompts), batch_size)):
         tokens, mask = tokenize(model, some)
-        last = mask.sum(-1) - 1
-        with model.hooks(fwd_hooks=[ends_only(last)]):
-            _, cache = model.run_with_cache(tokens, names_filter=read)
-        written = _read_with(direction, partial(head_results, model), cache, last)  # layer head batch
+        _, cache = run_to_ends(model, tokens, mask, read)
+        written = _read_with(direction, partial(head_results, model), cache, mask.sum(-1) - 1)  # layer head batch
         parts |= dict(zip(some, written.unbind(-1), strict=True))
     return torch.stack([parts[one] - parts[other] for one, other in zip(*sides, strict=True)])
 
