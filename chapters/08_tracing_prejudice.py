@@ -154,6 +154,11 @@ check_aligned_pairs(aligned_pairs)
 #         found.append((i, int((a != b).nonzero()[0, 0])))
 # return found
 # ```
+#
+# `and` looks at the second condition only if the first one holds, and torch refuses to compare rows of different lengths.
+# Tokens are compared and not words, since a word may be split into several tokens. `(a != b).nonzero()` has one row for each
+# place that differs; here there is one, and `[0, 0]` reads the position in it. Sets of tokens would not do: a token may stand
+# in a prompt twice, and a set does not tell where.
 # </details>
 
 # %% [markdown]
@@ -276,6 +281,11 @@ check_gap_direction(gap_direction)
 # ```python
 # return model.W_U[:, unfavorable].mean(1) - model.W_U[:, favorable].mean(1)
 # ```
+#
+# Averaging the columns and then projecting gives the same as projecting on each column and then averaging the logits, because
+# both steps are linear. So one direction stands for all traits together. With sums in place of means, a shift that is the
+# same for all traits would not cancel where the two sets differ in size. The direction keeps its length: scaled to length 1
+# it would point the same way, but the projection would not be in logits.
 # </details>
 
 # %% [markdown]
@@ -330,6 +340,11 @@ check_reconcile(reconcile)
 # bias = 0.0 if model.b_U is None else model.b_U[unfavorable].mean() - model.b_U[favorable].mean()
 # return torch.stack([preference - projected, preference - projected - bias])
 # ```
+#
+# The logits are the *normalized* stream times `W_U`, plus `b_U` if there is one. So the bias is read as the columns are, mean
+# over the unfavorable traits minus mean over the favorable ones, and it is the same number for every row. The preference must
+# come from `logits`: built from the stream as well, it would be compared with itself, and agree whatever was forgotten. In
+# place of `apply_final_norm`, `model.ln_final(stream)[:, -1]` would do, with the stream at all positions.
 # </details>
 
 # %% [markdown]
@@ -626,6 +641,11 @@ check_patch_guise(patch_guise)
 #     model, sae_tokens, aae_cache, lambda logits: (preference(logits) - bottom) / (top - bottom)
 # )
 # ```
+#
+# The tokens that run are the SAE ones, and what is put in comes from the AAE cache. If you exchange the two and turn the
+# rescaling as well, layer 0 again has a 1 at the swapped word and 0 before it, which makes this mistake hard to see. The
+# preference is averaged over pairs before it is divided, because a pair whose own gap is near 0 would have a share of any
+# size. Sweeping `preference` itself and rescaling the finished map would do as well.
 # </details>
 
 # %% [markdown]
@@ -963,6 +983,11 @@ check_compare_with_null(compare_with_null)
 # ```python
 # return (1 + (null.abs() >= observed.abs()).sum(0)) / (1 + len(null))
 # ```
+#
+# Axes are lined up from the right, so `[layer, head]` beside `[swap, layer, head]` compares every head with its own values;
+# `sum(0)` then counts swaps. Pooled over all heads, a head that writes much for *any* word would get a small p, and a quiet
+# head that does something unusual would get a large one. As in chapter 07, the observed value is counted with the swaps, and
+# sizes are compared, because a head may push either way.
 # </details>
 
 # %% [markdown]
@@ -1067,6 +1092,11 @@ check_mean_cosine(mean_cosine)
 # n = len(vectors)
 # return (cosines.sum() - n) / (n * (n - 1))
 # ```
+#
+# The matrix holds every pair twice, and `n * (n - 1)` counts it twice, so the mean comes out right without cutting the matrix
+# in half. The `n` ones on the diagonal are in neither the sum nor the count. `keepdim=True` keeps the lengths as a column, so
+# that each row is divided by its own length. A cosine with the *mean* vector is another number: each vector is part of that
+# mean, and so would be compared with itself in part.
 # </details>
 
 # %% [markdown]

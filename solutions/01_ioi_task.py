@@ -201,6 +201,12 @@ def build_prompts(templates: list[str], names: list[tuple[str, str]]) -> tuple[l
 # %%
 check_build_prompts(build_prompts)
 
+# %% [markdown] tags=["answer"]
+# The name in the slot is the repeated one, so the *other* name is the answer, wherever the two stand in the sentence. The
+# inner loop takes the pair in both orders before the next template begins, so mirrored prompts are neighbors. Section 3
+# relies on this, because it makes the corrupted batch by exchanging neighbors. If you made all first prompts and then all
+# second ones, it would exchange prompts of different templates.
+
 # %%
 prompts, answers = build_prompts(list(ioi.TEMPLATES), list(ioi.NAMES))
 pd.DataFrame({"prompt": prompts, "correct": [a[0] for a in answers], "incorrect": [a[1] for a in answers]})
@@ -248,6 +254,12 @@ def answer_token_ids(model: TransformerBridge, answers: list[tuple[str, str]]) -
 check_answer_token_ids(answer_token_ids)
 
 
+# %% [markdown] tags=["answer"]
+# `to_single_token` leaves out BOS, and it raises an error for a name of several tokens. `model.to_tokens(name)[0, 0]` is
+# the id of BOS, and with `prepend_bos=False` it is the first piece of a longer name, whose logit you would measure without
+# noticing. You cannot rely on `torch.tensor` to refuse rows of different lengths: two answers of two tokens each make an
+# ordinary tensor. `device` puts the ids where the logits are, because `gather` needs both on one device.
+
 # %% [markdown]
 # ## 3 · One number for how well it is done
 #
@@ -291,6 +303,13 @@ def logit_diff(
 check_logit_diff(logit_diff)
 
 
+# %% [markdown] tags=["answer"]
+# For each prompt, `gather` picks the two columns that its row of `answer_tokens` names, and `unbind(-1)` splits the result,
+# `[batch, 2]`, into two tensors of shape `[batch]`. Indexing with `logits[:, -1][:, answer_tokens[:, 0]]` is tempting and
+# wrong: it reads every prompt with the answers of *all* prompts and gives `[batch, batch]`. With a row number beside each
+# column it is right: `logits[torch.arange(len(logits)), -1, answer_tokens[:, 0]]`. Avoid `squeeze()` without an axis,
+# because it also removes the batch if there is one prompt in it.
+
 # %% [markdown]
 # Then write `logprob_diff`, the difference of the two answers' *log-probabilities*, per prompt. Before you run it: will it be larger or
 # smaller than the logit difference?
@@ -314,6 +333,13 @@ def logprob_diff(
 
 # %%
 check_logprob_diff(logprob_diff)
+
+# %% [markdown] tags=["answer"]
+# Since what `log_softmax` subtracts cancels, `logit_diff(logits, answer_tokens, per_prompt=True)` would be a right answer
+# as well. It cancels only over the vocabulary, the last axis; over another axis, each token would have a number of its own
+# subtracted. Take logarithms before the difference: a difference of two *probabilities* depends on all other tokens, too.
+# `softmax(-1).log()` is the same function on paper, but a very small probability is rounded to zero, and then its logarithm
+# is −∞.
 
 # %% [markdown]
 # Now the measurement. The **corrupted** batch is the same batch with neighbors exchanged: each prompt is scored with its own

@@ -199,6 +199,13 @@ def logit_diff_directions(
 # %%
 check_logit_diff_directions(logit_diff_directions)
 
+# %% [markdown] tags=["answer"]
+# Indexing the second axis of `W_U` with a table of ids puts the axes of the table in its place, which gives
+# `[d_model, batch, 2]`. After the difference, `.T` brings the prompts to the front. Rows of `W_E` have the same length and
+# are wrong here: `load_model` changes `W_U` (section 3), so the two differ even in a model that embeds and unembeds with
+# one matrix. Do not scale the directions to length 1 either, because their products with the stream would no longer be
+# logits.
+
 # %% [markdown]
 # The built-in gives the columns, and leaves the difference to you:
 
@@ -258,6 +265,12 @@ def residual_stack_to_logit_diff(
 
 # %%
 check_residual_stack_to_logit_diff(residual_stack_to_logit_diff)
+
+# %% [markdown] tags=["answer"]
+# Multiplying and summing over the last axis keeps each prompt with its own scale and its own direction.
+# `scaled @ directions.T` would multiply each prompt by the directions of *all* prompts. The mean over prompts has to come
+# last: neighboring prompts have opposite directions, so the mean of our eight directions is zero. It is `mean(-1)` and not
+# `mean(1)`, because the batch is the last axis that is left, whatever stands before it.
 
 # %% [markdown]
 # `cache.apply_ln_to_stack` is the built-in for the first line (it subtracts the mean as well, where the model does), and
@@ -440,6 +453,13 @@ def attribution_total(
 # %%
 check_attribution_total(attribution_total)
 
+# %% [markdown] tags=["answer"]
+# The model adds $b_U$ after the final norm, so the bias is not divided by the scale and is in no part of the stream. Each
+# prompt has a bias of its own, so `per_prompt=True` is needed, and `sum(0)` sums over the parts and keeps the prompts
+# apart. Because all parts are divided by the same scale, you could also sum them first and project the sum. If you collect
+# the parts by hand, begin with `cache["resid_pre", 0]`: in gpt2-small it holds the vector for the position as well as the
+# embedding.
+
 # %%
 total = attribution_total(model, cache, answer_tokens)
 largest_error = (total - per_prompt).abs().max().item()
@@ -522,6 +542,12 @@ def head_attributions(
 # %%
 check_head_attributions(head_attributions)
 
+# %% [markdown] tags=["answer"]
+# `layer` and `head` stand in both tensors and after the arrow, so each head's `z` meets its own output matrix. `d_head` is
+# missing after the arrow, so it is summed over. Only `z` at END is used, because the logits at END are read from the stream
+# of this position, and what a head writes elsewhere is not in it. $b_O$ is left out: it is added once in each layer, and if
+# every head got it, it would count once for each head.
+
 # %% [markdown]
 # The built-in is `cache.stack_head_results`, with layers and heads on one axis:
 
@@ -566,6 +592,12 @@ def top_heads(attributions: Float[Tensor, "layer head"], k: int, sign: int = 1) 
 
 # %%
 check_top_heads(top_heads)
+
+# %% [markdown] tags=["answer"]
+# `flatten` puts the rows one after another, so a flat index is layer · n_heads + head. `divmod` by the number of *heads*,
+# which is `shape[1]`, undoes that; dividing by the number of layers is a common slip. Multiplying by `sign` makes the most
+# negative values the largest, so one `topk` serves both ends, whereas absolute values would mix them. Keep the indices that
+# `topk` gives: if you look up each value in the table afterwards, two heads of equal value become the same head twice.
 
 # %%
 positive, negative = ([tuple(pair) for pair in top_heads(by_head, 3, sign=sign)] for sign in (1, -1))

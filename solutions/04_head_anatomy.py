@@ -201,6 +201,12 @@ def head_scores(
 # %%
 check_head_scores(head_scores)
 
+# %% [markdown] tags=["answer"]
+# `diagonal` counts column minus row, which is key minus query here, so a key *before* the query has a negative number. With
+# a positive one you read above the main diagonal, where the causal mask makes everything zero. What followed the equal
+# token stands one place after it, so it is one place nearer to the query: `seq_len - 1`. `diagonal` puts its cells on a new
+# last axis, `[layer, batch, head, cell]`, and `mean((1, -1))` averages over batch and cells.
+
 # %%
 scores = head_scores(model, random_tokens, seq_len)
 plots.imshow(
@@ -432,6 +438,12 @@ def ablate_at_end(
 # %%
 check_ablate_at_end(ablate_at_end)
 
+# %% [markdown] tags=["answer"]
+# The run has to happen inside the `with` block, because its hooks are gone afterwards. `run_with_cache` gives logits and
+# cache of one and the same run. A cache made after the block is that of the whole model, and the next exercises would find
+# no change in it. Zero the head at END only: then every earlier position stays as it was, and what is lost can be set
+# beside what the head writes at END.
+
 # %%
 ablated_logits, ablated_cache = ablate_at_end(model, tokens, top_layer, top_head)
 naive = clean_diff - direct[top]
@@ -502,6 +514,12 @@ def direct_effect_change(
 # %%
 check_direct_effect_change(direct_effect_change)
 
+# %% [markdown] tags=["answer"]
+# A direct effect is what a head writes, divided by the scale of the run in which it is written. So you need two complete
+# attributions, and the difference comes last. Subtracting the two `z` first and attributing the difference is tempting and
+# wrong, because it divides both runs by one scale. Every other head of the same layer, and every head before it, would then
+# come out as exactly zero, although its direct effect has changed with the scale.
+
 # %%
 change = torch.as_tensor(direct_effect_change(model, clean_cache, ablated_cache, directions))
 others = change.clone()
@@ -570,6 +588,12 @@ def layernorm_ratio(clean_cache: ActivationCache, ablated_cache: ActivationCache
 
 # %%
 check_layernorm_ratio(layernorm_ratio)
+
+# %% [markdown] tags=["answer"]
+# If a head writes what it wrote before, its effect on a prompt is multiplied by clean scale over ablated scale, so the
+# clean one stands on top. Each prompt has its own factor: divide first, then average. A ratio of two means would give more
+# weight to the prompts with a large ablated scale. Take END only, because all earlier positions are the same in both runs,
+# and their ratio of 1 would hide part of the change.
 
 # %%
 ratio = torch.as_tensor(layernorm_ratio(clean_cache, ablated_cache))
@@ -653,6 +677,12 @@ def mean_ablate(
 
 # %%
 check_mean_ablate(mean_ablate)
+
+# %% [markdown] tags=["answer"]
+# The mean over prompts of one head's `z` at END is a vector, and the assignment puts the same vector into every prompt.
+# Take it over all reference prompts and at their own last position, `-1`, because they may be longer than the prompts that
+# run, or more of them. Each hook copies `z` and changes one head, so two hooks in one layer do not undo each other. In
+# place of `partial`, arguments with defaults (`head=head, value=mean`) also bind the values of one round of the loop.
 
 # %% [markdown]
 # The logit difference, and the change of every other head, under both ablations (the second run again with `utils.ablation`, which also keeps the cache):
@@ -791,6 +821,13 @@ def backup_by_route(
 
 # %%
 check_backup_by_route(backup_by_route)
+
+# %% [markdown] tags=["answer"]
+# Every order leads from three clean factors to three ablated ones, so its three credits add up to the whole change, and so
+# do their means over the orders. If you exchange each factor alone, always beginning from the clean run, you leave out what
+# the factors do only together, and the parts do not add up. A single order adds up, but it credits what two factors do only
+# together to the one that is exchanged later. `now = list(clean)` belongs inside the loop over orders: after the first
+# order all factors are ablated, and no exchange would change anything.
 
 # %%
 shown = top_heads(others.abs(), 6)

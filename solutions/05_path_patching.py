@@ -208,6 +208,12 @@ def direct_effects(
 # %%
 check_direct_effects(direct_effects)
 
+# %% [markdown] tags=["answer"]
+# Adding *lending minus receiving* exchanges one term of the sum; if you add the lending run's part alone, the old one is
+# still there. A bias needs no care, because it is the same in both runs. The `einsum` puts the head first, so `ln_final`
+# and `unembed` treat all heads of a layer in one call, and each part of the result has the shape that the metric wants. A
+# loop over heads with `change[:, :, head] @ model.W_O[layer, head]` gives the same.
+
 # %%
 direct = torch.as_tensor(direct_effects(model, clean_cache, corrupted_cache, lost))
 plots.heads(direct, "Direct path from each head to the logits: what is lost when it is corrupted", unit="share lost")
@@ -325,6 +331,13 @@ def path_patch_to_logits(
 
 # %%
 check_path_patch_to_logits(path_patch_to_logits)
+
+# %% [markdown] tags=["answer"]
+# Hooks at one place run one after the other, so a hook that holds the sender's `z` after yours overwrites what you send,
+# and every cell is the unpatched metric. One hook does both: it starts from a copy of `orig` and exchanges one head. The
+# rest is held at `orig` and not at `new`, because the logits should hear one head, and no other, from the lending run.
+# `z[rows, at, head]` pairs each prompt with its own position, whereas `z[:, at, head]` would take the positions of all
+# prompts in each of them.
 
 # %% [markdown]
 # Your loop on two prompts and one layer, beside the formula of exercise 5.1 and the course's own `paths.path_patch`:
@@ -473,6 +486,13 @@ def edge_patch(
 check_edge_patch(edge_patch)
 
 
+# %% [markdown] tags=["answer"]
+# One first run serves all heads of a layer, because they read the same stream and the cache keeps the component of each. In
+# the second run `delta` is nowhere: the message comes in through one head's query, key or value, and everything after it
+# reacts to that alone. If you read the metric in a run with `delta` in the stream, all later parts and the logits have read
+# it, too. In the first run you may add it to `resid_pre` instead of `ln1.hook_in`, because nothing but this layer's
+# component is kept.
+
 # %%
 def message(layer: int, head: int, new: ActivationCache, orig: ActivationCache) -> Float[Tensor, "batch pos d_model"]:
     """The change that a head would write into the stream: its output in `new` minus its output in `orig`."""
@@ -597,6 +617,13 @@ def path_patch_to_heads(
 
 # %%
 check_path_patch_to_heads(path_patch_to_heads)
+
+# %% [markdown] tags=["answer"]
+# A head computes query, key and value *before* its `z`, so holding every `z` in step 1 does not touch what you record
+# there. In step 2 the recorded component is all that changes; if you exchanged the sender as well, its message would take
+# all other paths, too. The component is put in its place and not added, so two receivers that share a key or value change
+# it once. A sender that stands in or after the layers of all receivers has no path to them, and its cell is the unpatched
+# metric, not zero.
 
 # %%
 receiver, ends = listeners[0], few.pairs.clean_last
@@ -918,6 +945,12 @@ def joint_senders(
 # %%
 check_joint_senders(joint_senders)
 
+# %% [markdown] tags=["answer"]
+# Messages are vectors and add up, so one sum tells a layer everything. It holds the senders of *earlier* layers only,
+# because a head of the same layer writes after attention has read the stream. Adding up the *effects* of single senders
+# would be another experiment: the receiver and all that follows it need not react in proportion. Step 1 works without
+# freezing, because nothing before the receiving layer has changed, and what comes after it is not recorded.
+
 # %% [markdown]
 # Now three comparisons:
 #
@@ -1012,6 +1045,13 @@ def all_out_edges(
 # %%
 check_all_out_edges(all_out_edges)
 
+
+# %% [markdown] tags=["answer"]
+# In a layer, attention comes first and the MLP second, so the MLP of the head's own layer is the first to hear it, and
+# attention hears it from the next layer on. Each reader then reads what it would read if the head had written the message,
+# and so writes what it would write; this goes on, reader by reader, up to the logits. If you exchange the head's own `z` as
+# well, the message counts twice. The `lambda` may read `sent` directly, without `partial`, because `sent` is the same for
+# every hook.
 
 # %% [markdown]
 # For the messenger: all edges together, activation patching, and the sum over the same edges patched one reader at a time.

@@ -406,6 +406,12 @@ def log_probs_at_end(
 # %%
 check_log_probs_at_end(log_probs_at_end)
 
+# %% [markdown] tags=["answer"]
+# `mask.sum(-1) - 1` is the last real token because `tokenize` pads on the right; `last_token_index(mask)` would do as well.
+# The two index tensors are read in pairs, so each prompt is read at its own position. If you pick the columns before
+# `log_softmax`, you get each attribute's share among the attributes alone. Then one attribute can only rise if others fall,
+# and the scores depend on which other attributes are on the list.
+
 # %% [markdown]
 # The built-in of this course is `end_logits(model, prompts, tokens, log_softmax=True)`: the same numbers, faster. It sorts the prompts and runs what
 # several begin with only once. How much does the wrong column matter? For every row, compare the sign of the gap (unfavorable minus favorable traits, AAE minus SAE; exercise 7.6) read at the last *column* with the sign read at the last *token*.
@@ -484,6 +490,11 @@ def association_scores(
 # %%
 check_association_scores(association_scores)
 
+
+# %% [markdown] tags=["answer"]
+# The logarithm of a ratio is a difference of logarithms, so the log-probabilities are subtracted and never divided. Mean and
+# subtraction may change places: `logp_aae.mean(0) - logp_sae.mean(0)` gives the same scores. Axis 0 holds the rows; over axis
+# 1 you would get one number per row, averaged over traits.
 
 # %% [markdown]
 # One guise alone has a profile too, but a raw one says mostly
@@ -672,6 +683,12 @@ def null_swaps(observed: Float[Tensor, " feature"], null: Float[Tensor, " swap"]
 # %%
 check_null_swaps(null_swaps)
 
+# %% [markdown] tags=["answer"]
+# If a feature's word were a word like any other, its gap would be one more value among those of the swaps. So it is counted
+# with them, above and below the line (with the 1 above only, p could be more than 1). The smallest possible p is then
+# `1 / (1 + number of swaps)`, and not 0, which no finite number of swaps could support. Absolute values are taken on both
+# sides, because a one-sided p would depend on which of its two words each swap happens to list first.
+
 # %% [markdown]
 # We measure the swaps first, and only the swaps, and leave the features alone until the plan is made. This is our *pilot*. Three verbs, four of the nine prompts:
 
@@ -736,6 +753,12 @@ def bootstrap_interval(values: Float[Tensor, " row"], clusters: Sequence[Hashabl
 check_bootstrap_interval(bootstrap_interval)
 
 
+# %% [markdown] tags=["answer"]
+# A list of True and False as an index picks the rows of a cluster wherever they stand; `itertools.groupby` would put together
+# neighbors only. One mean per cluster gives every verb the same weight, however many rows it has. `dict.fromkeys(clusters)`
+# lists each name once, in the order of first appearance, which a set would not keep. `(means,)` is a tuple with one sample in
+# it, which is the form that scipy expects.
+
 # %% [markdown]
 # ### Exercise 7.9 · Coverage
 #
@@ -763,6 +786,12 @@ def coverage(
 
 # %%
 check_coverage(coverage)
+
+# %% [markdown] tags=["answer"]
+# The truth is fixed and the interval changes from table to table, so every table needs an interval of its own: if you
+# averaged the tables first, there would be nothing to count. `low <= truth <= high` asks for both ends at once. Whether an
+# interval holds *zero* is another question, that of a significance test; it is the same only where the truth happens to be 0.
+# `sum` counts each True as 1.
 
 # %% [markdown]
 # Here are four intervals of the mean of a [verb, prompt] table:
@@ -875,6 +904,12 @@ def power(effect: float, spread: float, error: float, n_swaps: int, n_tests: int
 
 # %%
 check_power(power)
+
+# %% [markdown] tags=["answer"]
+# Spread and error are independent, so their variances add, and not their standard deviations. The feature's gap varies like a
+# swap's, because its word is a word, too, and is measured with the same error; fixed at `effect`, it would make experiments
+# look more alike than they are. Each row draws swaps of its own, since a real experiment also knows the null only from the
+# swaps that it has. Comparing p with `0.05 / n_tests` would be the same test.
 
 # %% [markdown]
 # ### Predict before you look

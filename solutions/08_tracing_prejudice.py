@@ -153,6 +153,12 @@ def aligned_pairs(model: TransformerBridge, pairs: list[tuple[str, str]]) -> lis
 # %%
 check_aligned_pairs(aligned_pairs)
 
+# %% [markdown] tags=["answer"]
+# `and` looks at the second condition only if the first one holds, and torch refuses to compare rows of different lengths.
+# Tokens are compared and not words, since a word may be split into several tokens. `(a != b).nonzero()` has one row for each
+# place that differs; here there is one, and `[0, 0]` reads the position in it. Sets of tokens would not do: a token may stand
+# in a prompt twice, and a set does not tell where.
+
 # %% [markdown]
 # `dialect.aligned_pairs(model, pairs, frame)` is the general version. How many pairs of each feature can be patched, in this model's tokenizer?
 
@@ -269,6 +275,12 @@ def gap_direction(
 check_gap_direction(gap_direction)
 
 
+# %% [markdown] tags=["answer"]
+# Averaging the columns and then projecting gives the same as projecting on each column and then averaging the logits, because
+# both steps are linear. So one direction stands for all traits together. With sums in place of means, a shift that is the
+# same for all traits would not cancel where the two sets differ in size. The direction keeps its length: scaled to length 1
+# it would point the same way, but the projection would not be in logits.
+
 # %% [markdown]
 # ## 3 · Two defects of a naive analysis
 #
@@ -316,6 +328,12 @@ def reconcile(
 
 # %%
 check_reconcile(reconcile)
+
+# %% [markdown] tags=["answer"]
+# The logits are the *normalized* stream times `W_U`, plus `b_U` if there is one. So the bias is read as the columns are, mean
+# over the unfavorable traits minus mean over the favorable ones, and it is the same number for every row. The preference must
+# come from `logits`: built from the stream as well, it would be compared with itself, and agree whatever was forgotten. In
+# place of `apply_final_norm`, `model.ln_final(stream)[:, -1]` would do, with the stream at all positions.
 
 # %% [markdown]
 # Now use it to find what is wrong with this analysis, which is a fair copy of what people do. It takes guises of **different**
@@ -601,6 +619,12 @@ def patch_guise(
 
 # %%
 check_patch_guise(patch_guise)
+
+# %% [markdown] tags=["answer"]
+# The tokens that run are the SAE ones, and what is put in comes from the AAE cache. If you exchange the two and turn the
+# rescaling as well, layer 0 again has a 1 at the swapped word and 0 before it, which makes this mistake hard to see. The
+# preference is averaged over pairs before it is divided, because a pair whose own gap is near 0 would have a share of any
+# size. Sweeping `preference` itself and rescaling the finished map would do as well.
 
 # %% [markdown]
 # It is the experiment of chapter 03 once more, with a preference in the place of a logit difference. So `experiment.denoise(sweep)` does this
@@ -936,6 +960,12 @@ def compare_with_null(
 # %%
 check_compare_with_null(compare_with_null)
 
+# %% [markdown] tags=["answer"]
+# Axes are lined up from the right, so `[layer, head]` beside `[swap, layer, head]` compares every head with its own values;
+# `sum(0)` then counts swaps. Pooled over all heads, a head that writes much for *any* word would get a small p, and a quiet
+# head that does something unusual would get a large one. As in chapter 07, the observed value is counted with the swaps, and
+# sizes are compared, because a head may push either way.
+
 # %% [markdown]
 # The values are the heads' direct parts of the gap, which cost one run per prompt. So we can afford all neutral swaps, and a second null that is closer: every word that can stand exactly where *done* stands, against the same *has* (`nulls.null_pairs("same place")`, chapter 07).
 
@@ -1033,6 +1063,12 @@ def mean_cosine(vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, ""]:
 
 # %%
 check_mean_cosine(mean_cosine)
+
+# %% [markdown] tags=["answer"]
+# The matrix holds every pair twice, and `n * (n - 1)` counts it twice, so the mean comes out right without cutting the matrix
+# in half. The `n` ones on the diagonal are in neither the sum nor the count. `keepdim=True` keeps the lengths as a column, so
+# that each row is divided by its own length. A cosine with the *mean* vector is another number: each vector is part of that
+# mean, and so would be compared with itself in part.
 
 # %% [markdown]
 # `tracing.mean_cosine(vectors, others)` is the general version, also for two sets. We compare four sets of pairs: the features (AAE minus SAE), the neutral swaps, plain **errors** of the kind *he can working*, and **misspellings** of *-ing*. Errors and misspellings belong to no variety of English that we know of (chapter 07). `GuiseRuns` runs both sides of many pairs and keeps the streams at the closing quotation mark.

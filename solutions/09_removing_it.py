@@ -228,6 +228,12 @@ def mean_z(
 check_mean_z(mean_z)
 
 
+# %% [markdown] tags=["answer"]
+# A mask of booleans over `[batch, pos]` picks the tokens that count and puts them on one axis, so every token has the same
+# weight in the mean. If you average each prompt first and then the prompts, a token of a short prompt counts for more than
+# one of a long prompt. Padded positions have to go because the model computes a `z` for them, too. They stand on the right,
+# where no real token reads them, so the run itself needs no mask.
+
 # %% [markdown]
 # ### Exercise 9.2 · Run without them
 #
@@ -269,6 +275,12 @@ def ablate_heads(
 
 # %%
 check_ablate_heads(ablate_heads)
+
+# %% [markdown] tags=["answer"]
+# Each call of `hook_for` has a `layer` and a `head` of its own, and the function that it returns keeps them. A hook that is
+# defined in the loop itself looks both up when the model runs. By then the loop has ended, and every hook writes the mean
+# of the last head of the list. `run_with_hooks` takes its hooks off again; those put on with `add_hook` would stay for
+# every later run.
 
 # %% [markdown]
 # The general versions are `tracing.mean_z(model, prompts)` and `Edit(heads, means)`. An `Edit` is a change of the model that can be put to many prompts: `edit.hooks()` gives hooks for any text, and `GuiseRuns(model, pairs, frames).gaps(U, F, edit)` the trait gaps, several times as fast as hooks, because it runs what the prompts share only once.
@@ -345,6 +357,11 @@ def share_removed(before: Float[Tensor, " row"], after: Float[Tensor, " row"]) -
 check_share_removed(share_removed)
 
 
+# %% [markdown] tags=["answer"]
+# The mean gap after the removal, divided by the mean gap before, is the share that is left. Both means keep the signs of
+# their rows. With absolute values, a row that has crossed zero would count as a gap that is left, although more than all of
+# it is gone. The result is not cut off at 0 or 1, because a share above 1 tells you that the sign has turned.
+
 # %% [markdown]
 # ### Exercise 9.4 · How much is gone, if signs mean nothing?
 #
@@ -375,6 +392,12 @@ def slope_removed(before: Float[Tensor, " swap"], after: Float[Tensor, " swap"])
 # %%
 check_slope_removed(slope_removed)
 
+
+# %% [markdown] tags=["answer"]
+# Turning a swap round changes the sign of both its gaps, but neither their product nor their squares, so the slope stays
+# the same. A line with a constant would not: turning a swap round moves the mean of the gaps, and the line with it. The
+# ratio of after to before does not depend on the order of the words either, but one swap with a gap near zero could rule
+# the mean of these ratios. The slope weights each ratio by the square of the gap before.
 
 # %% [markdown]
 # ## 4 · Controls that could have won
@@ -407,6 +430,12 @@ def matched_heads(heads: list[tuple[int, int]], n_heads: int, rng: random.Random
 
 # %%
 check_matched_heads(matched_heads)
+
+# %% [markdown] tags=["answer"]
+# `Counter` says how many heads each layer has to give, and one call of `rng.sample` draws all of them. One head for each
+# layer in `set(layers)` is too few, because a layer may occur several times. It is tempting to leave the heads of the list
+# out, since they are what you compare with. But then no draw could be the list itself, and its rank among the draws would
+# not be a p-value.
 
 # %% [markdown]
 # Here is a first use of such draws. It costs one more patching sweep. Does the *ranking* hold for sentences that did not
@@ -477,6 +506,12 @@ def run_projected(
 
 # %%
 check_run_projected(run_projected)
+
+# %% [markdown] tags=["answer"]
+# Two index tensors of the same length are read as pairs: row 0 with the first position, row 1 with the second. A colon in
+# place of `rows` would pick the positions of all rows in every row. If the direction is not scaled to length 1, the part
+# that you subtract is off by a factor, the square of the direction's length. The edit acts at this one place only: later
+# layers may write the direction again.
 
 # %% [markdown]
 # The general version is `Edit(direction=…, layer=…, quote_only=True)`. The direction of *done* is the mean difference between the two guises of the *training* verbs. In which layer? We let the training verbs choose that, too: here is what is removed of their own gap, layer by layer.
@@ -851,6 +886,13 @@ def overlap_p(one: list[tuple[int, int]], other: list[tuple[int, int]], n_total:
 
 # %%
 check_overlap_p(overlap_p)
+
+# %% [markdown] tags=["answer"]
+# If you call the heads of one list marked, the other list is a draw without putting back, and the number of marked heads in
+# it has a hypergeometric distribution. This number is whole, so "at least `shared`" is the same as "more than `shared -
+# 1`". The probability of *exactly* this number (`pmf`) does not say how unusual an overlap is, because even the likeliest
+# number can have a small probability. Sets ignore the order, where a comparison place by place would ask for the same rank
+# as well.
 
 # %%
 n_total, K = n_layers * n_heads, 20

@@ -155,6 +155,12 @@ def edge_mask(cfg: TransformerLensConfig) -> Bool[Tensor, "reader writer"]:
 # %%
 check_edge_mask(edge_mask)
 
+# %% [markdown] tags=["answer"]
+# Before the attention of a layer, the embedding has written, and all heads and the MLP of each earlier layer. Queries, keys
+# and values read the stream at this moment, so they share one number, and no head hears another head of its layer. The MLP
+# hears these heads as well, but not itself. The logits come after all writers, so their number is also the width of the
+# table.
+
 # %% [markdown]
 # The course has the same graph, with names for readers and writers:
 
@@ -271,6 +277,11 @@ def eap(
 # %%
 check_eap(eap)
 
+# %% [markdown] tags=["answer"]
+# The letters `b`, `p` and `d` are missing behind the arrow, so `einsum` multiplies and then sums over these axes. If you
+# sum before you multiply, the message of one prompt or position meets the gradients of all the others. You need no division
+# by the number of prompts: if the metric is a mean over prompts, its gradient contains this division already.
+
 # %% [markdown]
 # Now on four of the eight prompts of the earlier chapters, which is enough for a first look and keeps it quick. The corrupted run (S2 is the other name) is the one we change, and the clean run lends. So a score of .1 means that this edge alone is estimated to bring back a tenth of the difference.
 
@@ -344,6 +355,12 @@ def eap_ig(
 
 # %%
 check_eap_ig(eap_ig)
+
+# %% [markdown] tags=["answer"]
+# The messages are the same at every point of the way, so you may average the gradients first and multiply once. Each middle
+# stands for its part of the way. If the gradient changes evenly along the way, the mean of the gradients in the middles is
+# exact, while the beginnings of the parts are all too early. With `steps=1`, the beginning is `orig`, and you would be back
+# at EAP.
 
 # %% [markdown]
 # ### Interpret: where along the way does the model react?
@@ -580,6 +597,11 @@ def top_edges(
 check_top_edges(top_edges)
 
 
+# %% [markdown] tags=["answer"]
+# `topk(n)` returns `n` places whatever ties there are, and none for `n = 0`. What does not exist gets −∞ *after* the
+# absolute value is taken, because before it −∞ would become the largest score of all. Multiplying by `exists` is not
+# enough. It gives what does not exist a score of 0, and in the signed ranking 0 stands above every edge that hurts.
+
 # %% [markdown]
 # ### Exercise 11.7 · Two areas
 #
@@ -607,6 +629,11 @@ def curve_areas(shares: Sequence[float], faithfulness: Sequence[float]) -> tuple
 
 # %%
 check_curve_areas(curve_areas)
+
+# %% [markdown] tags=["answer"]
+# The absolute value comes before the area, and CMD is not 1 minus CPR. Otherwise a stretch above 1 makes up for a stretch
+# below 1, and a curve that misses 1 at every point can have the distance 0. The second argument of `np.trapezoid` says
+# where the points stand. Without it they count as evenly spaced, and the small circuits weigh too much in both areas.
 
 # %% [markdown]
 # ### Predict before you look
@@ -760,6 +787,12 @@ def bootstrap_overlap(
 # %%
 check_bootstrap_overlap(bootstrap_overlap)
 
+# %% [markdown] tags=["answer"]
+# A draw with replacement takes some prompts several times and leaves others out. Without replacement every draw holds all
+# prompts, and the overlap is always 1. The mean over prompts comes before the absolute value, which `discovery.top_edges`
+# takes, so an edge that helps in one prompt and hurts in the next does not look strong. Two sets of 100 edges that share 50
+# have 150 in either, so their overlap is a third, and dividing by `n` would call it a half.
+
 # %%
 overlaps = {
     f"{name}, {n} edges": bootstrap_overlap(by_prompt, graph.exists, n, draws=20)
@@ -883,6 +916,12 @@ def acdc(edges: Sequence[Hashable], distance: Callable[[frozenset], float], thre
 
 # %%
 check_acdc(acdc)
+
+# %% [markdown] tags=["answer"]
+# `now` moves along with `kept`, so each loss is judged alone. A hundred losses just below the threshold all go through, and
+# together they can take the distance to nearly a hundred thresholds. Compared with the beginning, all edges that go would
+# together cost less than one threshold. An edge also goes if the distance shrinks without it, whereas the absolute value of
+# the change could keep it.
 
 # %% [markdown]
 # One run for each edge is too much for seventy thousand of them, so we let ACDC clean up a circuit that the scores have proposed: the best 40 edges by size on the four prompts of section 3, without those in vain. The distance is the mean error per prompt, in logits, on the same prompts. We try the edges in two orders, from the logits backward as the paper does, and from the embedding forward.

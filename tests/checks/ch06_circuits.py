@@ -201,7 +201,10 @@ def _circuit_logits(model: TransformerBridge, share: float) -> tuple[Tensor, Mis
             "the mask of layer 0 is used in all layers": lambda: run(
                 lambda layer, own: torch.where(mask[0][..., None], own, means[layer])
             ),
-            "only the last layer is replaced: a function made in a loop sees its last values": lambda: run(kept, [-1]),
+            "every layer gets the last one's mask and means: a function made in a loop sees its last values": lambda: (
+                run(lambda layer, own: kept(-1, own))
+            ),
+            "only the last layer is replaced: put a hook on every layer": lambda: run(kept, [-1]),
             "layer 0 is left out: replace in every layer": lambda: run(kept, range(1, model.cfg.n_layers)),
             "the last layer is left out: replace in every layer": lambda: run(kept, range(model.cfg.n_layers - 1)),
             "only layer 0 is replaced": lambda: run(kept, [0]),

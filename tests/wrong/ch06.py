@@ -213,6 +213,17 @@ def run_last_layer(model, tokens, mask, means):
     return _run(model, tokens, lambda i, z: torch.where(mask[i][..., None], z, means[i]), [last])
 
 
+def run_with_late_binding(model, tokens, mask, means):
+    hooks = []
+    for layer in range(model.cfg.n_layers):
+
+        def replace(z, hook):
+            return torch.where(mask[layer][..., None], z, means[layer])  # noqa: B023
+
+        hooks.append((f"blocks.{layer}.attn.hook_z", replace))
+    return model.run_with_hooks(tokens, fwd_hooks=hooks)
+
+
 def run_with_the_first_mask(model, tokens, mask, means):
     return _run(model, tokens, lambda i, z: torch.where(mask[i, :1, ..., None], z, means[i]))
 
@@ -531,6 +542,7 @@ WRONG = {
         "the wrong way round": run_inverted,
         "what they wrote in the whole model": run_with_clean_z,
         "become zero": run_with_zeros,
+        "every layer gets the last one's": run_with_late_binding,
         "only the last layer": run_last_layer,
         "MLPs are taken away": run_without_mlps,
         "mask of the first prompt": run_with_the_first_mask,
