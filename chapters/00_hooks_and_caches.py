@@ -263,6 +263,11 @@ check_attention_to_first_token(attention_to_first_token)
 # patterns = torch.stack([cache["pattern", layer] for layer in range(cache.model.cfg.n_layers)])
 # return patterns[..., 1:, 0].mean((1, 3))  # [layer, batch, head, query] → [layer, head]
 # ```
+#
+# The last axis of a pattern is the key and the one before it is the query, so `1:` picks the queries and `0` the key. An
+# integer index takes its axis away, and a slice keeps it. What is left is `[layer, batch, head, query]`, and `mean((1, 3))`
+# averages over batch and queries in one call. If you exchange the two indices, you ask how much query 0 pays to later keys,
+# and the causal mask makes all of that zero.
 # </details>
 
 # %%
@@ -335,6 +340,12 @@ check_zero_head(zero_head)
 # z[:, :, head_index] = 0
 # return z
 # ```
+#
+# The two colons stand for batch and position, and an axis that you do not mention, here `d_head`, is taken whole.
+# `z[:, head_index]` would zero a *position* of all heads, and no error tells you so as long as there is a position of that
+# number. A hook function that ends without `return` returns `None`, and then the model goes on with the `z` that it had.
+# You could also multiply `z` by a mask of shape `[head, 1]` that is 0 for this head and 1 for the others; that makes a new
+# tensor and needs no `clone`.
 # </details>
 
 # %% [markdown]
@@ -374,6 +385,11 @@ check_logits_without_head(logits_without_head)
 # hook = (utilities.get_act_name("z", layer), partial(zero_head, head_index=head_index))
 # return model.run_with_hooks(tokens, fwd_hooks=[hook])
 # ```
+#
+# What a head writes is its `z` times its own part of $W_O$, so with a `z` of zeros it writes nothing. The query would be
+# too early: if it is zero, all scores of the head are equal, softmax shares the attention out evenly, and the head still
+# writes. `attn_out` would be too late, because there the heads are added up already. In place of `partial` you could write
+# `lambda z, hook: zero_head(z, hook, head_index)`.
 # </details>
 
 # %% [markdown]

@@ -202,6 +202,11 @@ check_build_prompts(build_prompts)
 #         answers.append((correct, incorrect))
 # return prompts, answers
 # ```
+#
+# The name in the slot is the repeated one, so the *other* name is the answer, wherever the two stand in the sentence. The
+# inner loop takes the pair in both orders before the next template begins, so mirrored prompts are neighbors. Section 3
+# relies on this, because it makes the corrupted batch by exchanging neighbors. If you made all first prompts and then all
+# second ones, it would exchange prompts of different templates.
 # </details>
 
 # %%
@@ -255,6 +260,11 @@ check_answer_token_ids(answer_token_ids)
 # ```python
 # return torch.tensor([[model.to_single_token(name) for name in pair] for pair in answers], device=model.cfg.device)
 # ```
+#
+# `to_single_token` leaves out BOS, and it raises an error for a name of several tokens. `model.to_tokens(name)[0, 0]` is
+# the id of BOS, and with `prepend_bos=False` it is the first piece of a longer name, whose logit you would measure without
+# noticing. You cannot rely on `torch.tensor` to refuse rows of different lengths: two answers of two tokens each make an
+# ordinary tensor. `device` puts the ids where the logits are, because `gather` needs both on one device.
 # </details>
 
 # %% [markdown]
@@ -304,6 +314,12 @@ check_logit_diff(logit_diff)
 # correct, incorrect = logits[:, -1].gather(-1, answer_tokens).unbind(-1)  # each [batch]
 # return correct - incorrect if per_prompt else (correct - incorrect).mean()
 # ```
+#
+# For each prompt, `gather` picks the two columns that its row of `answer_tokens` names, and `unbind(-1)` splits the result,
+# `[batch, 2]`, into two tensors of shape `[batch]`. Indexing with `logits[:, -1][:, answer_tokens[:, 0]]` is tempting and
+# wrong: it reads every prompt with the answers of *all* prompts and gives `[batch, batch]`. With a row number beside each
+# column it is right: `logits[torch.arange(len(logits)), -1, answer_tokens[:, 0]]`. Avoid `squeeze()` without an axis,
+# because it also removes the batch if there is one prompt in it.
 # </details>
 
 # %% [markdown]
@@ -334,6 +350,12 @@ check_logprob_diff(logprob_diff)
 # correct, incorrect = logits[:, -1].log_softmax(-1).gather(-1, answer_tokens).unbind(-1)
 # return correct - incorrect
 # ```
+#
+# Since what `log_softmax` subtracts cancels, `logit_diff(logits, answer_tokens, per_prompt=True)` would be a right answer
+# as well. It cancels only over the vocabulary, the last axis; over another axis, each token would have a number of its own
+# subtracted. Take logarithms before the difference: a difference of two *probabilities* depends on all other tokens, too.
+# `softmax(-1).log()` is the same function on paper, but a very small probability is rounded to zero, and then its logarithm
+# is −∞.
 # </details>
 
 # %% [markdown]

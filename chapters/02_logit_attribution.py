@@ -200,6 +200,12 @@ check_logit_diff_directions(logit_diff_directions)
 # columns = model.W_U[:, answer_tokens]  # d_model batch 2
 # return (columns[..., 0] - columns[..., 1]).T  # batch d_model
 # ```
+#
+# Indexing the second axis of `W_U` with a table of ids puts the axes of the table in its place, which gives
+# `[d_model, batch, 2]`. After the difference, `.T` brings the prompts to the front. Rows of `W_E` have the same length and
+# are wrong here: `load_model` changes `W_U` (section 3), so the two differ even in a model that embeds and unembeds with
+# one matrix. Do not scale the directions to length 1 either, because their products with the stream would no longer be
+# logits.
 # </details>
 
 # %% [markdown]
@@ -266,6 +272,11 @@ check_residual_stack_to_logit_diff(residual_stack_to_logit_diff)
 # contributions = (scaled * directions).sum(-1)  # ... batch
 # return contributions if per_prompt else contributions.mean(-1)
 # ```
+#
+# Multiplying and summing over the last axis keeps each prompt with its own scale and its own direction.
+# `scaled @ directions.T` would multiply each prompt by the directions of *all* prompts. The mean over prompts has to come
+# last: neighboring prompts have opposite directions, so the mean of our eight directions is zero. It is `mean(-1)` and not
+# `mean(1)`, because the batch is the last axis that is left, whatever stands before it.
 # </details>
 
 # %% [markdown]
@@ -450,6 +461,12 @@ check_attribution_total(attribution_total)
 # bias = model.b_U[answer_tokens]  # batch 2
 # return contributions.sum(0) + bias[:, 0] - bias[:, 1]
 # ```
+#
+# The model adds $b_U$ after the final norm, so the bias is not divided by the scale and is in no part of the stream. Each
+# prompt has a bias of its own, so `per_prompt=True` is needed, and `sum(0)` sums over the parts and keeps the prompts
+# apart. Because all parts are divided by the same scale, you could also sum them first and project the sum. If you collect
+# the parts by hand, begin with `cache["resid_pre", 0]`: in gpt2-small it holds the vector for the position as well as the
+# embedding.
 # </details>
 
 # %%
@@ -535,6 +552,11 @@ check_head_attributions(head_attributions)
 # )
 # return residual_stack_to_logit_diff(written, cache, directions)
 # ```
+#
+# `layer` and `head` stand in both tensors and after the arrow, so each head's `z` meets its own output matrix. `d_head` is
+# missing after the arrow, so it is summed over. Only `z` at END is used, because the logits at END are read from the stream
+# of this position, and what a head writes elsewhere is not in it. $b_O$ is left out: it is added once in each layer, and if
+# every head got it, it would count once for each head.
 # </details>
 
 # %% [markdown]
@@ -586,6 +608,11 @@ check_top_heads(top_heads)
 # order = (sign * attributions).flatten().topk(k).indices.tolist()
 # return [divmod(index, attributions.shape[1]) for index in order]
 # ```
+#
+# `flatten` puts the rows one after another, so a flat index is layer · n_heads + head. `divmod` by the number of *heads*,
+# which is `shape[1]`, undoes that; dividing by the number of layers is a common slip. Multiplying by `sign` makes the most
+# negative values the largest, so one `topk` serves both ends, whereas absolute values would mix them. Keep the indices that
+# `topk` gives: if you look up each value in the table afterwards, two heads of equal value become the same head twice.
 # </details>
 
 # %%

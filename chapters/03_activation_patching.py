@@ -227,6 +227,11 @@ check_ioi_metric(ioi_metric)
 # ```python
 # return (logit_diff(logits, answer_tokens) - corrupted) / (clean - corrupted)
 # ```
+#
+# Two points fix a scale: subtract what should become 0, and divide by the distance from there to what should become 1. The
+# distance keeps its sign. If the corrupted run has the larger difference, `clean - corrupted` is negative, and the formula
+# still gives 0 and 1. Do not clamp the result, because a patch can bring back more than the whole answer or push it the
+# wrong way.
 # </details>
 
 # %%
@@ -249,6 +254,10 @@ check_noising_metric(noising_metric)
 # ```python
 # return (logit_diff(logits, answer_tokens) - clean) / (clean - corrupted)
 # ```
+#
+# The distance is the same as before, and what becomes 0 is now the clean run. So `noising_metric` is `ioi_metric` minus 1,
+# and you could write it like that. If you divide by `corrupted - clean`, the scale turns round: then the corrupted run is
+# 1, and what a patch destroys comes out above zero.
 # </details>
 
 # %% [markdown]
@@ -304,6 +313,12 @@ check_patch_position(patch_position)
 # activation[:, pos] = clean_cache[hook.name][:, pos]
 # return activation
 # ```
+#
+# `[:, pos]` takes every prompt (axis 0) at one position (axis 1) and all of the further axes, so the function fits any
+# activation that begins with `[batch, pos]`. `activation[pos]` would patch a prompt. The colon is needed on the right side,
+# too: `clean_cache[hook.name][0, pos]` raises no error, because it is broadcast, and every prompt gets the clean values of
+# the first one. Taking the key from `hook.name` makes sure that the values come from the same place as the activation,
+# whatever the layer.
 # </details>
 
 # %% [markdown]
@@ -360,6 +375,12 @@ check_get_act_patch_resid_pre(get_act_patch_resid_pre)
 #         results[row, pos] = metric(model.run_with_hooks(corrupted_tokens, fwd_hooks=[hook]))
 # return results
 # ```
+#
+# Each cell is a run of its own and must begin without the patches of the others. `run_with_hooks` takes care of that,
+# because it removes its hooks; with `model.add_hook` they would pile up. The corrupted tokens run and the clean cache
+# lends: if you run the clean tokens, every value that you put in is there already, and the whole table shows the clean run.
+# `resid_post` would be the stream *after* the layer, which is the next layer's `resid_pre`, so each row would be that of
+# the next layer.
 # </details>
 
 # %% [markdown]
@@ -395,6 +416,11 @@ check_get_act_patch_block_every(get_act_patch_block_every)
 #             results[panel, row, pos] = metric(model.run_with_hooks(corrupted_tokens, fwd_hooks=[hook]))
 # return results
 # ```
+#
+# The three activations differ in their names only, so one more loop around the sweep is enough, and `torch.stack` of three
+# sweeps would do as well. Patch one activation in each run, because the question is what each brings back *alone*. If later
+# panels kept the patch of the residual stream, they could not tell you anything about attention or the MLP by itself.
+# `resid_mid` does not replace `attn_out`: it is the stream after attention, and holds everything that was written before.
 # </details>
 
 # %% [markdown]
@@ -555,6 +581,10 @@ check_get_act_patch_attn_head_out_all_pos(get_act_patch_attn_head_out_all_pos)
 #         results[row, head] = metric(model.run_with_hooks(corrupted_tokens, fwd_hooks=[hook]))
 # return results
 # ```
+#
+# $W_O$ is the same in both runs, so a head with the clean `z` writes exactly what it wrote in the clean run.
+# `z[:, :, head]` is one head at every position. `z[:, head]` would be a *position* of all heads, and usually no error tells
+# you so. If you patch the last position only, you miss the heads that matter because of what they write at S2.
 # </details>
 
 # %% [markdown]
@@ -616,6 +646,12 @@ check_get_act_patch_attn_head_all_pos_every(get_act_patch_attn_head_all_pos_ever
 #             results[panel, row, head] = metric(model.run_with_hooks(corrupted_tokens, fwd_hooks=[hook]))
 # return results
 # ```
+#
+# `movedim(axis, 0)` brings the axis of heads to the front, so that `[head]` picks a head whatever the layout, and as it
+# gives a view, the assignment changes the copy itself. If you index the pattern like `z`, `pattern[:, :, head]` is one
+# *query* in all heads, and usually no error tells you so. The cache knows how many heads an activation has, so the loop
+# ends after the last key/value head. The zeros that follow mean that there is no such head, and not that patching it has no
+# effect.
 # </details>
 
 # %% [markdown]
@@ -1072,6 +1108,11 @@ check_noising_sweep(noising_sweep)
 # metric = partial(noising_metric, answer_tokens=answer_tokens, clean=clean, corrupted=corrupted)
 # return get_act_patch_attn_head_out_all_pos(model, clean_tokens, corrupted_cache, metric, layers)
 # ```
+#
+# Exercise 3.4 runs the tokens that it is given and takes `z` from the cache that it is given; it does not know which of the
+# two is clean. So noising is the same call with the clean tokens, the corrupted run's cache and another metric. With
+# `ioi_metric` every value would be 1 too high. With the clean tokens *and* the clean cache nothing would change, and the
+# whole table would be zero.
 # </details>
 
 # %% [markdown]

@@ -202,6 +202,11 @@ check_head_scores(head_scores)
 # offsets = {"previous_token": 1, "duplicate_token": seq_len, "induction": seq_len - 1}
 # return {name: patterns.diagonal(-offset, dim1=-2, dim2=-1).mean((1, -1)) for name, offset in offsets.items()}
 # ```
+#
+# `diagonal` counts column minus row, which is key minus query here, so a key *before* the query has a negative number. With
+# a positive one you read above the main diagonal, where the causal mask makes everything zero. What followed the equal
+# token stands one place after it, so it is one place nearer to the query: `seq_len - 1`. `diagonal` puts its cells on a new
+# last axis, `[layer, batch, head, cell]`, and `mean((1, -1))` averages over batch and cells.
 # </details>
 
 # %%
@@ -436,6 +441,11 @@ check_ablate_at_end(ablate_at_end)
 # with model.hooks(fwd_hooks=[(utilities.get_act_name("z", layer), zero_at_end)]):
 #     return model.run_with_cache(tokens, names_filter=small_cache)
 # ```
+#
+# The run has to happen inside the `with` block, because its hooks are gone afterwards. `run_with_cache` gives logits and
+# cache of one and the same run. A cache made after the block is that of the whole model, and the next exercises would find
+# no change in it. Zero the head at END only: then every earlier position stays as it was, and what is lost can be set
+# beside what the head writes at END.
 # </details>
 
 # %%
@@ -512,6 +522,11 @@ check_direct_effect_change(direct_effect_change)
 # before = head_attributions(model, clean_cache, directions)
 # return after - before
 # ```
+#
+# A direct effect is what a head writes, divided by the scale of the run in which it is written. So you need two complete
+# attributions, and the difference comes last. Subtracting the two `z` first and attributing the difference is tempting and
+# wrong, because it divides both runs by one scale. Every other head of the same layer, and every head before it, would then
+# come out as exactly zero, although its direct effect has changed with the scale.
 # </details>
 
 # %%
@@ -587,6 +602,11 @@ check_layernorm_ratio(layernorm_ratio)
 # ```python
 # return (clean_cache["ln_final.hook_scale"][:, -1] / ablated_cache["ln_final.hook_scale"][:, -1]).mean()
 # ```
+#
+# If a head writes what it wrote before, its effect on a prompt is multiplied by clean scale over ablated scale, so the
+# clean one stands on top. Each prompt has its own factor: divide first, then average. A ratio of two means would give more
+# weight to the prompts with a large ablated scale. Take END only, because all earlier positions are the same in both runs,
+# and their ratio of 1 would hide part of the change.
 # </details>
 
 # %%
@@ -676,6 +696,11 @@ check_mean_ablate(mean_ablate)
 #     hooks.append((utilities.get_act_name("z", layer), partial(put_at_end, head=head, value=mean)))
 # return model.run_with_hooks(tokens, fwd_hooks=hooks)
 # ```
+#
+# The mean over prompts of one head's `z` at END is a vector, and the assignment puts the same vector into every prompt.
+# Take it over all reference prompts and at their own last position, `-1`, because they may be longer than the prompts that
+# run, or more of them. Each hook copies `z` and changes one head, so two hooks in one layer do not undo each other. In
+# place of `partial`, arguments with defaults (`head=head, value=mean`) also bind the values of one round of the loop.
 # </details>
 
 # %% [markdown]
@@ -820,6 +845,12 @@ check_backup_by_route(backup_by_route)
 #         routes[i] += ((now[0] * now[1]).sum(-1) / now[2]).mean() - before
 # return routes / len(orders)
 # ```
+#
+# Every order leads from three clean factors to three ablated ones, so its three credits add up to the whole change, and so
+# do their means over the orders. If you exchange each factor alone, always beginning from the clean run, you leave out what
+# the factors do only together, and the parts do not add up. A single order adds up, but it credits what two factors do only
+# together to the one that is exchanged later. `now = list(clean)` belongs inside the loop over orders: after the first
+# order all factors are ablated, and no exchange would change anything.
 # </details>
 
 # %%

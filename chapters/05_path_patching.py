@@ -209,6 +209,11 @@ check_direct_effects(direct_effects)
 #     results[layer] = torch.stack([metric(of_head) for of_head in logits])
 # return results
 # ```
+#
+# Adding *lending minus receiving* exchanges one term of the sum; if you add the lending run's part alone, the old one is
+# still there. A bias needs no care, because it is the same in both runs. The `einsum` puts the head first, so `ln_final`
+# and `unembed` treat all heads of a layer in one call, and each part of the result has the shape that the metric wants. A
+# loop over heads with `change[:, :, head] @ model.W_O[layer, head]` gives the same.
 # </details>
 
 # %%
@@ -333,6 +338,12 @@ check_path_patch_to_logits(path_patch_to_logits)
 #         results[row, head] = metric(model.run_with_hooks(tokens, fwd_hooks=hooks))
 # return results
 # ```
+#
+# Hooks at one place run one after the other, so a hook that holds the sender's `z` after yours overwrites what you send,
+# and every cell is the unpatched metric. One hook does both: it starts from a copy of `orig` and exchanges one head. The
+# rest is held at `orig` and not at `new`, because the logits should hear one head, and no other, from the lending run.
+# `z[rows, at, head]` pairs each prompt with its own position, whereas `z[:, at, head]` would take the positions of all
+# prompts in each of them.
 # </details>
 
 # %% [markdown]
@@ -486,6 +497,12 @@ check_edge_patch(edge_patch)
 #         results[row, head] = metric(model.run_with_hooks(tokens, fwd_hooks=[hook]))
 # return results
 # ```
+#
+# One first run serves all heads of a layer, because they read the same stream and the cache keeps the component of each. In
+# the second run `delta` is nowhere: the message comes in through one head's query, key or value, and everything after it
+# reacts to that alone. If you read the metric in a run with `delta` in the stream, all later parts and the logits have read
+# it, too. In the first run you may add it to `resid_pre` instead of `ln1.hook_in`, because nothing but this layer's
+# component is kept.
 # </details>
 
 # %%
@@ -617,6 +634,12 @@ check_path_patch_to_heads(path_patch_to_heads)
 #         results[row, head] = metric(model.run_with_hooks(tokens, fwd_hooks=hooks))
 # return results
 # ```
+#
+# A head computes query, key and value *before* its `z`, so holding every `z` in step 1 does not touch what you record
+# there. In step 2 the recorded component is all that changes; if you exchanged the sender as well, its message would take
+# all other paths, too. The component is put in its place and not added, so two receivers that share a key or value change
+# it once. A sender that stands in or after the layers of all receivers has no path to them, and its cell is the unpatched
+# metric, not zero.
 # </details>
 
 # %%
@@ -937,6 +960,11 @@ check_joint_senders(joint_senders)
 #
 # return metric(model.run_with_hooks(tokens, fwd_hooks=[(name, read) for name in told]))
 # ```
+#
+# Messages are vectors and add up, so one sum tells a layer everything. It holds the senders of *earlier* layers only,
+# because a head of the same layer writes after attention has read the stream. Adding up the *effects* of single senders
+# would be another experiment: the receiver and all that follows it need not react in proportion. Step 1 works without
+# freezing, because nothing before the receiving layer has changed, and what comes after it is not recorded.
 # </details>
 
 # %% [markdown]
@@ -1038,6 +1066,12 @@ check_all_out_edges(all_out_edges)
 # hooks = [(name, lambda stream, hook: stream + sent) for name in [*readers, "ln_final.hook_in"]]
 # return metric(model.run_with_hooks(tokens, fwd_hooks=hooks))
 # ```
+#
+# In a layer, attention comes first and the MLP second, so the MLP of the head's own layer is the first to hear it, and
+# attention hears it from the next layer on. Each reader then reads what it would read if the head had written the message,
+# and so writes what it would write; this goes on, reader by reader, up to the logits. If you exchange the head's own `z` as
+# well, the message counts twice. The `lambda` may read `sent` directly, without `partial`, because `sent` is the same for
+# every hook.
 # </details>
 
 # %% [markdown]

@@ -181,6 +181,11 @@ check_ioi_dataset(ioi_dataset)
 # data["template"] = torch.tensor(data["template"])
 # return data | {"roles": {role: torch.tensor(positions) for role, positions in roles.items()}}
 # ```
+#
+# One draw of five cannot repeat a name. With separate draws, a twin would repeat a name now and then, and the means, which
+# are meant to lose the repetition, would keep a trace of it. `(tokens == …).nonzero()` lists the positions at which a token
+# stands, in order, so for the subject it gives S1 and then S2. If you counted words, you would miss BOS, punctuation, and the
+# further tokens of a word that is split.
 # </details>
 
 # %%
@@ -250,6 +255,12 @@ check_means_by_template(means_by_template)
 #     means[:, template == number] = z[:, template == number].mean(1, keepdim=True)
 # return means
 # ```
+#
+# `template == number` picks the prompts of one template wherever they stand in the batch, and as an index on the left it
+# writes their mean back to the same places. `keepdim=True` leaves an axis of length 1, along which torch copies the mean to
+# all of these prompts. Without it, torch would line up layers with prompts: that is an error or, if the template has as many
+# prompts as the model has layers, a wrong result without one. `template.unique()` lists the numbers that occur, which need
+# not begin at 0.
 # </details>
 
 # %% [markdown]
@@ -292,6 +303,11 @@ check_keep_mask(keep_mask)
 #         mask[layer, torch.arange(shape[1]), roles[role], head] = True
 # return mask
 # ```
+#
+# Two index tensors of the same length are read in pairs: the first prompt with the first position, the second with the
+# second. A slice (`:`) in place of `torch.arange(shape[1])` gives every prompt the positions of all prompts, and you would
+# not notice as long as all positions are the same. The mask is made once, and its cells are only switched on. So a head that
+# is listed at two roles is kept at both.
 # </details>
 
 # %% [markdown]
@@ -334,6 +350,12 @@ check_run_circuit(run_circuit)
 # hooks = [(get_act_name("z", layer), partial(replace, layer=layer)) for layer in range(model.cfg.n_layers)]
 # return model.run_with_hooks(tokens, fwd_hooks=hooks)
 # ```
+#
+# The hook is given `z` as the head computes it in *this* run, after heads below it have been replaced. Its `z` from the whole
+# model would bring along what all the other heads had told it, so the run would not show what the circuit can do without
+# them. `[..., None]` adds the missing axis, and one entry of the mask then decides for all `d_head` numbers of a head.
+# `partial` fixes the layer of each hook, while a function that looks up the loop's `layer` when it is called would find the
+# last layer each time.
 # </details>
 
 # %% [markdown]
@@ -448,6 +470,11 @@ check_faithfulness(faithfulness)
 #     "correlation": np.corrcoef(samples[0], samples[1])[0, 1],
 # }
 # ```
+#
+# A prompt on which the whole model scores about the same as the empty circuit has a ratio of any size, and a few such prompts
+# would decide a mean of ratios. So the means come first and the ratio after. `paired=True` keeps the three scores of a prompt
+# together; drawn apart, what makes one prompt easier than another would no longer cancel between them. For `"mae"`, the
+# absolute value comes before the mean, or errors of opposite sign would cancel.
 # </details>
 
 # %% [markdown]
@@ -593,6 +620,11 @@ check_random_circuits(random_circuits)
 #     circuits.append(drawn)
 # return circuits
 # ```
+#
+# A control should differ from the circuit only in *which* heads it has, so `allowed` leaves out all of `members`, and not
+# only the head that is being replaced. It leaves out `chosen` as well, because heads of nearby layers are drawn from
+# overlapping lists. `range` stops before its end, hence the `+ 1`. A generator made inside the loop would begin again with
+# the same seed, and all `n` circuits would be the same.
 # </details>
 
 # %%
@@ -683,6 +715,11 @@ check_greedy_incompleteness(greedy_incompleteness)
 #         best = removed, distances[chosen]
 # return best
 # ```
+#
+# A set K that ruins the circuit says nothing about completeness if it ruins the model as well, so the distance decides. The
+# search does not stop when a step makes the distance smaller, because heads that stand in for each other may show only when
+# several of them are gone. So `best` is kept apart from `removed`, and it begins with the empty set, because circuit and
+# model may differ before anything is removed. `max(distances, key=distances.get)` returns the head whose distance is largest.
 # </details>
 
 # %%
@@ -753,6 +790,10 @@ check_minimality(minimality)
 #     changes[head] = in_circuit([*others, head]) - in_circuit(others)
 # return changes
 # ```
+#
+# Both scores lack K, so v is the only difference between them. If you compared with the whole circuit, the change would be
+# that of K and v together. If v stayed in K, both scores would lack it, and the change would be 0 whatever the head does.
+# `(together or {}).get(head, [])` gives an empty list both for `None` and for a head without an entry.
 # </details>
 
 # %%
@@ -875,6 +916,11 @@ check_copy_scores(copy_scores)
 #             scores[i, layer, head] = (likeliest == names[:, None]).any(1).float().mean()
 # return scores
 # ```
+#
+# Query heads that share a value head are neighbors, so each value is repeated in place: 0, 0, 0, 1, 1, 1, … (`repeat` would
+# give 0, 1, 2, 0, 1, 2, …). The sign is turned before the final norm and the unembedding. Taking the `k` *least* likely
+# tokens instead is not the same where the unembedding has a bias, because that would turn the bias as well. `names[:, None]`
+# compares each row of `k` tokens with its own name, and not with all names.
 # </details>
 
 # %%
@@ -1001,6 +1047,12 @@ check_flip_signals(flip_signals)
 #         scores[i, j] = score(model.run_with_hooks(tokens, fwd_hooks=hooks))
 # return scores
 # ```
+#
+# All six cells run the original prompts, and only what the chosen heads write at their roles comes from the variant. If you
+# scored the variants themselves, every head would read something else, and the table would not tell what these heads carry.
+# If two of the chosen heads stand in different layers, the later one does not react to the earlier one at its role, because
+# its `z` there is overwritten, too. `cache=cache` ties the hook to the cache of this cell; a plain reference would do as well
+# here, because the hook is called before the loop goes on.
 # </details>
 
 # %% [markdown]

@@ -417,6 +417,11 @@ check_log_probs_at_end(log_probs_at_end)
 # at_end = logits[torch.arange(len(prompts)), mask.sum(-1) - 1]  # [batch, d_vocab]
 # return at_end.log_softmax(-1)[:, attribute_tokens]
 # ```
+#
+# `mask.sum(-1) - 1` is the last real token because `tokenize` pads on the right; `last_token_index(mask)` would do as well.
+# The two index tensors are read in pairs, so each prompt is read at its own position. If you pick the columns before
+# `log_softmax`, you get each attribute's share among the attributes alone. Then one attribute can only rise if others fall,
+# and the scores depend on which other attributes are on the list.
 # </details>
 
 # %% [markdown]
@@ -502,6 +507,10 @@ check_association_scores(association_scores)
 # ```python
 # return (logp_aae - logp_sae).mean(0)
 # ```
+#
+# The logarithm of a ratio is a difference of logarithms, so the log-probabilities are subtracted and never divided. Mean and
+# subtraction may change places: `logp_aae.mean(0) - logp_sae.mean(0)` gives the same scores. Axis 0 holds the rows; over axis
+# 1 you would get one number per row, averaged over traits.
 # </details>
 
 # %% [markdown]
@@ -705,6 +714,11 @@ check_null_swaps(null_swaps)
 # as_large = (null.abs() >= observed.abs()[:, None]).sum(1)  # [feature]
 # return (1 + as_large) / (1 + len(null))
 # ```
+#
+# If a feature's word were a word like any other, its gap would be one more value among those of the swaps. So it is counted
+# with them, above and below the line (with the 1 above only, p could be more than 1). The smallest possible p is then
+# `1 / (1 + number of swaps)`, and not 0, which no finite number of swaps could support. Absolute values are taken on both
+# sides, because a one-sided p would depend on which of its two words each swap happens to list first.
 # </details>
 
 # %% [markdown]
@@ -775,6 +789,11 @@ check_bootstrap_interval(bootstrap_interval)
 # found = scipy.stats.bootstrap((means,), np.mean, n_resamples=4999, method="percentile", rng=0)
 # return found.confidence_interval.low, found.confidence_interval.high
 # ```
+#
+# A list of True and False as an index picks the rows of a cluster wherever they stand; `itertools.groupby` would put together
+# neighbors only. One mean per cluster gives every verb the same weight, however many rows it has. `dict.fromkeys(clusters)`
+# lists each name once, in the order of first appearance, which a set would not keep. `(means,)` is a tuple with one sample in
+# it, which is the form that scipy expects.
 # </details>
 
 # %% [markdown]
@@ -809,6 +828,11 @@ check_coverage(coverage)
 # held = [low <= truth <= high for low, high in (interval(table) for table in tables)]
 # return sum(held) / len(held)
 # ```
+#
+# The truth is fixed and the interval changes from table to table, so every table needs an interval of its own: if you
+# averaged the tables first, there would be nothing to count. `low <= truth <= high` asks for both ends at once. Whether an
+# interval holds *zero* is another question, that of a significance test; it is the same only where the truth happens to be 0.
+# `sum` counts each True as 1.
 # </details>
 
 # %% [markdown]
@@ -927,6 +951,11 @@ check_power(power)
 # p = (1 + (swaps.abs() >= feature.abs()).sum(1)) / (1 + n_swaps)
 # return (p * n_tests <= 0.05).float().mean().item()
 # ```
+#
+# Spread and error are independent, so their variances add, and not their standard deviations. The feature's gap varies like a
+# swap's, because its word is a word, too, and is measured with the same error; fixed at `effect`, it would make experiments
+# look more alike than they are. Each row draws swaps of its own, since a real experiment also knows the null only from the
+# swaps that it has. Comparing p with `0.05 / n_tests` would be the same test.
 # </details>
 
 # %% [markdown]

@@ -229,6 +229,11 @@ check_mean_z(mean_z)
 # counted = mask[:, 1:].bool()
 # return z[:, :, 1:][:, counted].mean(1)  # [layer, token, head, d_head] → [layer, head, d_head]
 # ```
+#
+# A mask of booleans over `[batch, pos]` picks the tokens that count and puts them on one axis, so every token has the same
+# weight in the mean. If you average each prompt first and then the prompts, a token of a short prompt counts for more than
+# one of a long prompt. Padded positions have to go because the model computes a `z` for them, too. They stand on the right,
+# where no real token reads them, so the run itself needs no mask.
 # </details>
 
 # %% [markdown]
@@ -277,6 +282,11 @@ check_ablate_heads(ablate_heads)
 #
 # return model.run_with_hooks(tokens, fwd_hooks=[hook_for(layer, head) for layer, head in heads])
 # ```
+#
+# Each call of `hook_for` has a `layer` and a `head` of its own, and the function that it returns keeps them. A hook that is
+# defined in the loop itself looks both up when the model runs. By then the loop has ended, and every hook writes the mean
+# of the last head of the list. `run_with_hooks` takes its hooks off again; those put on with `add_hook` would stay for
+# every later run.
 # </details>
 
 # %% [markdown]
@@ -358,6 +368,10 @@ check_share_removed(share_removed)
 # ```python
 # return 1 - after.mean() / before.mean()
 # ```
+#
+# The mean gap after the removal, divided by the mean gap before, is the share that is left. Both means keep the signs of
+# their rows. With absolute values, a row that has crossed zero would count as a gap that is left, although more than all of
+# it is gone. The result is not cut off at 0 or 1, because a share above 1 tells you that the sign has turned.
 # </details>
 
 # %% [markdown]
@@ -395,6 +409,11 @@ check_slope_removed(slope_removed)
 # ```python
 # return 1 - (before * after).sum() / (before * before).sum()
 # ```
+#
+# Turning a swap round changes the sign of both its gaps, but neither their product nor their squares, so the slope stays
+# the same. A line with a constant would not: turning a swap round moves the mean of the gaps, and the line with it. The
+# ratio of after to before does not depend on the order of the words either, but one swap with a gap near zero could rule
+# the mean of these ratios. The slope weights each ratio by the square of the gap before.
 # </details>
 
 # %% [markdown]
@@ -433,6 +452,11 @@ check_matched_heads(matched_heads)
 # counts = Counter(layer for layer, _ in heads)
 # return [(layer, head) for layer, n in counts.items() for head in rng.sample(range(n_heads), n)]
 # ```
+#
+# `Counter` says how many heads each layer has to give, and one call of `rng.sample` draws all of them. One head for each
+# layer in `set(layers)` is too few, because a layer may occur several times. It is tempting to leave the heads of the list
+# out, since they are what you compare with. But then no draw could be the list itself, and its rank among the draws would
+# not be a p-value.
 # </details>
 
 # %% [markdown]
@@ -509,6 +533,11 @@ check_run_projected(run_projected)
 #
 # return model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.hook_resid_pre", take_out)])
 # ```
+#
+# Two index tensors of the same length are read as pairs: row 0 with the first position, row 1 with the second. A colon in
+# place of `rows` would pick the positions of all rows in every row. If the direction is not scaled to length 1, the part
+# that you subtract is off by a factor, the square of the direction's length. The edit acts at this one place only: later
+# layers may write the direction again.
 # </details>
 
 # %% [markdown]
@@ -879,6 +908,12 @@ check_overlap_p(overlap_p)
 # shared = len(set(one) & set(other))
 # return float(scipy.stats.hypergeom.sf(shared - 1, n_total, len(one), len(other)))
 # ```
+#
+# If you call the heads of one list marked, the other list is a draw without putting back, and the number of marked heads in
+# it has a hypergeometric distribution. This number is whole, so "at least `shared`" is the same as "more than `shared -
+# 1`". The probability of *exactly* this number (`pmf`) does not say how unusual an overlap is, because even the likeliest
+# number can have a small probability. Sets ignore the order, where a comparison place by place would ask for the same rank
+# as well.
 # </details>
 
 # %%

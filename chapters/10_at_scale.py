@@ -279,6 +279,11 @@ check_run_from_layer(run_from_layer)
 #     resid = run_block(model, later, resid)
 # return model.unembed(model.ln_final(resid))
 # ```
+#
+# The residual stream before a block, at every position, is all that the rest of the run needs. The later blocks compute
+# their queries, keys and values from it, so nothing else of the earlier blocks has to be kept. `ln_final` must not be left
+# out, although norms are folded. Folding moves only a norm's weights into the matrices that read it, and the norm still
+# divides every position by its scale.
 # </details>
 
 # %% [markdown]
@@ -368,6 +373,11 @@ check_attention_from_position(attention_from_position)
 # pattern = scores.masked_fill(~allowed, -torch.inf).softmax(-1)
 # return torch.einsum("bhqk,bkhd->bqhd", pattern, v)
 # ```
+#
+# The causal mask has a row for each new query and a column for every key, with the prefix first. `tril(start)` moves its
+# diagonal by the length of the prefix, so query `i` reads keys 0 to `start + i`. `repeat_interleave` puts the copies of a
+# key/value head side by side (0, 0, 1, 1), like the query heads that share it; `repeat` would give 0, 1, 0, 1. In `einsum`,
+# a letter that is missing behind the arrow is summed over: `d` for the scores, and `k`, the keys, for `z`.
 # </details>
 
 # %% [markdown]
@@ -463,6 +473,11 @@ check_patch_every_layer(patch_every_layer)
 # logits = model.unembed(model.ln_final(running[:, -1]))
 # return logits.unflatten(0, (-1, corrupted.shape[1]))
 # ```
+#
+# Rows of a batch do not read each other, so copies that were patched before different layers can go through a block
+# together. A copy joins before the block of its own layer, because otherwise it would skip this block. The `clone` matters
+# because `corrupted[layer]` is a view: writing into it would change the streams that you were given. The copies of one
+# layer lie side by side in the batch, so the layer comes first in `unflatten(0, (-1, batch))`.
 # </details>
 
 # %% [markdown]

@@ -156,6 +156,11 @@ check_edge_mask(edge_mask)
 # n_before.append(1 + cfg.n_layers * (cfg.n_heads + 1))
 # return torch.arange(n_before[-1]) < torch.tensor(n_before)[:, None]
 # ```
+#
+# Before the attention of a layer, the embedding has written, and all heads and the MLP of each earlier layer. Queries, keys
+# and values read the stream at this moment, so they share one number, and no head hears another head of its layer. The MLP
+# hears these heads as well, but not itself. The logits come after all writers, so their number is also the width of the
+# table.
 # </details>
 
 # %% [markdown]
@@ -283,6 +288,10 @@ check_eap(eap)
 # ```python
 # return torch.einsum("rbpd,wbpd->rw", gradients, new - orig) * exists
 # ```
+#
+# The letters `b`, `p` and `d` are missing behind the arrow, so `einsum` multiplies and then sums over these axes. If you
+# sum before you multiply, the message of one prompt or position meets the gradients of all the others. You need no division
+# by the number of prompts: if the metric is a mean over prompts, its gradient contains this division already.
 # </details>
 
 # %% [markdown]
@@ -363,6 +372,11 @@ check_eap_ig(eap_ig)
 # gradients = sum(gradients_at((i + 0.5) / steps) for i in range(steps)) / steps
 # return torch.einsum("rbpd,wbpd->rw", gradients, messages) * exists
 # ```
+#
+# The messages are the same at every point of the way, so you may average the gradients first and multiply once. Each middle
+# stands for its part of the way. If the gradient changes evenly along the way, the mean of the gradients in the middles is
+# exact, while the beginnings of the parts are all too early. With `steps=1`, the beginning is `orig`, and you would be back
+# at EAP.
 # </details>
 
 # %% [markdown]
@@ -606,6 +620,10 @@ check_top_edges(top_edges)
 # keep[ranked.topk(n).indices] = True
 # return keep.view_as(exists)
 # ```
+#
+# `topk(n)` returns `n` places whatever ties there are, and none for `n = 0`. What does not exist gets −∞ *after* the
+# absolute value is taken, because before it −∞ would become the largest score of all. Multiplying by `exists` is not
+# enough. It gives what does not exist a score of 0, and in the signed ranking 0 stands above every edge that hurts.
 # </details>
 
 # %% [markdown]
@@ -640,6 +658,10 @@ check_curve_areas(curve_areas)
 # heights = np.array(faithfulness)
 # return np.trapezoid(heights, shares), np.trapezoid(np.abs(1 - heights), shares)
 # ```
+#
+# The absolute value comes before the area, and CMD is not 1 minus CPR. Otherwise a stretch above 1 makes up for a stretch
+# below 1, and a curve that misses 1 at every point can have the distance 0. The second argument of `np.trapezoid` says
+# where the points stand. Without it they count as evenly spaced, and the small circuits weigh too much in both areas.
 # </details>
 
 # %% [markdown]
@@ -795,6 +817,11 @@ check_bootstrap_overlap(bootstrap_overlap)
 #     overlaps.append((whole & again).sum().item() / (whole | again).sum().item())
 # return overlaps
 # ```
+#
+# A draw with replacement takes some prompts several times and leaves others out. Without replacement every draw holds all
+# prompts, and the overlap is always 1. The mean over prompts comes before the absolute value, which `discovery.top_edges`
+# takes, so an edge that helps in one prompt and hurts in the next does not look strong. Two sets of 100 edges that share 50
+# have 150 in either, so their overlap is a third, and dividing by `n` would call it a half.
 # </details>
 
 # %%
@@ -925,6 +952,11 @@ check_acdc(acdc)
 #         kept, now = kept - {edge}, without
 # return [edge for edge in edges if edge in kept]
 # ```
+#
+# `now` moves along with `kept`, so each loss is judged alone. A hundred losses just below the threshold all go through, and
+# together they can take the distance to nearly a hundred thresholds. Compared with the beginning, all edges that go would
+# together cost less than one threshold. An edge also goes if the distance shrinks without it, whereas the absolute value of
+# the change could keep it.
 # </details>
 
 # %% [markdown]

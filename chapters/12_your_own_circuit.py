@@ -154,6 +154,11 @@ check_pair_problems(pair_problems)
 #         problems.add(name)
 # return problems
 # ```
+#
+# The tokens are compared only in the `elif`, because prompts of different lengths cannot be compared place by place.
+# Comparing sets of tokens would overlook that the same word can change in two places. BOS stands in front of both prompts,
+# so it changes neither test of them, but it would make an answer longer by one. The blank in front of an answer stays on:
+# it is a part of the token that the model would have to write.
 # </details>
 
 # %% [markdown]
@@ -270,6 +275,11 @@ check_may_go_on(may_go_on)
 # found["go"] = bool(found["clean"][0] > 0 and found["difference"][0] > 0)
 # return found
 # ```
+#
+# The two scores of a pair belong together, so the difference is taken first, and its interval afterwards. If you treat the
+# scores as independent, the interval is too wide where both rise together from pair to pair, and too narrow where one falls
+# as the other rises. The *lower* ends decide: a mean above zero could have come out below zero with other pairs.
+# `stats.sem` has n − 1 in its denominator, while numpy's `std` has n unless you say `ddof=1`.
 # </details>
 
 # %%
@@ -455,6 +465,8 @@ for sentence in [*read_paths(paths).said, *read_paths(paths).caveats]:
 
 # %%
 circuit = searching.circuit_step(task, paths)
+if "skipped" in circuit:
+    raise ValueError(circuit["skipped"])  # what follows needs a circuit
 judged = pd.DataFrame(circuit["judged"]).T
 value = judged.loc["circuit", "value"]
 score_predictions(prediction, {"value of the circuit": "under half" if value < 0.5 else "half to 0.9" if value < 0.9 else "0.9 to 1.1" if value <= 1.1 else "over 1.1"})
@@ -503,6 +515,11 @@ check_matched_p(matched_p)
 # as_good = random <= found if smaller_is_better else random >= found
 # return float((1 + as_good.sum()) / (1 + len(random)))
 # ```
+#
+# If the circuit you found is no better than a random one, every place in a ranking of all of them, itself included, is
+# equally likely for it. So the p-value is its place, divided by how many there are. A random circuit that does exactly as
+# well counts as being in front of it, so that ties cannot make p too small. `np.asarray` is needed because a list cannot be
+# compared with a number.
 # </details>
 
 # %%
@@ -579,6 +596,11 @@ check_supported(supported)
 #     "new words": numbers["shared_answers"] == 0,
 # }
 # ```
+#
+# A value near 1 can have an interval that allows nearly anything, so both ends of the interval decide. Errors of both signs
+# cancel in the value, but not in the error per pair. This error is compared with the empty circuit's, because the same
+# number of logits is little in one task and much in another. "Half" is half of the circuit's own value, so a circuit with a
+# small value is not held to 0.5.
 # </details>
 
 # %% [markdown]
