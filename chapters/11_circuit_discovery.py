@@ -843,8 +843,8 @@ for name, mean in stability["mean"].items():
 # Compare the circuit with random sets as large as itself. **Any edges** are a weak opponent: nearly all of them lie on no way
 # from the embedding to the logits, so nothing can get through. **Matched** sets are a little better: every reader hears as many
 # writers as in the circuit, drawn at random. **Connected** sets are the fairest. Edges are drawn at random until as many of them
-# as the circuit has lie on a way from the embedding to the logits, and those that do not are left out again. In the last row,
-# the strongest edge of the circuit is added to each connected set.
+# as the circuit has lie on a way from the embedding to the logits, and those that do not are left out again. For the last row,
+# each draw begins with the strongest edge of the circuit.
 
 # %%
 circuit = {how: top_edges(scores["EAP-IG"], graph.exists, size, signed=how == "signed") for how in ("signed", "by size")}
@@ -852,9 +852,8 @@ null = {
     "any edges": discovery.random_edges(circuit["signed"], graph, 4, matched=False),
     "matched by reader": discovery.random_edges(circuit["signed"], graph, 4),
     "connected": discovery.connected_edges(circuit["signed"], graph, 4),
+    "connected, and always the first edge": discovery.connected_edges(circuit["signed"], graph, 4, first=[gate]),
 }
-null["connected, and always the first edge"] = null["connected"].clone()
-null["connected, and always the first edge"][:, gate[0], gate[1]] = True
 sets = {f"circuit of {size} edges, {how}": keep[None] for how, keep in circuit.items()}
 sets |= {f"4 random sets: {name}": drawn for name, drawn in null.items()}
 table = {}

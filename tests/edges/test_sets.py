@@ -198,6 +198,9 @@ def test_connected_sets_have_no_edge_in_vain():
     assert (extra >= 0).all() and extra.float().mean() < 3 and (extra == 0).any()
     assert torch.equal(drawn, discovery.connected_edges(keep, graph, 30))
     assert torch.equal(discovery.connected_edges(graph.exists, graph, 1)[0], graph.exists)  # all of them are connected
+    to_mlp_0 = (graph.readers.index(("mlp", 0, 0)), 0)  # from the embedding
+    with_it = discovery.connected_edges(keep, graph, 30, first=[to_mlp_0])
+    assert with_it[:, *to_mlp_0].sum() > 25 > drawn[:, *to_mlp_0].sum()
 
 
 def test_areas_of_known_curves():

@@ -50,7 +50,7 @@ def _run(job: Job) -> Outcome:
     signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(SECONDS)
     outcome = Outcome(name, killed=False)
-    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (the process ends here)
+    sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (the process ends here)
     try:
         exec(compile(source, "mutant", "exec"), space)
         REGISTRY[exercise].check(space[exercise])
@@ -64,7 +64,7 @@ def _run(job: Job) -> Outcome:
         outcome = Outcome(name, True, repr(error))
     finally:
         signal.alarm(0)
-        sys.stdout = sys.__stdout__
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
     outcome.seconds = time.perf_counter() - started
     return outcome
 
@@ -90,7 +90,8 @@ def _warm(chapter: str, exercise: str) -> None:
     from tests.checks.comparing import all_mistakes
     from tests.solutions import solution_functions
 
-    with all_mistakes(), open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+    nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (also for the solutions' progress bars)
+    with nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere), all_mistakes():
         REGISTRY[exercise].check(solution_functions(chapter)[exercise])
     gc.collect()
     gc.freeze()  # what is there now is there to stay: no fork searches it for garbage, which would copy all of its pages

@@ -120,15 +120,22 @@ def random_edges(
 
 
 def connected_edges(
-    keep: Bool[Tensor, "reader writer"], graph: EdgeGraph, n: int, seed: int = 0
+    keep: Bool[Tensor, "reader writer"],
+    graph: EdgeGraph,
+    n: int,
+    first: Sequence[tuple[int, int]] = (),
+    seed: int = 0,
 ) -> Bool[Tensor, "set reader writer"]:
     """n random sets of edges that all lie on a way from the embedding to the logits within their set (`prune`).
 
     Edges are drawn until as many of them are connected as `keep` has edges, and the others are left out again. The last one
-    may connect several, so a set can be a little larger than `keep`.
+    may connect several, so a set can be a little larger than `keep`. first: (reader, writer) of edges that are in every draw
+    from the beginning.
     """
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.rand(n, *keep.shape, generator=generator).masked_fill(~graph.exists, 2.0)
+    for reader, writer in first:
+        drawn[:, reader, writer] = -1.0
     ranks = drawn.flatten(1).argsort(1).argsort(1).view_as(drawn)
 
     def connected(rank: Tensor, n_drawn: int) -> Tensor:
