@@ -163,7 +163,7 @@ def test_every_exercise_has_its_answer_folded_behind_its_check(source):
         code = answer.split("```python\n")[1].split("\n```")[0]
         assert code == textwrap.dedent(region).strip("\n") and answer.endswith("</details>")
     explanations = [cell.source for cell in solution.cells if tagged(cell, "answer")]
-    assert all(any(explanation in answer for answer in answers) for explanation in explanations)
+    assert all(explanation in answer for explanation, answer in zip(explanations, answers, strict=True)), "each has one"
     assert all(
         chapter.cells[i - 1].source.startswith("check_") for i, c in enumerate(chapter.cells) if tagged(c, "answer")
     )
