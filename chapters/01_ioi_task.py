@@ -263,8 +263,8 @@ check_answer_token_ids(answer_token_ids)
 #
 # `to_single_token` leaves out BOS, and it raises an error for a name of several tokens. `model.to_tokens(name)[0, 0]` is
 # the id of BOS, and with `prepend_bos=False` it is the first piece of a longer name, whose logit you would measure without
-# noticing. You cannot rely on `torch.tensor` to refuse rows of different lengths: two answers of two tokens each make an
-# ordinary tensor. `device` puts the ids where the logits are, because `gather` needs both on one device.
+# noticing. `torch.tensor` does refuse rows of different lengths, but this does not protect you: two answers of two tokens
+# each make an ordinary tensor. `device` puts the ids where the logits are, because `gather` needs both on one device.
 # </details>
 
 # %% [markdown]

@@ -377,8 +377,8 @@ check_get_act_patch_resid_pre(get_act_patch_resid_pre)
 # ```
 #
 # Each cell is a run of its own and must begin without the patches of the others. `run_with_hooks` takes care of that,
-# because it removes its hooks; with `model.add_hook` they would pile up. The corrupted tokens run and the clean cache
-# lends: if you run the clean tokens, every value that you put in is there already, and the whole table shows the clean run.
+# because it removes its hooks; with `model.add_hook` they would pile up. Run the *corrupted* tokens: in a run of the clean
+# ones, every value that you put in from the clean cache is there already, and the whole table shows the clean run.
 # `resid_post` would be the stream *after* the layer, which is the next layer's `resid_pre`, so each row would be that of
 # the next layer.
 # </details>
@@ -417,8 +417,8 @@ check_get_act_patch_block_every(get_act_patch_block_every)
 # return results
 # ```
 #
-# The three activations differ in their names only, so one more loop around the sweep is enough, and `torch.stack` of three
-# sweeps would do as well. Patch one activation in each run, because the question is what each brings back *alone*. If later
+# The three sweeps differ only in the name of the activation, so one more loop is enough, and `torch.stack` of three sweeps
+# would do as well. Patch one activation in each run, because the question is what each brings back *alone*. If later
 # panels kept the patch of the residual stream, they could not tell you anything about attention or the MLP by itself.
 # `resid_mid` does not replace `attn_out`: it is the stream after attention, and holds everything that was written before.
 # </details>
@@ -1263,10 +1263,10 @@ widgets.threshold_explorer(every[0], ROLES, reads_and_acts, most=24)
 # %% [markdown]
 # <details><summary>What you should find, on SmolLM2</summary>
 #
-# First only more of the kinds that you know. The slider begins at .048, and the step nearest to half of that is .027. There
-# fifteen heads are left, and the five new ones all act at END. L23H1, L23H2 and L21H5 read IO, and L25H2 reads S2. L24H5
-# reads no role much. One step further, at .020, a head appears in a new place: L14H3 at S2 reads S1, as duplicate-token
-# heads do.
+# At half the threshold, you find no head in a new place. The slider begins at .048, and the step nearest to half of that is
+# .027. There fifteen heads are left, and the five new ones all act at END. Four of them are of kinds that you know: L23H1,
+# L23H2 and L21H5 read IO, and L25H2 reads S2. The fifth, L24H5, reads no role much. One step further, at .020, a head appears
+# in a new place: L14H3 at S2 reads S1, as duplicate-token heads do.
 # </details>
 #
 # **What it does not show.** A threshold on single patches does not test the whole. Two heads that matter only together are

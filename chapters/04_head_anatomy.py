@@ -523,10 +523,10 @@ check_direct_effect_change(direct_effect_change)
 # return after - before
 # ```
 #
-# A direct effect is what a head writes, divided by the scale of the run in which it is written. So you need two complete
-# attributions, and the difference comes last. Subtracting the two `z` first and attributing the difference is tempting and
-# wrong, because it divides both runs by one scale. Every other head of the same layer, and every head before it, would then
-# come out as exactly zero, although its direct effect has changed with the scale.
+# A direct effect is what a head writes along the direction, divided by the scale of the run in which it is written. So you
+# need two complete attributions, and the difference comes last. Subtracting the two `z` first and attributing the difference
+# is tempting and wrong, because it divides both runs by one scale. The heads of earlier layers, and the others in the ablated
+# head's own layer, would then come out as exactly zero, although their direct effects have changed with the scale.
 # </details>
 
 # %%
@@ -727,10 +727,10 @@ plots.scatter(
 compare("backup.changed.by_mean", torch.stack([others_by_mean[head] for head in changed]), model)
 
 # %% [markdown]
-# **How to read it.** A head on the line reacts in the same way to both ablations. So it reacts to the *loss of the name*, and
-# not to the zero. A head near the horizontal axis reacts to the zero only. It misses the constant vector, and calling its
-# change "backup" would be a mistake. On SmolLM2 the large changes lie close to the line (L24H4 .33 in place of .36, L23H3 .10
-# in place of .11), and with the mean the logit difference is 4.69 again.
+# **How to read it.** A head on the line changes by as much under the mean as under zero. So its change comes from the *loss
+# of the name*, and not from the zero. A head near the horizontal axis changes only if the constant vector is missing as well,
+# and to call such a change "backup" would be a mistake. On SmolLM2 the large changes lie close to the line (L24H4 .33 in
+# place of .36, L23H3 .10 in place of .11), and with the mean the logit difference is 4.69 again.
 #
 # **Try.** Take the mean over other prompts: `model.run_with_cache(pairs.corrupted_tokens)[1]`. Should it matter?
 # <details><summary>What you should find</summary>
@@ -1207,10 +1207,11 @@ compare("atlas.random_models.highest_copying", float(random_heads["copying"].abs
 #
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# Eight heads have an induction score above .4, and the highest of any head with random weights is .02. The guess was right.
-# The name mover L23H0 has a copying score of .81, and only L23H2 copies more. The negative name mover, L24H4, has the lowest
-# score of all heads. Next to it stands L23H3, the head that reads S2, with −.80. The 24 random heads of the two tiny models
-# reach .13. Those models have other sizes than SmolLM2, so take this as a warning about small scores, and not as a threshold.
+# Eight heads have an induction score above .4, and the highest of any head with random weights is .02. Our guess about
+# copying was right. The name mover L23H0 has a copying score of .81, and only L23H2 copies more. The negative name mover,
+# L24H4, has the lowest score of all heads. Next to it stands L23H3, the head that reads S2, with −.80. The copying scores of
+# the 24 random heads of the two tiny models reach .13 in size. Those models have other sizes than SmolLM2, so take
+# this as a warning about small scores, and not as a threshold.
 # </details>
 #
 # **What it does not show.** The copying score asks what a head writes *if* it reads a token. Where it looks is the other half, and the atlas has both.

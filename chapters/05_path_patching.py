@@ -342,8 +342,8 @@ check_path_patch_to_logits(path_patch_to_logits)
 # Hooks at one place run one after the other, so a hook that holds the sender's `z` after yours overwrites what you send,
 # and every cell is the unpatched metric. One hook does both: it starts from a copy of `orig` and exchanges one head. The
 # rest is held at `orig` and not at `new`, because the logits should hear one head, and no other, from the lending run.
-# `z[rows, at, head]` pairs each prompt with its own position, whereas `z[:, at, head]` would take the positions of all
-# prompts in each of them.
+# `z[rows, at, head]` pairs each prompt with its own position, whereas `z[:, at, head]` would exchange the sender, in every
+# prompt, at the positions of all prompts.
 # </details>
 
 # %% [markdown]
@@ -542,9 +542,9 @@ compare("paths.listeners.lost", torch.stack([heard[head] for head in listeners])
 # *What do you see?* Is the strongest writer of section 2 among the listeners?
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# The message of L20H0 mostly reaches four heads of layer 23, through their queries: L23H0 (.18), L23H7 (.13), L23H2 (.10) and
-# L23H1 (.08). With the corrupted message these heads form other queries. L21H5 reads the message as well, and that path works
-# slightly against the answer (−.05). L23H3 sits in the same
+# Of all queries, those of four heads of layer 23 depend most on the message of L20H0: L23H0 (.18), L23H7 (.13), L23H2 (.10)
+# and L23H1 (.08). With the corrupted message these heads form other queries. The query of L21H5 reads the message as well,
+# and this path works slightly against the answer (−.05). L23H3 sits in the same
 # layer, has the largest direct effect of all, and is not on the list.
 # </details>
 #
@@ -635,8 +635,8 @@ check_path_patch_to_heads(path_patch_to_heads)
 # return results
 # ```
 #
-# A head computes query, key and value *before* its `z`, so holding every `z` in step 1 does not touch what you record
-# there. In step 2 the recorded component is all that changes; if you exchanged the sender as well, its message would take
+# A head computes query, key and value *before* its `z`, so holding the receiver's own `z` in step 1 does not touch what you
+# record. In step 2 the recorded component is all that changes; if you exchanged the sender as well, its message would take
 # all other paths, too. The component is put in its place and not added, so two receivers that share a key or value change
 # it once. A sender that stands in or after the layers of all receivers has no path to them, and its cell is the unpatched
 # metric, not zero.

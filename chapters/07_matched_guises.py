@@ -259,8 +259,8 @@ check_is_circular(is_circular)
 # </details>
 
 # %% [markdown]
-# Now on the table. An honest analysis chooses the traits on other data than it measures with. Here we choose them on every
-# other verb in one prompt, and measure on the remaining verbs in the other prompt.
+# Now on the table. An honest analysis chooses the traits on one part of the data and measures on another. Here we choose them
+# on every other verb in one prompt, and measure on the remaining verbs in the other prompt.
 #
 # A `GuiseBank` runs prompts through the model and keeps what it said of the 37 traits, so that no prompt is run twice. `log_p` gives log-probabilities.
 
@@ -321,9 +321,9 @@ for guise, shares in mass.items():
 compare("guises.trait_mass", [shares.mean() for shares in mass.values()], model)
 
 # %% [markdown]
-# **How to read it.** On SmolLM2 the likeliest words are *a*, *not*, *an*, *the*, and none of the 37 traits is among the first
-# ten, after any of the three guises. All of them together have a probability of .008: the model would say one of them about
-# once in 125 times.
+# **How to read it.** On SmolLM2 *a* and *not* are the likeliest words after all three guises, *an* and *the* are among the
+# first five, and none of the 37 traits is among the first ten. All of them together have a probability of .008: the model
+# would say one of them about once in 125 times.
 #
 # **What it does not show.** That the traits do not matter. A model that ranks applicants is asked exactly such questions, with the answers given. But "the model thinks that the speaker is lazy" would be a strange summary of these lists. What is measured from here on is how *small* probabilities change *relative to each other*.
 #
@@ -880,9 +880,9 @@ for name in intervals:
 # (58 % when things vary as in our pilot), because it cannot know how far the mean would move with other prompts. Treating
 # cells as independent is wrong as soon as verbs or prompts vary. Then it holds in 47 to 64 %. Where only cells vary, the
 # assumption is right, and it holds in 89 %, because a percentile bootstrap of so few numbers is a little too narrow.
-# Resampling both verbs and prompts is better, but four verbs are too few to resample: it holds in 80 % when verbs vary most,
-# in 90 % when things vary as in our pilot. When only single cells vary, it holds in 99 %, which is more than promised,
-# because it is too wide. ANOVA-t holds in 95 to 98 % throughout.
+# Resampling both verbs and prompts is better, but still too narrow where either varies much: it holds in 80 % when verbs vary
+# most, in 89 % when prompts do, and in 90 % when things vary as in our pilot. When only single cells vary, it holds in 99 %,
+# which is more than promised, because it is too wide. ANOVA-t holds in 95 to 98 % throughout.
 #
 # So a method that looks cautious is no guarantee. Resampling both verbs and prompts gives intervals that are too wide when only cells vary, and too narrow when verbs or prompts do.
 # </details>
@@ -953,9 +953,9 @@ check_power(power)
 # ```
 #
 # Spread and error are independent, so their variances add, and not their standard deviations. The feature's gap varies like a
-# swap's, because its word is a word, too, and is measured with the same error; fixed at `effect`, it would make experiments
-# look more alike than they are. Each row draws swaps of its own, since a real experiment also knows the null only from the
-# swaps that it has. Comparing p with `0.05 / n_tests` would be the same test.
+# swap's, because its word is a word, too, and its gap is measured with the same error. If it stayed at `effect` in every
+# experiment, the experiments would look more alike than they are. Each row draws swaps of its own, since a real experiment
+# also knows the null only from the swaps that it has. Comparing p with `0.05 / n_tests` would be the same test.
 # </details>
 
 # %% [markdown]
@@ -1007,8 +1007,8 @@ compare("guises.plan.power_after_holm", after_holm.tolist(), model)
 # The first step changes *is* to *be*. That changes the dialect, and with it the *aspect*: whether he does this habitually or
 # at this moment. The second step has plain SAE on both sides, and changes two things as well, the adverb and the contraction
 # (*is* to *'s*). One could also go by way of *he's working*. So take all six contrasts between the four forms *be*, *is*,
-# *'s* and *'s usually*. We call them the **ladder**. A seventh contrast compares *he be working* with a fifth form, *he
-# works*, which is habitual and has no adverb.
+# *'s* and *'s usually*, and a seventh between *he be working* and a fifth form, *he works*, which is habitual and has no
+# adverb. We call these seven contrasts the **ladder**.
 #
 # ### Predict before you look
 #
@@ -1071,10 +1071,10 @@ compare("guises.ladder.profiles_by_way_of_is", ways["by way of he is"], model)
 compare("guises.ladder.profiles_by_way_of_s", ways["by way of he's"], model)
 
 # %% [markdown]
-# **How to read it.** Whichever way you take, the second step resembles the published contrast. Whether the first step, the
-# one with *be* in it, resembles it as well depends on the way: compare the two numbers of the first row. Neither way is the
-# right one. And two contrasts that share a side, as each step does with the whole, are correlated even if their other sides
-# have nothing in common.
+# **How to read it.** On SmolLM2 the second step resembles the published contrast, whichever way you take. Whether the first
+# step, the one with *be* in it, resembles it as well depends on the way: compare the two numbers of the first row. Neither
+# way is the right one. And two contrasts that share a side, as each step does with the whole, are correlated even if their
+# other sides have nothing in common.
 #
 # **Is it about the person in the sentence?** Two people are in play: the speaker, whom the prompt asks about, and the *he* of *he be working*. A test that costs little is to say the same of things: *it be raining*, *the phone be ringing*. Now only the speaker is left.
 
@@ -1260,12 +1260,13 @@ compare("guises.nulls.done_among_words_in_its_place_p", done_rank, model)
 #
 # Five intervals of features exclude zero, and so do 12 of the 34 swaps. Four features lie beyond 95 % of any swaps:
 # g-dropping, *finna*, *done* and *been*. Only g-dropping and *finna* lie beyond 95 % of the pre-verbal swaps, whose band is
-# much wider (.53 against .32). Words before the verb may change more of what a sentence says; and this null pairs every two
-# words of a list, also unlike ones such as *always* and *never*. We did not test which. Among words in its place *done* ranks
-# first of 61, with a p of 1/61 that is not corrected for having looked at 13 features. The lead is thin: *twice* in the same
-# place has .51, and the error of such a gap is about .09. Ordinary errors have no gap on average (−.02). Misspellings of
-# *-ing* have one of .47, in the same direction as g-dropping, and three of the eight go beyond its .58. After Holm's
-# correction no feature is left: with 34 swaps none could be, and with 278 none is.
+# much wider (.53 against .32). There are two possible reasons for the wide band. Words before the verb may change more of
+# what a sentence says, or it may matter that this null pairs every two words of a list, also unlike ones such as *always* and
+# *never*. We did not test which reason holds. Among words in its place *done* ranks first of 61, with a p of 1/61 that is not
+# corrected for having looked at 13 features. The lead is thin: *twice* in the same place has .51, and the error of such a gap
+# is about .09. Ordinary errors have no gap on average (−.02). Misspellings of *-ing* have one of .47, in the same direction
+# as g-dropping, and three of the eight go beyond its .58. After Holm's correction no feature is left: with 34 swaps none
+# could be, and with 278 none is.
 # </details>
 #
 # **An interval that excludes zero is not yet an effect of dialect.** The intervals of several ordinary swaps exclude zero as well, and rightly: those words do change what the model expects.
@@ -1273,8 +1274,8 @@ compare("guises.nulls.done_among_words_in_its_place_p", done_rank, model)
 # **"259 swaps would be enough"?** With 259 swaps the smallest possible p-value, 1/260, times 13 is .05. But only a gap larger
 # than that of *every* swap reaches it, and among more swaps the largest is larger. The pre-verbal null has nearly 300 swaps,
 # made from 44 words, so they are far from independent; and its largest gap is larger than any feature's. More swaps describe
-# the null better, and they help single features only a little: with a thousand swaps, section 7 found a feature of .4 in 18
-# of 100 experiments.
+# the null better, but after the correction they help single features only a little: in section 7, with a thousand swaps, a
+# feature with an effect of .4 was found in 18 of 100 experiments.
 #
 # **Try.** Put `PROMPTS[6:]` in the place of `NULL_PROMPTS` above, the three prompts that were left out, and run the cells of this section again. Do the same features stand out?
 # <details><summary>What you should find, on SmolLM2</summary>
@@ -1441,7 +1442,7 @@ for label, found in (("all", fit), ("without_misspellings", fit_without)):
 #
 # Over all points a line explains 28 % of the variance (.025 per nat). Much of this comes from the misspellings: they are very
 # surprising, and they make the model expect unfavorable traits. Without them the share is 9 % (.016 per nat). Look at the
-# kinds one by one, too. Among the thirteen features the more surprising ones have the larger gaps (point at them in the
+# kinds one by one, too. Among the thirteen features the more surprising ones tend to have larger gaps (point at them in the
 # figure). Among ordinary errors there is no such trend. They are at least as surprising as the features (3 to 11 nats,
 # against 1 to 11), and their mean gap is near zero. So surprise by itself is not enough to make the model expect worse of a
 # speaker. That it plays a part in the gaps of the features is not ruled out.

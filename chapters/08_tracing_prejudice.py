@@ -584,10 +584,10 @@ compare("tracing.cosine_of_attention", cosine(looks["done"], looks["twice"]), mo
 #
 # A few, and only faintly. L12H4, for example, gives *done* .12 of its attention from the last token, and gives *has* .03 at
 # the same place. This +.09 is the largest increase of any head, and *twice* against *once* has one of +.09 as well. In the
-# other direction the changes are larger: six heads give *done* at least .10 less than *has*, at most −.29. (For the swap the
-# largest decrease is −.08.) So there are heads that attend to that place (the four panels are alike, and *done* and *has*
-# have a cosine of .72), and we see none that waits for *done* in particular. Without the second panel one would have found
-# several.
+# other direction the changes are larger: six heads give *done* less than *has* by .10 or more, and L0H8 even by .29. (For the
+# swap the largest decrease is .08.) So there are heads that attend to that place (the four panels are alike, and *done* and
+# *has* have a cosine of .72), and we see none that waits for *done* in particular. Without the second panel one would have
+# found several.
 # </details>
 #
 # **What it does not show.** A head that reads *done* need not use it, and heads that carry the difference may pick it up somewhere else than at the word. The next section shows where it travels.
@@ -642,10 +642,10 @@ check_patch_guise(patch_guise)
 # )
 # ```
 #
-# The tokens that run are the SAE ones, and what is put in comes from the AAE cache. If you exchange the two and turn the
-# rescaling as well, layer 0 again has a 1 at the swapped word and 0 before it, which makes this mistake hard to see. The
-# preference is averaged over pairs before it is divided, because a pair whose own gap is near 0 would have a share of any
-# size. Sweeping `preference` itself and rescaling the finished map would do as well.
+# The tokens that run are the SAE ones, and what is put in comes from the AAE cache. If you exchange the two, and exchange 0
+# and 1 in the rescaling as well, layer 0 again has a 1 at the swapped word and 0 before it, which makes this mistake hard to
+# see. The preference is averaged over pairs before it is divided, because a pair whose own gap is near 0 would have a share
+# of any size. Sweeping `preference` itself and rescaling the finished map would do as well.
 # </details>
 
 # %% [markdown]
@@ -985,9 +985,9 @@ check_compare_with_null(compare_with_null)
 # ```
 #
 # Axes are lined up from the right, so `[layer, head]` beside `[swap, layer, head]` compares every head with its own values;
-# `sum(0)` then counts swaps. Pooled over all heads, a head that writes much for *any* word would get a small p, and a quiet
-# head that does something unusual would get a large one. As in chapter 07, the observed value is counted with the swaps, and
-# sizes are compared, because a head may push either way.
+# `sum(0)` then counts swaps. If all heads shared one pool of values, a head that writes much for *any* word would get a small
+# p, and a quiet head that does something unusual would get a large one. As in chapter 07, the observed value is counted with
+# the swaps, and sizes are compared, because a head may push either way.
 # </details>
 
 # %% [markdown]
@@ -1293,9 +1293,9 @@ pd.DataFrame(claims, columns=["claim", "number", "interval or range", "prefix", 
 # heads.
 #
 # What was **not** shown: that a "dialect circuit" exists, or that none does. The maps are means over a few verbs in one
-# prompt. We traced one aligned feature of thirteen, in one model, and cannot say what the others would show. And agreement
-# with neutral swaps does not make a mechanism unspecific, just as a difference from them would not make it specific to
-# *dialect*: an error may do the same.
+# prompt. Of the thirteen features seven are aligned, and we traced one, in one model. We cannot say what the others would
+# show. And agreement with neutral swaps does not make a mechanism unspecific, just as a difference from them would not make
+# it specific to *dialect*: an error may do the same.
 #
 # ## Recap
 #

@@ -534,9 +534,9 @@ check_run_projected(run_projected)
 # return model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.hook_resid_pre", take_out)])
 # ```
 #
-# Two index tensors of the same length are read as pairs: row 0 with the first position, row 1 with the second. A colon in
-# place of `rows` would pick the positions of all rows in every row. If the direction is not scaled to length 1, the part
-# that you subtract is off by a factor, the square of the direction's length. The edit acts at this one place only: later
+# Two index tensors of the same length are read as pairs: row 0 with the first position, row 1 with the second. With a colon
+# in place of `rows`, every row would be changed at the positions of all rows. If the direction is not scaled to length 1, the
+# part that you subtract is off by a factor, the square of the direction's length. The edit acts at this one place only: later
 # layers may write the direction again.
 # </details>
 
@@ -753,19 +753,19 @@ compare("removal.rank_p_among_matched_draws", list(draw_p.values()), model)
 # **Heads.** The top five remove .45 of the gap, and .19 logits, [.06, .32]. No matched draw of five removes as much: the mean is .10 and the most .43, so p = .05, the smallest that nineteen draws allow. That is weak evidence: one better draw
 # would have made it .10. The top twenty remove .80; nine draws of twenty remove .34 on average and at most .57. Ranked by size, with its two heads that work against the gap, a list of five removes only .29.
 #
-# **What else goes.** Five heads leave the rest nearly alone: they take .11 of the swaps' gaps, nothing of IOI,
+# **What else goes.** The top five leave the rest nearly alone: they take .11 of the swaps' gaps, nothing of IOI,
 # and add .03 nats of loss. Five *random* heads (three draws) do hardly more harm: the swaps' gaps grow by .06, IOI loses
-# .03, and .03 nats of loss are added. So passing these tests is no praise of the list. (Of the uptake of AAE the list takes
-# .04 nats, and random heads take .22.) Twenty heads take .53 of the gaps of swaps, where three random draws take .17 (.05 to .35).
-# So these heads carry much of what tells one quotation from another, whatever its words are. The uptake of AAE changes by
-# −1.65 nats, where the same three draws change it by −.55 on average, and none by more than −1.32. After SAE guises the verb
-# becomes *likelier*, by .77, but so it does in one of the three draws, by .92. By this crude sign (one prompt, five verbs),
-# the loss falls on what is said in AAE. That is close to the harm of section 1. IOI (.25) and loss (.17 nats) suffer as well,
-# two to three times as much as with random heads (.08 and .08).
+# .03, and .03 nats of loss are added. So passing these tests is no praise of the list. (Uptake is the exception. After AAE
+# guises the list takes .04 nats of it, and the random heads take .22 on average, from .06 to .42.) Twenty heads take .53 of the gaps of swaps, where three random draws take .17 (.05 to .35).
+# So these heads carry much of what tells one quotation from another, whatever its words are. The uptake of AAE falls by 1.65
+# nats. In the same three draws it falls by .55 on average, and in none by more than 1.32. After SAE guises the verb becomes
+# *likelier*, by .77, but so it does in one of the three draws, by .92. By this crude sign (one prompt, five verbs), the loss
+# falls on what is said in AAE. That is close to the harm of section 1. IOI (.25) and loss (.17 nats) suffer as well, two to
+# three times as much as with random heads (.08 and .08).
 #
 # **Directions.** On the training verbs, in prompts of the kind that made it, the direction of *done* in layer 13 removes .71 of the gap. On other verbs in other prompts it removes .18, and .07 logits, [.02, .13]. The difference between .71 and .18 is what testing on held-out words and prompts is for. (Part of it is selection: .71 is the best of ten layers.) At the quote the edit hardly moves swaps (−.05) and uptake (+.02 after AAE, +.09 after SAE).
 # It cannot touch IOI or plain text, which have no closing quote. No swap's direction removes more than .12 of the gap of *done*. (Each of those is a mean over one prompt, and that of *done* over four, so this control is a little weak.) Made and taken out in layer 18,
-# the direction of *done* removes .20, or [.05, .12] logits. Taken out at all positions, that of layer 13 removes no more, and costs .07 of IOI and .10 nats, more than the top five heads do. So at the quote it is a clean edit of a small part of the gap.
+# the direction of *done* removes .20 of the gap, or .09 logits, [.05, .12]. Taken out at all positions, that of layer 13 removes no more, and costs .07 of IOI and .10 nats, more than the top five heads do. So at the quote it is a clean edit of a small part of the gap.
 #
 # **Errors, and other features.** The direction of plain errors removes nothing of the gap of *done* (−.02). Nor does the common direction of the twelve *other* features (.03, [−.02, .04] logits). So this result says nothing about errors in particular: in layer 13, the small part of the gap that one direction carries is particular to *done*. (These two directions, too, are means over one prompt.) What features and errors share appears in later layers (chapter 08), and was not removed here.
 # </details>
@@ -909,11 +909,10 @@ check_overlap_p(overlap_p)
 # return float(scipy.stats.hypergeom.sf(shared - 1, n_total, len(one), len(other)))
 # ```
 #
-# If you call the heads of one list marked, the other list is a draw without putting back, and the number of marked heads in
-# it has a hypergeometric distribution. This number is whole, so "at least `shared`" is the same as "more than `shared -
-# 1`". The probability of *exactly* this number (`pmf`) does not say how unusual an overlap is, because even the likeliest
-# number can have a small probability. Sets ignore the order, where a comparison place by place would ask for the same rank
-# as well.
+# If you call the heads of one list marked, the other list is a draw without replacement, and the number of marked heads in it
+# has a hypergeometric distribution. This number is whole, so "at least `shared`" is the same as "more than `shared - 1`". The
+# probability of *exactly* this number (`pmf`) does not say how unusual an overlap is, because even the likeliest number can
+# have a small probability. Sets ignore the order, where a comparison place by place would ask for the same rank as well.
 # </details>
 
 # %%
@@ -1021,7 +1020,7 @@ claims = [
      f"random direction: {range_of(at_random, 'swaps removed')}", "swaps that fall with it"),
     ("the direction of errors does not carry it", f"{errors_remove:.2f}", interval_of(results["20 errors, quote"]), "bos",
      f"12 other features: {results['12 other features, quote']['gap of done removed']:.2f}", "as much as the direction of done"),
-    ("twenty heads chosen for one swap overlap with them", f"{in_common} of 20", f"p {chance_matched:.4f}", "bos",
+    ("twenty heads chosen for one swap overlap with the top twenty", f"{in_common} of 20", f"p {chance_matched:.4f}", "bos",
      "lists from the same layers", "an overlap of one or two heads"),
 ]
 pd.DataFrame(claims, columns=["claim", "number", "interval", "prefix", "null or control", "what would change it"]).set_index("claim")
@@ -1029,8 +1028,8 @@ pd.DataFrame(claims, columns=["claim", "number", "interval", "prefix", "null or 
 # %% [markdown]
 # All of them are for one model and one feature. The gap of *done* was measured on five held-out verbs in four prompts (three
 # verbs after end-of-text), the swaps on one verb each in two prompts, and uptake in a single prompt. The last claim rests on
-# the training verbs, one prompt and one swap. Where the prefix is *bos* alone, nothing is known about others. The words of
-# the claims are those that hold for SmolLM2: with another model, hold them against the numbers beside them.
+# the training verbs, one prompt and one swap. Where the prefix is *bos* alone, nothing is known about others. The claims are
+# worded for SmolLM2. With another model, check them against the numbers beside them.
 #
 # **What was not shown:** that prejudice has been removed from anything. A gap that
 # is closed because the model no longer takes in what is said is not a fairer model. A trait gap is not the harm itself, which happens where a model's judgment is used. And a person's speech is not the model's only way to guess who

@@ -377,7 +377,7 @@ check_attention_from_position(attention_from_position)
 # The causal mask has a row for each new query and a column for every key, with the prefix first. `tril(start)` moves its
 # diagonal by the length of the prefix, so query `i` reads keys 0 to `start + i`. `repeat_interleave` puts the copies of a
 # key/value head side by side (0, 0, 1, 1), like the query heads that share it; `repeat` would give 0, 1, 0, 1. In `einsum`,
-# a letter that is missing behind the arrow is summed over: `d` for the scores, and `k`, the keys, for `z`.
+# a letter that is missing after the arrow is summed over: `d` for the scores, and `k`, the keys, for `z`.
 # </details>
 
 # %% [markdown]
@@ -845,8 +845,9 @@ figure.update_xaxes(type="log", range=[-0.2, 4]).update_yaxes(type="log").update
 #
 # <details><summary>How near do the sweeps come? One run of ours</summary>
 #
-# The largest products reached 129 GFLOP/s. Step 4 came to about six tenths of that, the engine to a third, the built-in loop
-# to a quarter, and step 3 to less than a tenth. The engine is the fastest all the same, because it has the least to compute.
+# The largest products reached about 130 GFLOP/s. Step 4 came to more than half of that, the engine to about a third, the
+# built-in loop to a little less, and step 3 to less than a tenth. The engine is the fastest all the same, because it has the
+# least to compute.
 # </details>
 #
 # **What it does not show.** Memory. A batch that grows without bound does not fit at some point, so the engine splits it: `max_memory`

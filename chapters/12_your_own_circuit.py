@@ -434,8 +434,8 @@ compare("own.corruption.decided", decided, model)
 # %% [markdown]
 # <details><summary>What we see, for SmolLM2</summary>
 #
-# **b.** With both nouns in the same number the difference is 2.17, and with different ones .70: the nearer noun pulls the verb toward itself by about 1.5 logits, and the first noun still wins. Over the whole file this hardly shows. If every second noun changes its number, the mean moves by only .24, because half of the pairs lose only
-# a little more than the other half gains. (If the first noun changes, it moves by 2.70.) So if you patch with this corruption, take pairs of one kind, because a map of all pairs would divide by a small difference. And it would show how the model is *distracted*, whereas the corruption in the file asks about agreement.
+# **b.** With both nouns in the same number the difference is 2.17, and with different ones .70: the nearer noun pulls the verb toward itself by about 1.5 logits, and the first noun still wins. Over the whole file this hardly shows. If every second noun changes its number, the mean moves by only .24, because half of the pairs
+# gain most of what the other half loses (all but .48 logits). (If the first noun changes, it moves by 2.70.) So if you patch with this corruption, take pairs of one kind, because a map of all pairs would divide by a small difference. And it would show how the model is *distracted*, whereas the corruption in the file asks about agreement.
 # </details>
 #
 # ## 5 · A circuit, and its controls

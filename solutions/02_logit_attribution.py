@@ -201,10 +201,10 @@ check_logit_diff_directions(logit_diff_directions)
 
 # %% [markdown] tags=["answer"]
 # Indexing the second axis of `W_U` with a table of ids puts the axes of the table in its place, which gives
-# `[d_model, batch, 2]`. After the difference, `.T` brings the prompts to the front. Rows of `W_E` have the same length and
+# `[d_model, batch, 2]`. After the difference, `.T` brings the prompts to the front. Rows of `W_E` fit the shape, too, and
 # are wrong here: `load_model` changes `W_U` (section 3), so the two differ even in a model that embeds and unembeds with
 # one matrix. Do not scale the directions to length 1 either, because their products with the stream would no longer be
-# logits.
+# differences of logits.
 
 # %% [markdown]
 # The built-in gives the columns, and leaves the difference to you:

@@ -402,8 +402,8 @@ compare("circuit.previous", heads.names(previous), model)
 
 
 # %% [markdown]
-# We call the four rows **writers**, **brokers**, **repeaters** and **previous-token heads**. These names say through which
-# path a head came in, and not what it attends to. On SmolLM2, for example, two of the four repeaters, L14H3 and L15H7, look
+# We call the four rows **writers**, **brokers**, **repeaters** and **previous-token heads**. A head is in its row because
+# of a path, and what it attends to was not asked. On SmolLM2, for example, two of the four repeaters, L14H3 and L15H7, look
 # back from S2 to S1 itself, as duplicate-token heads do, and not to S1+1.
 #
 # ### Exercise 6.5 · Faithfulness
@@ -599,10 +599,10 @@ def random_circuits(
 check_random_circuits(random_circuits)
 
 # %% [markdown] tags=["answer"]
-# A control should differ from the circuit only in *which* heads it has, so `allowed` leaves out all of `members`, and not
-# only the head that is being replaced. It leaves out `chosen` as well, because heads of nearby layers are drawn from
-# overlapping lists. `range` stops before its end, hence the `+ 1`. A generator made inside the loop would begin again with
-# the same seed, and all `n` circuits would be the same.
+# A head of the circuit, drawn in another one's place, would bring part of the circuit's score into the control. So `allowed`
+# leaves out all of `members`, and not only the head that is being replaced. It leaves out `chosen` as well, because heads of
+# nearby layers are drawn from overlapping lists. `range` stops before its end, hence the `+ 1`. A generator made inside the
+# loop would begin again with the same seed, and all `n` circuits would be the same.
 
 # %%
 draws = {
@@ -689,7 +689,7 @@ def greedy_incompleteness(
 check_greedy_incompleteness(greedy_incompleteness)
 
 # %% [markdown] tags=["answer"]
-# A set K that ruins the circuit says nothing about completeness if it ruins the model as well, so the distance decides. The
+# A set K that ruins the circuit does not speak against it if K ruins the model just as much, so the distance decides. The
 # search does not stop when a step makes the distance smaller, because heads that stand in for each other may show only when
 # several of them are gone. So `best` is kept apart from `removed`, and it begins with the empty set, because circuit and
 # model may differ before anything is removed. `max(distances, key=distances.get)` returns the head whose distance is largest.
@@ -793,9 +793,11 @@ compare("circuit.minimality.below_a_tenth", sum(abs(change) < 0.1 for change in 
 #
 # ### Can you improve the circuit?
 #
-# These changes invite you to tinker. Leave out the heads that hurt, and the score goes up. Keep only the eight heads that are needed most, and the circuit becomes small. Or keep all writers and nothing that feeds them.
+# These changes invite you to tinker. Leave out the heads that hurt, and the score goes up. Keep only the eight heads that are
+# needed most, and the circuit becomes small. Or keep all writers and nothing that feeds them. The last two rows ask what the
+# matter is with the writers: they keep only those that write for the answer, with and without the strongest.
 #
-# *What do you expect?* Which of the three will be best by the value, and which by the error per prompt?
+# *What do you expect?* Which of the first three changes will be best by the value, and which by the error per prompt?
 
 # %%
 def placed_back(chosen: Sequence[tuple[str, tuple[int, int]]]) -> dict[str, list[tuple[int, int]]]:
@@ -803,17 +805,20 @@ def placed_back(chosen: Sequence[tuple[str, tuple[int, int]]]) -> dict[str, list
     return {role: [head for where, head in chosen if where == role] for role in circuit}
 
 
+helping = [head for head in writers if direct[head] > 0]
 tinkered = {
     "circuit with markers": circuit,
     "without the heads that hurt": placed_back([member for member in members if changes[member] <= 0]),
     "the eight needed most": placed_back(order[:8]),
     "all writers, nothing else": {"END": writers},
+    "writers that help, nothing else": {"END": helping},
+    "the same without the strongest": {"END": [head for head in helping if head != strongest]},
 }
 tinkered_rows = {name: report(each) for name, each in tinkered.items()}
 pd.DataFrame(tinkered_rows).T.assign(heads=[len(criteria.placed(each)) for each in tinkered.values()]).round(2)
 
 # %%
-for name, key in zip(list(tinkered)[1:], ("without_harmful", "best_eight", "writers_alone"), strict=True):
+for name, key in zip(list(tinkered)[1:], ("without_harmful", "best_eight", "writers_alone", "helping_alone", "helping_without_strongest"), strict=True):
     row = tinkered_rows[name]
     compare(f"circuit.tinkered.{key}", torch.tensor([row["value"], row["mae"], row["correlation"]]), model)
 compare("circuit.tinkered.eight", heads.names([head for _, head in order[:8]]), model)
@@ -825,12 +830,14 @@ compare("circuit.tinkered.eight", heads.names([head for _, head in order[:8]]), 
 # Without the nine heads that hurt, the value is 1.47: nearly half as much again as the whole model. The error per prompt
 # doubles, from .85 to 1.75, and the correlation falls from .88 to .79. A value above 1 is no success. It says that you have
 # left out what holds the score back. (These heads were chosen by their effect on the first twelve of the 36 prompts, so on
-# those twelve a rise was to be expected. On the other 24 the value rises as well.) The eight heads that are needed most have
-# a value of 1.07, which looks nearly perfect. But their error is 1.78, and their correlation of .59 is hardly better than the
-# empty circuit's .49. All ten writers without their feeders have .20, less than L23H3 alone (.68). Four of the other nine
-# write against the answer, but they are not the main reason: without these four the value is lower still. Most of the harm
-# comes from the name movers. Nothing tells them where to look, and alone they write for the wrong name. So by the value the
-# eight heads look about as good as all 30. By the error per prompt they are twice as bad.
+# those twelve a rise was to be expected.) The eight heads that are needed most have a value of 1.07, which looks nearly
+# perfect. But their error is 1.78, and their correlation of .59 is hardly better than the empty circuit's .49. By the value
+# they look about as good as all 30 heads, and by the error per prompt they are twice as bad.
+#
+# All ten writers without their feeders have .20, less than L23H3 alone (.68). Four of the other nine write against the
+# answer, but they are not the reason: without these four the value is lower still (.01). The five that are left beside L23H3
+# write for the answer in the whole model. Here, where nothing tells them where to look, they write for the wrong name: alone
+# they have −.68.
 # </details>
 #
 # ## 6 · What does a head carry?

@@ -130,8 +130,8 @@ n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
 # </details>
 # <details><summary>Hint 2 · shapes</summary>
 #
-# There are `1 + n_layers * (n_heads + 1)` writers. A reader hears all writers before it, which are the
-# first ones of this list. So one number for each reader is enough: how many.
+# There are `1 + n_layers * (n_heads + 1)` writers. A reader hears all writers before it, and these stand first in the list of
+# writers. So one number for each reader is enough: how many writers it hears.
 # </details>
 # <details><summary>Hint 3 · the line that people miss</summary>
 #
@@ -278,9 +278,9 @@ def eap(
 check_eap(eap)
 
 # %% [markdown] tags=["answer"]
-# The letters `b`, `p` and `d` are missing behind the arrow, so `einsum` multiplies and then sums over these axes. If you
-# sum before you multiply, the message of one prompt or position meets the gradients of all the others. You need no division
-# by the number of prompts: if the metric is a mean over prompts, its gradient contains this division already.
+# The letters `b`, `p` and `d` are missing after the arrow, so `einsum` multiplies and then sums over these axes. If you sum
+# before you multiply, the message of one prompt or position meets the gradients of all the others. You need no division by
+# the number of prompts: if the metric is a mean over prompts, its gradient contains this division already.
 
 # %% [markdown]
 # Now on four of the eight prompts of the earlier chapters, which is enough for a first look and keeps it quick. The corrupted run (S2 is the other name) is the one we change, and the clean run lends. So a score of .1 means that this edge alone is estimated to bring back a tenth of the difference.
@@ -810,9 +810,10 @@ for name, mean in stability["mean"].items():
 # ### Is it special?
 #
 # Compare the circuit with random sets as large as itself. **Any edges** are a weak opponent: nearly all of them lie on no way
-# from the embedding to the logits, so nothing can get through. **Matched** sets are a little better: every reader hears as many
-# writers as in the circuit, drawn at random. **Connected** sets are the fairest. Edges are drawn at random until as many of them
-# as the circuit has lie on a way from the embedding to the logits, and those that do not are left out again. For the last row,
+# from the embedding to the logits, so hardly anything can get through. **Matched** sets are a little better: every reader
+# hears as many writers as in the circuit, drawn at random. **Connected** sets are the fairest. Edges are drawn at random
+# until those that lie on a way from the embedding to the logits are as many as the circuit has edges, and all others are left
+# out again. (The last edge drawn may connect several, so a set can be a little larger than the circuit.) For the last row,
 # each draw begins with the strongest edge of the circuit.
 
 # %%
@@ -867,11 +868,11 @@ for how, row in rows.items():
 # **More stable at the top.** Of the 10 strongest edges, nearly all are found again on other draws of the prompts (overlap .85 to .90). For the best 707 edges it is .60 by EAP and .70 by EAP-IG. So of the ten strongest edges about one changes from draw to draw, and of the 707 edges of EAP-IG about one in six (two sets of 707 with an overlap of .70 share 583). Each draw shares most of its prompts with the 18 that we have, so two sets of new prompts would agree less than that. A table of the ten strongest edges can be shown, with this warning. A picture of seven hundred describes these 18 prompts.
 #
 # **Special, as far as four draws can tell.** The signed circuit gives 2, and all random sets of its size give 0. For the first
-# two kinds this was to be expected: hardly anything can get through, because only a few of their edges lie on a way at all
-# (last column). The connected sets are the real test. All their edges lie on a way, and they still give 0, even with the edge
-# from the embedding to MLP 0 in every set (chapter 06 did the same with L23H3). So it is not enough that a set is connected, or
-# that it has the entrance: it matters *which* edges are connected. Four draws are few: a p-value could not be below 1/5
-# (chapter 12 explains why). What counts here is how far apart the values are.
+# two kinds this was to be expected: hardly anything can get through, because only 48 and 118 of their 707 edges lie on a way
+# at all (last column). The connected sets are the real test. All their edges lie on a way, and they still give 0, even with
+# the edge from the embedding to MLP 0 in every set (chapter 06 did the same with L23H3). So it is not enough that a set is
+# connected, or that it has the entrance: it matters *which* edges are connected. Four draws are few: a p-value could not be
+# below 1/5 (chapter 12 explains why). What counts here is how far apart the values are.
 #
 # **Transferable, by its score.** On structures that were never used, the signed circuit gives 1.77, where one chosen on these structures gives 1.91; by size it is .81 against .88. And yet the two lists share only 39 to 46 % of what either has. Different lists of edges can do the same. (The circuits that were chosen on the new structures are tested on the same twelve prompts that chose them, which favors them a little. So the loss by transfer is probably smaller than these numbers say.)
 #
@@ -997,7 +998,7 @@ else:
 # | EAP loses the first links of the chain of chapter 05, and EAP-IG finds them again | exact effects for six readers, four prompts | readers that we did not patch, other corruptions |
 # | Of five points on the way, the slope is largest in the middle | four mirrored prompts | prompts whose names are split into several tokens |
 # | A small part of the model moves the score twice as far from the corrupted run as the whole model | curves on 12 prompts that were not used to choose | a metric other than the logit difference |
-# | The ten strongest edges are more stable than seven hundred | 20 draws of 18 prompts | more prompts: stability grows with them |
+# | The ten strongest edges are more stable than seven hundred | 20 draws of 18 prompts | more prompts, with which seven hundred are found again as often |
 # | The circuit transfers to new sentence structures | three structures found on, three tested on | a task with other words or another grammar |
 # | Which edges ACDC keeps depends on the order | two orders, 29 edges, one threshold | a proposal and a threshold for which every order keeps the same edges |
 #
