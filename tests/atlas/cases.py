@@ -3,10 +3,8 @@
 import pandas as pd
 
 from utils import atlas
-from utils.atlas.runs import Hands
 
 QUICK = atlas.Settings(seq_len=20, batch=2)
-IN_THIS_PROCESS = Hands(workers=0)
 
 
 def settings_table(models=("m",), **varying):

@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from tests.atlas.cases import IN_THIS_PROCESS, QUICK
+from tests.atlas.cases import QUICK
 from utils import atlas
 from utils.tiny_models import save_tiny_model
 
@@ -21,7 +21,7 @@ def folders(tmp_path_factory):
 def alone(folders, once, tmp_path_factory):
     """The atlas of the four, made in this process."""
     folder = tmp_path_factory.mktemp("alone")
-    report = atlas.make_atlas(folders, folder, QUICK, IN_THIS_PROCESS, score=once)
+    report = atlas.make_atlas(folders, folder, QUICK, workers=0, score=once)
     assert report.done == folders and not report.failed
     return atlas.read_atlas(folder)
 

@@ -8,21 +8,20 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from tests.atlas.cases import IN_THIS_PROCESS, QUICK, settings_table
+from tests.atlas.cases import QUICK, settings_table
 from utils import atlas
-from utils.atlas.runs import Hands
 
 
 def test_a_model_that_fails_does_not_stop_the_others(folders, tmp_path):
-    report = atlas.make_atlas([str(tmp_path / "nothing"), folders[0]], tmp_path / "atlas", QUICK, IN_THIS_PROCESS)
+    report = atlas.make_atlas([str(tmp_path / "nothing"), folders[0]], tmp_path / "atlas", QUICK, workers=0)
     assert report.done == [folders[0]] and "unknown model" in report.failed[str(tmp_path / "nothing")]
 
 
 def test_a_damaged_file_is_made_again(folders, tmp_path, once):
-    atlas.make_atlas(folders[:1], tmp_path, QUICK, IN_THIS_PROCESS, score=once)
+    atlas.make_atlas(folders[:1], tmp_path, QUICK, workers=0, score=once)
     file = atlas.file_of(tmp_path, folders[0], QUICK)
     file.write_bytes(file.read_bytes()[:100])
-    assert atlas.make_atlas(folders[:1], tmp_path, QUICK, IN_THIS_PROCESS, score=once).done == folders[:1]
+    assert atlas.make_atlas(folders[:1], tmp_path, QUICK, workers=0, score=once).done == folders[:1]
     assert len(atlas.read_atlas(tmp_path)) == 72
 
 
@@ -46,15 +45,15 @@ DAMAGE = {
 @pytest.mark.parametrize("how", DAMAGE)
 def test_a_damaged_file_of_another_model_is_named_and_left_out(how, folders, alone, tmp_path, once):
     one, other, third = folders[:3]
-    atlas.make_atlas([one, other], tmp_path, QUICK, IN_THIS_PROCESS, score=once)
+    atlas.make_atlas([one, other], tmp_path, QUICK, workers=0, score=once)
     file = atlas.file_of(tmp_path, other, QUICK)
     file.write_bytes(DAMAGE[how](file.read_bytes()))
     with pytest.warns(UserWarning, match=file.name):
         assert set(atlas.read_atlas(tmp_path)["model"]) == {one}
-    report = atlas.make_atlas([one, third], tmp_path, QUICK, IN_THIS_PROCESS, score=once)
+    report = atlas.make_atlas([one, third], tmp_path, QUICK, workers=0, score=once)
     assert (report.done, report.skipped, len(report.damaged)) == ([third], [one], 1) and file.name in str(report)
     assert set(pd.read_parquet(tmp_path / "atlas.parquet")["model"]) == {one, third}
-    report = atlas.make_atlas([other], tmp_path, QUICK, IN_THIS_PROCESS, score=once)
+    report = atlas.make_atlas([other], tmp_path, QUICK, workers=0, score=once)
     assert report.done == [other] and not report.damaged
     pd.testing.assert_frame_equal(
         atlas.read_atlas(tmp_path), alone[alone["model"] != folders[3]].reset_index(drop=True)
@@ -69,7 +68,7 @@ def test_a_file_with_other_columns_or_another_model_is_not_taken_for_done(folder
         atlas.read_atlas(tmp_path)
     for table in (pd.DataFrame({"a": [1]}), settings_table(batch=[2])):
         table.to_parquet(file)
-        assert atlas.make_atlas(folders[:1], tmp_path, QUICK, IN_THIS_PROCESS, once).done == folders[:1]
+        assert atlas.make_atlas(folders[:1], tmp_path, QUICK, workers=0, score=once).done == folders[:1]
 
 
 def test_files_of_another_version_are_read_beside_the_others(tmp_path):
@@ -97,7 +96,7 @@ def test_command(folders, tmp_path, monkeypatch, capsys):
     assert {p.name for p in tmp_path.iterdir()} == {"models", "atlas.parquet", "atlas.csv"}
 
 
-@pytest.mark.parametrize("wrong", [{"models": []}, {"hands": Hands(workers=-1)}, {"hands": Hands(attempts=0)}])
+@pytest.mark.parametrize("wrong", [{"models": []}, {"workers": -1}, {"attempts": 0}])
 def test_settings_that_cannot_work_are_refused(wrong, tmp_path):
     with pytest.raises(atlas.AtlasError, match="at least one model"):
         atlas.make_atlas(**{"models": ["x"], "folder": tmp_path, **wrong})

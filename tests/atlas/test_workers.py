@@ -18,7 +18,6 @@ from dask.distributed import Client, LocalCluster
 from tests.atlas.cases import QUICK
 from utils import atlas
 from utils.atlas import workers as atlas_workers
-from utils.atlas.runs import Hands
 
 
 @pytest.fixture
@@ -32,8 +31,8 @@ def address(workers_by_fork):
 
 def test_two_workers_give_what_one_process_gives(folders, tmp_path):
     models = folders[:3]
-    assert atlas.make_atlas(models, tmp_path / "one", QUICK, Hands(workers=0)).done == models
-    report = atlas.make_atlas(models, tmp_path / "two", QUICK, Hands(workers=2))
+    assert atlas.make_atlas(models, tmp_path / "one", QUICK, workers=0).done == models
+    report = atlas.make_atlas(models, tmp_path / "two", QUICK, workers=2)
     assert sorted(report.done) == sorted(models) and not report.failed
     one, two = (atlas.read_atlas(tmp_path / name) for name in ("one", "two"))
     pd.testing.assert_frame_equal(one, two, check_exact=True)
@@ -74,7 +73,7 @@ def test_killed_workers_lose_only_their_models_and_a_second_run_resumes(folders,
     doomed, killed, folder = tuple(folders[:2]), [], tmp_path / "atlas"
     thread = kill_when_running(doomed, tmp_path, killed)
     score = partial(score_but_hang_once, doomed=doomed, signals=str(tmp_path))
-    report = atlas.make_atlas(folders, folder, QUICK, hands=Hands(scheduler=address, attempts=1), score=score)
+    report = atlas.make_atlas(folders, folder, QUICK, scheduler=address, attempts=1, score=score)
     thread.join(5)
     assert len(set(killed)) == 2 and os.getpid() not in killed
     assert set(report.failed) == set(doomed) and sorted(report.done) == sorted(folders[2:])
@@ -82,7 +81,7 @@ def test_killed_workers_lose_only_their_models_and_a_second_run_resumes(folders,
     assert set(atlas.read_atlas(folder)["model"]) == set(folders[2:])
 
     kept = {name: atlas.file_of(folder, name, QUICK).stat().st_mtime_ns for name in folders[2:]}
-    again = atlas.make_atlas(folders, folder, QUICK, Hands(workers=0))
+    again = atlas.make_atlas(folders, folder, QUICK, workers=0)
     assert again.done == list(doomed) and again.skipped == folders[2:] and not again.failed
     assert kept == {name: atlas.file_of(folder, name, QUICK).stat().st_mtime_ns for name in folders[2:]}
     pd.testing.assert_frame_equal(atlas.read_atlas(folder), alone, check_exact=True)
@@ -92,9 +91,7 @@ def test_a_model_whose_worker_is_killed_is_tried_on_another(folders, alone, addr
     killed = []
     thread = kill_when_running(folders[1:2], tmp_path, killed)
     score = partial(score_but_hang_once, doomed=(folders[1],), signals=str(tmp_path))
-    report = atlas.make_atlas(
-        folders, tmp_path / "atlas", QUICK, hands=Hands(scheduler=address, attempts=2), score=score
-    )
+    report = atlas.make_atlas(folders, tmp_path / "atlas", QUICK, scheduler=address, attempts=2, score=score)
     thread.join(5)
     assert len(killed) == 1 and not report.failed and sorted(report.done) == sorted(folders)
     pd.testing.assert_frame_equal(atlas.read_atlas(tmp_path / "atlas"), alone, check_exact=True)
@@ -140,7 +137,7 @@ def no_workers():
 def test_a_scheduler_without_workers_is_waited_for_and_given_up(no_workers, tmp_path, capsys):
     began = time.monotonic()
     with pytest.raises(atlas.AtlasError, match=f"no worker came to the scheduler at {no_workers} within 3 s.*--wait"):
-        atlas.make_atlas(["a", "b"], tmp_path, hands=Hands(scheduler=no_workers, wait_s=3))
+        atlas.make_atlas(["a", "b"], tmp_path, scheduler=no_workers, wait_s=3)
     assert time.monotonic() - began < 20
     assert capsys.readouterr().out.count(f"waiting for a worker at {no_workers} (for 3 s)") == 1
 
@@ -150,7 +147,7 @@ def test_a_worker_that_comes_late_is_used(no_workers, alone, folders, tmp_path, 
     late = threading.Timer(3, lambda: processes.append(started("dask_worker", no_workers, "--nthreads", "1")))
     late.start()
     try:
-        report = atlas.make_atlas(folders[:1], tmp_path, QUICK, hands=Hands(scheduler=no_workers, wait_s=120))
+        report = atlas.make_atlas(folders[:1], tmp_path, QUICK, scheduler=no_workers, wait_s=120)
     finally:
         late.join()
         processes[0].terminate()
@@ -162,9 +159,7 @@ def test_all_workers_vanish_and_their_models_are_reported(no_workers, tmp_path, 
     with Client(no_workers, set_as_default=False) as client:
         client.wait_for_workers(1, timeout=60)
     thread = kill_when(tmp_path / "runs", worker)
-    report = atlas.make_atlas(
-        ["a", "b"], tmp_path, hands=Hands(scheduler=no_workers, wait_s=4), score=hanging(tmp_path / "runs")
-    )
+    report = atlas.make_atlas(["a", "b"], tmp_path, scheduler=no_workers, wait_s=4, score=hanging(tmp_path / "runs"))
     thread.join(5)
     assert set(report.failed) == {"a", "b"} and not report.done
     assert all(f"no worker was left at {no_workers}" in reason for reason in report.failed.values())
@@ -180,9 +175,7 @@ def test_a_scheduler_that_dies_midway(tmp_path, monkeypatch, free_port):
     deadline = time.monotonic() + 60
     while not answers(free_port) and time.monotonic() < deadline:
         time.sleep(0.1)
-    report = atlas.make_atlas(
-        ["a", "b"], tmp_path, hands=Hands(scheduler=where, wait_s=60), score=hanging(tmp_path / "runs")
-    )
+    report = atlas.make_atlas(["a", "b"], tmp_path, scheduler=where, wait_s=60, score=hanging(tmp_path / "runs"))
     thread.join(5)
     assert set(report.failed) == {"a", "b"}
     assert all(f"the scheduler at {where} no longer answers" in reason for reason in report.failed.values())
@@ -204,4 +197,4 @@ def test_a_scheduler_that_does_not_answer(tmp_path, monkeypatch, free_port):
     monkeypatch.setattr(atlas_workers, "CONNECT_S", 1)
     for wrong in (f"tcp://127.0.0.1:{free_port}", f"127.0.0.1:{free_port}", "nonsense", "abc://x:1"):
         with pytest.raises(atlas.AtlasError, match=f"no Dask scheduler answers at '{wrong}'"):
-            atlas.make_atlas(["a"], tmp_path, hands=Hands(scheduler=wrong))
+            atlas.make_atlas(["a"], tmp_path, scheduler=wrong)

@@ -17,13 +17,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 
 from utils import heads
 from utils.atlas.lookup import ORDER, SCORES, AtlasError, by_head, grids, search
-from utils.atlas.runs import HANDS, Hands, Report, Store, add_hands, loaded, score_missing
+from utils.atlas.runs import Hands, Report, Store, add_hands, loaded, score_missing
 
 __all__ = [
     "ORDER",
@@ -119,15 +120,18 @@ def make_atlas(
     models: Sequence[str],
     folder: str | Path = "atlas",
     settings: Settings = Settings(),
-    hands: Hands = HANDS,
     score: Callable[[str, Settings], pd.DataFrame] = score_model,
+    **hands: Any,
 ) -> Report:
     """Score every model that has no file of these settings in `folder` yet, and write the whole table.
 
-    A model that fails is reported and does not stop the others; so is a damaged file of another model. Raises AtlasError for
-    no models, and if the scheduler does not answer or no worker ever comes.
+    hands: who does the work, by the fields of `Hands`: workers, scheduler, attempts, wait_s. A model that fails is reported
+    and does not stop the others; so is a damaged file of another model. Raises AtlasError for no models, and if the scheduler
+    does not answer or no worker ever comes.
     """
-    return score_missing(models, _store(folder), _made_with(settings), partial(score, settings=settings), hands)
+    return score_missing(
+        models, _store(folder), _made_with(settings), partial(score, settings=settings), Hands(**hands)
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -140,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     settings = Settings(given.seed, given.seq_len, given.batch)
     try:
-        report = make_atlas(given.models, given.folder, settings, hands_of(given))
+        report = make_atlas(given.models, given.folder, settings, **vars(hands_of(given)))
     except (AtlasError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
