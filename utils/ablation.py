@@ -128,9 +128,8 @@ def direct_effect_factors(
     layers = range(model.cfg.n_layers)
     directions = centered(directions, model)
     pattern = torch.stack([at_last(cache["pattern", layer].transpose(1, 2), last) for layer in layers])
-    values = torch.stack(
-        [repeat_kv(cache["v", layer], model.cfg.n_heads) for layer in layers]
-    )  # layer batch key head d_head
+    values = torch.stack([repeat_kv(cache["v", layer], model.cfg.n_heads) for layer in layers])
+    # values: layer batch key head d_head
     readers = torch.einsum("lhdm,bm->lbhd", model.W_O, directions)
     written = torch.einsum("lbkhd,lbhd->lbhk", values, readers)
     return pattern, written, at_last(cache["ln_final.hook_scale"], last)[:, 0]

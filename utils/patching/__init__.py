@@ -28,7 +28,8 @@ from transformer_lens import patching as built_in
 from utils.assumptions import UnsupportedModel
 from utils.patching.gradient import attribution_patching, require_ready
 from utils.patching.options import Metric, Metrics, SweepOptions, sweep_options
-from utils.patching.panels import SWEEPS, Panel, SweepResult, as_result, cells_in, panels_of
+from utils.patching.panels import SWEEPS, Panel, panels_of
+from utils.patching.results import SweepResult, as_result, cells_in
 from utils.patching.resumable import CorruptedRun, give_back_memory
 from utils.patching.sweep import Cells, Sweep
 

@@ -14,7 +14,8 @@ from transformer_lens.utilities import get_act_name
 from utils.assumptions import hooks_on
 from utils.parts import real_tokens
 from utils.patching.options import Metric, Metrics, SweepOptions
-from utils.patching.panels import Panel, SweepResult, as_result, panels_of
+from utils.patching.panels import Panel, panels_of
+from utils.patching.results import SweepResult, as_result
 from utils.patching.sites import clean_activation
 from utils.prompts import at_last, last_positions
 
